@@ -14,6 +14,7 @@ class Kind(Enum):
     CONFLICT = "conflict"
     NOT_ALLOWED = "not_allowed"
     TOO_LARGE = "too_large"
+    TOO_MANY = "too_many"
 
 
 class DomainError(Exception):

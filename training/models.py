@@ -93,6 +93,7 @@ class Job(models.Model):
     reason = models.TextField(blank=True)
     attempt = models.PositiveIntegerField(default=0, help_text="Only grows.")
     failures = models.PositiveIntegerField(default=0, help_text="Since the last new checkpoint.")
+    attempts_before = models.PositiveIntegerField(default=0, help_text="At the last retry; caps count from it.")
     owner = models.UUIDField(null=True, help_text="Token of the attempt that holds the lease.")
     lease_expires_at = models.DateTimeField(null=True)
     nudged_at = models.DateTimeField(null=True)

@@ -1,0 +1,391 @@
+"""The annotator's API: prompt, two texts, question, progress and lease, and nothing that could bias.
+
+Every serializer here lists its fields by hand. No source, score, vote of others, consensus, gold mark or stored order
+leaves through this module; a test walks it with secrets planted in every hidden column.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.http import Http404
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from annotation import assignment as assignments
+from annotation.api.access import AnnotatorProjectView, NoStore, require_scope, user_of
+from annotation.models import (
+    Assignment,
+    ComparisonCompletion,
+    FlagKind,
+    GuidelineVersion,
+    Membership,
+    Project,
+    Role,
+    Token,
+    TokenScope,
+    Vote,
+)
+from annotation.queries import votes_of
+from annotation.tasks import wake_settling
+from annotation.voting import Answer, record_vote, retract
+
+SIDES = ("left", "right", "tie")
+SKIP_REASONS = ("cannot_judge", "need_expertise", "too_long", "broken", "rather_not")
+
+
+class MessageSerializer(serializers.Serializer[dict[str, str]]):
+    role = serializers.ChoiceField(choices=["system", "user", "assistant"])
+    content = serializers.CharField()
+
+
+class TaskSerializer(serializers.Serializer[dict[str, Any]]):
+    assignment = serializers.UUIDField()
+    prompt = MessageSerializer(many=True)
+    left = serializers.CharField()
+    right = serializers.CharField()
+    question = serializers.CharField()
+    allow_tie = serializers.BooleanField()
+    lease_expires_at = serializers.DateTimeField()
+    choice = serializers.ChoiceField(choices=SIDES, allow_null=True)
+
+
+class QueueSerializer(serializers.Serializer[dict[str, Any]]):
+    items = TaskSerializer(many=True)
+    done = serializers.ChoiceField(choices=["all_done", "held_by_others", "paused", "nothing_yet"], allow_null=True)
+    votes = serializers.IntegerField()
+    remaining = serializers.IntegerField()
+    lease_minutes = serializers.IntegerField()
+
+
+class QueueAskSerializer(serializers.Serializer[dict[str, Any]]):
+    tab = serializers.CharField(max_length=64)
+    n = serializers.IntegerField(min_value=1, max_value=assignments.MOST_A_TAB)
+
+
+class TabSerializer(serializers.Serializer[dict[str, Any]]):
+    tab = serializers.CharField(max_length=64)
+
+
+class ReleaseSerializer(TabSerializer):
+    assignments = serializers.ListField(child=serializers.UUIDField(), max_length=20)
+
+
+class RenewedSerializer(serializers.Serializer[dict[str, Any]]):
+    renewed = serializers.IntegerField()
+
+
+class ReleasedSerializer(serializers.Serializer[dict[str, Any]]):
+    released = serializers.IntegerField()
+
+
+class AnnotateProjectSerializer(serializers.Serializer[dict[str, Any]]):
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    question = serializers.CharField()
+    allow_tie = serializers.BooleanField()
+    votes = serializers.IntegerField()
+    remaining = serializers.IntegerField()
+    paused = serializers.BooleanField()
+    guideline_number = serializers.IntegerField(allow_null=True)
+
+
+class AnnotateProjectListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = AnnotateProjectSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class GuidelineSerializer(serializers.Serializer[GuidelineVersion]):
+    number = serializers.IntegerField()
+    text = serializers.CharField()
+
+
+class VoteSerializer(serializers.Serializer[dict[str, Any]]):
+    choice = serializers.ChoiceField(choices=SIDES)
+    active_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, required=False, allow_null=True)
+    rationale = serializers.CharField(max_length=4000, required=False, allow_blank=True)
+
+
+class ReceiptSerializer(serializers.Serializer[dict[str, Any]]):
+    vote = serializers.UUIDField()
+    key = serializers.UUIDField()
+    counted = serializers.BooleanField()
+    votes = serializers.IntegerField()
+    remaining = serializers.IntegerField()
+
+
+class RetractedSerializer(serializers.Serializer[dict[str, Any]]):
+    task = TaskSerializer()
+
+
+class SkipSerializer(serializers.Serializer[dict[str, Any]]):
+    reason = serializers.ChoiceField(choices=SKIP_REASONS)
+    note = serializers.CharField(max_length=150, required=False, allow_blank=True)
+
+
+class FlagSerializer(serializers.Serializer[dict[str, Any]]):
+    kind = serializers.ChoiceField(choices=FlagKind.choices)
+    note = serializers.CharField(max_length=1000, required=False, allow_blank=True)
+
+
+def render_tasks(project: Project, leased: Sequence[Assignment]) -> list[dict[str, Any]]:
+    """Tasks in the order of the assignments, as the annotator may see them; three queries."""
+    by_id = {
+        row.pk: row
+        for row in Assignment.objects.filter(pk__in=[item.pk for item in leased]).select_related("comparison__prompt")
+    }
+    texts: dict[int, dict[str, str]] = {}
+    places = ComparisonCompletion.objects.filter(comparison_id__in=[row.comparison_id for row in by_id.values()])
+    for comparison_id, position, text in places.values_list("comparison_id", "position", "completion__text"):
+        texts.setdefault(comparison_id, {})["ab"[position]] = text
+    former = {
+        vote.assignment_id: vote
+        for vote in Vote.objects.filter(assignment_id__in=by_id, retractions__isnull=False).order_by("pk")
+    }
+    tasks = []
+    for item in leased:
+        row = by_id[item.pk]
+        shown = texts[row.comparison_id]
+        earlier = former.get(row.pk)
+        tasks.append(
+            {
+                "assignment": row.public_id,
+                "prompt": row.comparison.prompt.messages,
+                "left": shown[row.sides[0]],
+                "right": shown[row.sides[1]],
+                "question": project.question,
+                "allow_tie": project.allow_tie,
+                "lease_expires_at": item.lease_expires_at,
+                "choice": None
+                if earlier is None
+                else ("tie" if earlier.choice == "tie" else row.side_of(earlier.choice)),
+            }
+        )
+    return tasks
+
+
+class AnnotateProjectsView(NoStore, APIView):
+    """Where the caller may annotate."""
+
+    @extend_schema(operation_id="annotate_projects", responses=AnnotateProjectListSerializer)
+    def get(self, request: Request) -> Response:
+        """The caller's projects with what is left to do."""
+        require_scope(request, TokenScope.READ)
+        user, now = user_of(request), timezone.now()
+        rows = Membership.objects.filter(user=user).select_related("project").order_by("project__name")
+        if isinstance(request.auth, Token) and request.auth.project_id is not None:
+            rows = rows.filter(project_id=request.auth.project_id)
+        items = [
+            {
+                "slug": row.project.slug,
+                "name": row.project.name,
+                "question": row.project.question,
+                "allow_tie": row.project.allow_tie,
+                "votes": votes_of(row.project, user),
+                "remaining": assignments.remaining(project=row.project, annotator=user, now=now),
+                "paused": row.project.paused_at is not None,
+                "guideline_number": row.project.guidelines.order_by("-number").values_list("number", flat=True).first(),
+            }
+            for row in rows
+            if Role(row.role).can_annotate
+        ]
+        return Response({"items": AnnotateProjectSerializer(items, many=True).data, "next": None})
+
+
+class AnnotateGuidelineView(AnnotatorProjectView):
+    """What annotators are told."""
+
+    @extend_schema(operation_id="annotate_guideline", responses=GuidelineSerializer)
+    def get(self, request: Request, slug: str) -> Response:
+        """The current guideline version."""
+        guideline = self.project.guidelines.order_by("-number").first()
+        if guideline is None:
+            raise Http404
+        return Response(GuidelineSerializer(guideline).data)
+
+
+class QueueView(AnnotatorProjectView):
+    """The next comparisons."""
+
+    @extend_schema(operation_id="annotate_queue", request=QueueAskSerializer, responses=QueueSerializer)
+    def post(self, request: Request, slug: str) -> Response:
+        """Lease up to `n` comparisons for this tab: those it holds already first, then new ones."""
+        data = QueueAskSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        user, now = user_of(request), timezone.now()
+        leased = assignments.lease(
+            project=self.project,
+            annotator=user,
+            tab=data.validated_data["tab"],
+            wanted=data.validated_data["n"],
+            now=now,
+            rng=random.SystemRandom(),
+        )
+        done = None if leased else assignments.why_nothing(project=self.project, annotator=user, now=now)
+        body = {
+            "items": render_tasks(self.project, leased),
+            "done": done,
+            "votes": votes_of(self.project, user),
+            "remaining": len(leased) + assignments.remaining(project=self.project, annotator=user, now=now),
+            "lease_minutes": self.project.lease_minutes,
+        }
+        return Response(QueueSerializer(body).data)
+
+
+class HeartbeatView(AnnotatorProjectView):
+    """Keeping leases alive."""
+
+    @extend_schema(operation_id="annotate_heartbeat", request=TabSerializer, responses=RenewedSerializer)
+    def post(self, request: Request, slug: str) -> Response:
+        """Renew this tab's leases that nobody has taken."""
+        data = TabSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        renewed = assignments.renew(
+            project=self.project, annotator=user_of(request), tab=data.validated_data["tab"], now=timezone.now()
+        )
+        return Response({"renewed": renewed})
+
+
+class ReleaseView(AnnotatorProjectView):
+    """Giving leases back unseen."""
+
+    @extend_schema(operation_id="annotate_release", request=ReleaseSerializer, responses=ReleasedSerializer)
+    def post(self, request: Request, slug: str) -> Response:
+        """Give leases of this tab back, so that others get them at once."""
+        data = ReleaseSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        released = assignments.release(
+            project=self.project,
+            annotator=user_of(request),
+            tab=data.validated_data["tab"],
+            public_ids=data.validated_data["assignments"],
+            now=timezone.now(),
+        )
+        return Response({"released": released})
+
+
+class _OwnAssignmentView(NoStore, APIView):
+    """Views of one of the caller's own assignments; anybody else's is not found."""
+
+    def own(self, request: Request, public_id: UUID) -> Assignment:
+        require_scope(request, TokenScope.WRITE)
+        rows = Assignment.objects.select_related("project").filter(
+            public_id=public_id, annotator=user_of(request), project__memberships__user=user_of(request)
+        )
+        if isinstance(request.auth, Token) and request.auth.project_id is not None:
+            rows = rows.filter(project_id=request.auth.project_id)
+        found = rows.first()
+        if found is None:
+            raise Http404
+        return found
+
+
+class VoteView(_OwnAssignmentView):
+    """A vote."""
+
+    @extend_schema(
+        operation_id="annotate_vote",
+        request=VoteSerializer,
+        responses={201: ReceiptSerializer, 200: ReceiptSerializer},
+        parameters=[
+            OpenApiParameter("Idempotency-Key", UUID, OpenApiParameter.HEADER, required=True, description="Made once.")
+        ],
+    )
+    def post(self, request: Request, public_id: UUID) -> Response:
+        """Store a vote; answered after it is committed. The same key again answers with the first vote (200)."""
+        assignment = self.own(request, public_id)
+        data = VoteSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        now = timezone.now()
+        receipt = record_vote(
+            assignment=assignment,
+            annotator=user_of(request),
+            key=_idempotency_key(request),
+            answer=Answer(
+                choice=data.validated_data["choice"],
+                active_ms=data.validated_data.get("active_ms"),
+                rationale=data.validated_data.get("rationale", ""),
+            ),
+            now=now,
+        )
+        if receipt.counted and not receipt.replayed:
+            wake_settling(assignment.comparison_id)
+        body = {
+            "vote": receipt.vote.public_id,
+            "key": receipt.vote.key,
+            "counted": receipt.counted,
+            "votes": votes_of(assignment.project, user_of(request)),
+            "remaining": assignments.remaining(project=assignment.project, annotator=user_of(request), now=now),
+        }
+        code = status.HTTP_200_OK if receipt.replayed else status.HTTP_201_CREATED
+        return Response(ReceiptSerializer(body).data, status=code)
+
+
+def _idempotency_key(request: Request) -> UUID:
+    value = request.headers.get("Idempotency-Key", "")
+    try:
+        return UUID(value)
+    except ValueError:
+        raise ValidationError({"Idempotency-Key": [f"this header must be a UUID, got {value!r}"]}) from None
+
+
+class SkipView(_OwnAssignmentView):
+    """No vote, with a reason."""
+
+    @extend_schema(operation_id="annotate_skip", request=SkipSerializer, responses={204: None})
+    def post(self, request: Request, public_id: UUID) -> Response:
+        """End the assignment without a vote."""
+        assignment = self.own(request, public_id)
+        data = SkipSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        note = data.validated_data.get("note", "")
+        reason = data.validated_data["reason"] + (f": {note}" if note else "")
+        assignments.skip(assignment=assignment, reason=reason, now=timezone.now())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class FlagView(_OwnAssignmentView):
+    """A warning about a comparison."""
+
+    @extend_schema(operation_id="annotate_flag", request=FlagSerializer, responses={204: None})
+    def post(self, request: Request, public_id: UUID) -> Response:
+        """Flag the comparison; without a vote this ends the assignment."""
+        assignment = self.own(request, public_id)
+        data = FlagSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        assignments.flag(
+            assignment=assignment,
+            kind=FlagKind(data.validated_data["kind"]),
+            note=data.validated_data.get("note", ""),
+            now=timezone.now(),
+        )
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class RetractView(NoStore, APIView):
+    """Undo."""
+
+    @extend_schema(operation_id="annotate_retract", request=None, responses=RetractedSerializer)
+    def post(self, request: Request, public_id: UUID) -> Response:
+        """Take a vote back and get its comparison again, unless a snapshot holds it."""
+        require_scope(request, TokenScope.WRITE)
+        vote = (
+            Vote.objects.select_related("assignment__project", "project")
+            .filter(public_id=public_id, annotator=user_of(request), project__memberships__user=user_of(request))
+            .first()
+        )
+        if vote is None or (
+            isinstance(request.auth, Token) and request.auth.project_id not in {None, vote.project_id}
+        ):
+            raise Http404
+        assignment = retract(vote=vote, by=user_of(request), now=timezone.now())
+        (task,) = render_tasks(vote.project, [assignment])
+        return Response(RetractedSerializer({"task": task}).data)

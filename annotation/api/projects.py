@@ -1,0 +1,332 @@
+"""The researcher's API of a project: settings, guidelines, overview of the annotation side, tables, imports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from annotation import queries
+from annotation.api.access import NoStore, ProjectView, require_scope, user_of
+from annotation.api.annotate import GuidelineSerializer, MessageSerializer
+from annotation.api.pagination import CURSOR_PARAMETERS, page
+from annotation.api.parsing import JSONLinesParser
+from annotation.importing import ImportKind, import_lines
+from annotation.models import Comparison, ConsensusState, ImportBatch, Project, Prompt, Role, Token, TokenScope
+from annotation.pairing import change_overlap
+from annotation.people import add_guideline, audit, create_project
+
+
+class EstimateSerializer(serializers.Serializer[Any]):
+    value = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(allow_null=True)
+    high = serializers.FloatField(allow_null=True)
+    n = serializers.IntegerField()
+    n_groups = serializers.IntegerField()
+    reason = serializers.CharField(allow_null=True)
+    method = serializers.CharField()
+
+
+class AgreementSerializer(serializers.Serializer[dict[str, Any]]):
+    percent = EstimateSerializer()
+    alpha = EstimateSerializer()
+    unanimous = EstimateSerializer()
+
+
+class ProjectSerializer(serializers.Serializer[Project]):
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    question = serializers.CharField()
+    overlap = serializers.IntegerField()
+    lease_minutes = serializers.IntegerField()
+    allow_tie = serializers.BooleanField()
+    dispute_below = serializers.FloatField()
+    flag_limit = serializers.IntegerField()
+    paused = serializers.SerializerMethodField()
+    guideline = serializers.SerializerMethodField()
+    my_role = serializers.SerializerMethodField()
+    created_at = serializers.DateTimeField()
+
+    def get_paused(self, project: Project) -> bool:
+        return project.paused_at is not None
+
+    @extend_schema_field(GuidelineSerializer(allow_null=True))
+    def get_guideline(self, project: Project) -> Any:
+        guideline = project.guidelines.order_by("-number").first()
+        return None if guideline is None else GuidelineSerializer(guideline).data
+
+    def get_my_role(self, project: Project) -> str:
+        return str(self.context["role"])
+
+
+class ProjectListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = ProjectSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class ProjectCreateSerializer(serializers.Serializer[dict[str, Any]]):
+    name = serializers.CharField(max_length=120)
+    slug = serializers.SlugField(max_length=60, required=False)
+    question = serializers.CharField(max_length=200, required=False)
+    overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
+    allow_tie = serializers.BooleanField(required=False)
+    guideline = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
+
+
+class ProjectPatchSerializer(serializers.Serializer[dict[str, Any]]):
+    name = serializers.CharField(max_length=120, required=False)
+    question = serializers.CharField(max_length=200, required=False)
+    overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
+    dispute_below = serializers.FloatField(min_value=0, max_value=1, required=False)
+    flag_limit = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    paused = serializers.BooleanField(required=False)
+
+
+class GuidelineTextSerializer(serializers.Serializer[dict[str, Any]]):
+    text = serializers.CharField(max_length=100_000, trim_whitespace=False)
+
+
+class PromptSerializer(serializers.Serializer[Prompt]):
+    id = serializers.UUIDField(source="public_id")
+    messages = MessageSerializer(many=True)
+    category = serializers.CharField()
+    completions = serializers.IntegerField(source="n_completions")
+    comparisons = serializers.IntegerField(source="n_comparisons")
+    created_at = serializers.DateTimeField()
+
+
+class PromptListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = PromptSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class ComparisonCompletionSerializer(serializers.Serializer[dict[str, Any]]):
+    label = serializers.CharField()
+    text = serializers.CharField()
+    source = serializers.CharField()
+    finish = serializers.CharField()
+
+
+class VoteCountsSerializer(serializers.Serializer[dict[str, Any]]):
+    a = serializers.IntegerField()
+    tie = serializers.IntegerField()
+    b = serializers.IntegerField()
+
+
+class ComparisonSerializer(serializers.Serializer[dict[str, Any]]):
+    id = serializers.UUIDField()
+    prompt = MessageSerializer(many=True)
+    category = serializers.CharField()
+    completions = ComparisonCompletionSerializer(many=True)
+    votes = VoteCountsSerializer()
+    votes_wanted = serializers.IntegerField()
+    state = serializers.ChoiceField(choices=ConsensusState.choices)
+    label = serializers.CharField(allow_null=True)
+    prob = serializers.FloatField(allow_null=True)
+    frozen = serializers.BooleanField()
+
+
+class ComparisonListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = ComparisonSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class RowErrorSerializer(serializers.Serializer[dict[str, Any]]):
+    line = serializers.IntegerField()
+    field = serializers.CharField()
+    value = serializers.CharField()
+    message = serializers.CharField()
+
+
+class ImportBatchSerializer(serializers.Serializer[ImportBatch]):
+    id = serializers.UUIDField(source="public_id")
+    kind = serializers.CharField()
+    rows = serializers.IntegerField()
+    imported = serializers.IntegerField()
+    duplicates = serializers.IntegerField()
+    skipped = serializers.IntegerField()
+    errors = RowErrorSerializer(many=True)
+    created_at = serializers.DateTimeField()
+
+
+class ProjectsView(NoStore, APIView):
+    """The caller's projects as a researcher."""
+
+    @extend_schema(operation_id="projects_list", responses=ProjectListSerializer)
+    def get(self, request: Request) -> Response:
+        """Projects where the caller may read the researcher's screens."""
+        require_scope(request, TokenScope.READ)
+        rows = user_of(request).memberships.select_related("project").order_by("project__name")
+        if isinstance(request.auth, Token) and request.auth.project_id is not None:
+            rows = rows.filter(project_id=request.auth.project_id)
+        items = [
+            ProjectSerializer(row.project, context={"role": row.role}).data
+            for row in rows
+            if Role(row.role).can_research
+        ]
+        return Response({"items": items, "next": None})
+
+    @extend_schema(operation_id="projects_create", request=ProjectCreateSerializer, responses={201: ProjectSerializer})
+    def post(self, request: Request) -> Response:
+        """Make a project; the caller becomes its owner."""
+        require_scope(request, TokenScope.WRITE)
+        if isinstance(request.auth, Token) and request.auth.project_id is not None:
+            raise ValidationError({"name": ["this token belongs to one project and cannot make others"]})
+        data = ProjectCreateSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        project = create_project(by=user_of(request), now=timezone.now(), **data.validated_data)
+        body = ProjectSerializer(project, context={"role": Role.OWNER.value}).data
+        return Response(body, status=status.HTTP_201_CREATED)
+
+
+class ProjectDetailView(ProjectView):
+    """One project's settings."""
+
+    @extend_schema(operation_id="projects_show", responses=ProjectSerializer)
+    def get(self, request: Request, slug: str) -> Response:
+        """Settings and the current guideline."""
+        return Response(ProjectSerializer(self.project, context={"role": self.role.value}).data)
+
+    @extend_schema(operation_id="projects_change", request=ProjectPatchSerializer, responses=ProjectSerializer)
+    def patch(self, request: Request, slug: str) -> Response:
+        """Change settings. A new overlap applies to every comparison that is not frozen."""
+        data = ProjectPatchSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        values, now = dict(data.validated_data), timezone.now()
+        unknown = set(request.data) - set(data.fields)
+        if unknown:
+            raise ValidationError({name: ["this setting does not exist"] for name in sorted(unknown)})
+        if "overlap" in values:
+            change_overlap(project=self.project, overlap=values.pop("overlap"), now=now)
+        if "paused" in values:
+            values["paused_at"] = (self.project.paused_at or now) if values.pop("paused") else None
+        if values:
+            Project.objects.filter(pk=self.project.pk).update(**values)
+        audit(project=self.project, by=user_of(request), action="project.changed", now=now, fields=sorted(request.data))
+        self.project.refresh_from_db()
+        return self.get(request, slug)
+
+
+class GuidelinesView(ProjectView):
+    """Guideline versions."""
+
+    @extend_schema(operation_id="guidelines_add", request=GuidelineTextSerializer, responses={201: GuidelineSerializer})
+    def post(self, request: Request, slug: str) -> Response:
+        """A new version; the same text again changes nothing."""
+        data = GuidelineTextSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        version = add_guideline(
+            project=self.project, text=data.validated_data["text"], by=user_of(request), now=timezone.now()
+        )
+        return Response(GuidelineSerializer(version).data, status=status.HTTP_201_CREATED)
+
+
+class PromptsView(ProjectView):
+    """The project's prompts."""
+
+    @extend_schema(
+        operation_id="prompts_list",
+        responses=PromptListSerializer,
+        parameters=[OpenApiParameter("q", str), OpenApiParameter("category", str), *CURSOR_PARAMETERS],
+    )
+    def get(self, request: Request, slug: str) -> Response:
+        """Prompts, newest first."""
+        rows = queries.prompts(
+            self.project,
+            search=request.query_params.get("q", ""),
+            category=request.query_params.get("category", ""),
+        )
+        return page(request, rows, lambda found: list(PromptSerializer(found, many=True).data))
+
+
+class ComparisonsView(ProjectView):
+    """The project's comparisons, with sources and votes: never for annotators."""
+
+    @extend_schema(
+        operation_id="comparisons_list",
+        responses=ComparisonListSerializer,
+        parameters=[
+            OpenApiParameter("state", str, enum=ConsensusState.values),
+            OpenApiParameter("round", OpenApiTypes.UUID, description="Of this round only."),
+            *CURSOR_PARAMETERS,
+        ],
+    )
+    def get(self, request: Request, slug: str) -> Response:
+        """Comparisons, newest first."""
+        state = request.query_params.get("state", "")
+        if state and state not in ConsensusState.values:
+            raise ValidationError({"state": [f"must be one of {', '.join(ConsensusState.values)}, got {state!r}"]})
+        origin = request.query_params.get("round", "")
+        if origin:
+            origin = str(serializers.UUIDField().run_validation(origin))
+        return page(request, queries.comparisons(self.project, state=state, origin=origin), _render_comparisons)
+
+
+def _render_comparisons(rows: Sequence[Comparison]) -> list[Any]:
+    items = [
+        {
+            "id": row.public_id,
+            "prompt": row.prompt.messages,
+            "category": row.prompt.category,
+            "completions": [
+                {
+                    "label": "abcdefghi"[place.position],
+                    "text": place.completion.text,
+                    "source": place.completion.source.name,
+                    "finish": place.completion.finish,
+                }
+                for place in row.places.all()
+            ],
+            "votes": {"a": row.consensus.votes_a, "tie": row.consensus.votes_tie, "b": row.consensus.votes_b},
+            "votes_wanted": row.overlap,
+            "state": row.consensus.state,
+            "label": row.consensus.label or None,
+            "prob": row.consensus.prob,
+            "frozen": row.frozen_at is not None,
+        }
+        for row in rows
+    ]
+    return list(ComparisonSerializer(items, many=True).data)
+
+
+class ImportsView(ProjectView):
+    """Imports of JSON Lines."""
+
+    parser_classes = (JSONLinesParser,)
+
+    @extend_schema(
+        operation_id="imports_create",
+        request={"application/x-ndjson": OpenApiTypes.STR},
+        responses={201: ImportBatchSerializer},
+        parameters=[
+            OpenApiParameter("kind", str, enum=[kind.value for kind in ImportKind], required=True),
+            OpenApiParameter("on_error", str, enum=["refuse", "skip"], description="Default refuse."),
+        ],
+    )
+    def post(self, request: Request, slug: str) -> Response:
+        """Import prompts or votes. With a bad row nothing is imported, unless `on_error=skip`."""
+        kind = request.query_params.get("kind", "")
+        on_error = request.query_params.get("on_error", "refuse")
+        if kind not in {item.value for item in ImportKind}:
+            raise ValidationError({"kind": [f"must be prompts or votes, got {kind!r}"]})
+        if on_error not in {"refuse", "skip"}:
+            raise ValidationError({"on_error": [f"must be refuse or skip, got {on_error!r}"]})
+        body = request.data if isinstance(request.data, bytes) else b""
+        batch = import_lines(
+            project=self.project,
+            kind=ImportKind(kind),
+            lines=body.splitlines(),
+            by=user_of(request),
+            skip_bad_rows=on_error == "skip",
+            now=timezone.now(),
+        )
+        return Response(ImportBatchSerializer(batch).data, status=status.HTTP_201_CREATED)

@@ -1,0 +1,210 @@
+"""Reads for screens: counts, agreement, people, tables. Each has a fixed number of queries, stated in its test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import median
+from typing import Any
+
+import numpy as np
+from django.db.models import Count, F, Max, Prefetch, Q, QuerySet
+
+from annotation.consensus import CLASSES
+from annotation.models import (
+    AssignmentState,
+    Comparison,
+    ComparisonCompletion,
+    Consensus,
+    ConsensusState,
+    Membership,
+    Project,
+    Prompt,
+    Role,
+    Slot,
+    SlotState,
+    User,
+    Vote,
+)
+from annotation.statistics.aggregation import vote_counts
+from annotation.statistics.agreement import krippendorff_alpha, percent_agreement, unanimous_share
+from annotation.statistics.estimates import Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """How many of everything a project has; `votes` are counted ones, `surplus` came when nobody wanted them."""
+
+    prompts: int
+    completions: int
+    comparisons: int
+    votes: int
+    surplus: int
+    open: int
+    settled: int
+    disputed: int
+    adjudicated: int
+    withdrawn: int
+    leased: int
+    wanted: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """How fast votes come, and how long the rest takes at that pace (hours; none without votes in the last hour)."""
+
+    votes_last_hour: int
+    active_annotators: int
+    eta_hours: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Person:
+    """A member, with their votes in the project."""
+
+    name: str
+    pseudonym: str
+    role: str
+    votes: int
+    median_seconds: float | None
+    left_share: float | None
+    last_vote_at: datetime | None
+
+
+def counts(project: Project, *, now: datetime) -> Counts:
+    """Six queries, whatever the size of the project."""
+    states = dict(
+        Consensus.objects.filter(project=project).values_list("state").annotate(n=Count("pk")).values_list("state", "n")
+    )
+    slots = Slot.objects.filter(project=project).aggregate(
+        done=Count("pk", filter=Q(state=SlotState.DONE)),
+        leased=Count("pk", filter=Q(state=SlotState.LEASED, lease_expires_at__gte=now)),
+        wanted=Count("pk", filter=~Q(state=SlotState.DONE)),
+    )
+    live = Vote.objects.filter(project=project, retractions__isnull=True).count()
+    return Counts(
+        prompts=project.prompts.count(),
+        completions=project.completions.count(),
+        comparisons=project.comparisons.count(),
+        votes=slots["done"],
+        surplus=live - slots["done"],
+        leased=slots["leased"],
+        wanted=slots["wanted"],
+        **{state.value: states.get(state.value, 0) for state in ConsensusState},
+    )
+
+
+def agreement(project: Project) -> dict[str, Estimate]:
+    """Percent agreement, Krippendorff's nominal alpha and the unanimous share over counted votes, by prompt group.
+
+    Withdrawn comparisons are left out; a class that was offered and never chosen is still a class.
+    """
+    rows = np.array(
+        list(
+            Slot.objects.filter(project=project, state=SlotState.DONE)
+            .exclude(comparison__consensus__state=ConsensusState.WITHDRAWN)
+            .values_list("comparison_id", "comparison__prompt_id", "vote__choice")
+        ),
+        dtype=object,
+    ).reshape(-1, 3)
+    code = {choice.value: k for k, choice in enumerate(CLASSES)}
+    items, item = np.unique(rows[:, 0].astype(np.int64), return_inverse=True)
+    label = np.array([code[choice] for choice in rows[:, 2]], dtype=np.int64)
+    if not project.allow_tie and not (label == 1).any():
+        label, K = label // 2, 2
+    else:
+        K = len(CLASSES)
+    group = np.zeros(len(items), dtype=np.int64)
+    group[item] = np.unique(rows[:, 1].astype(np.int64), return_inverse=True)[1]
+    table = vote_counts(item, label, n_items=len(items), K=K)
+    return {
+        "percent": percent_agreement(table, group=group),
+        "alpha": krippendorff_alpha(table, level="nominal", group=group),
+        "unanimous": unanimous_share(table, group=group),
+    }
+
+
+def rates(project: Project, *, wanted: int, now: datetime) -> Rates:
+    """Votes of the last hour; one query."""
+    recent = Vote.objects.filter(
+        project=project, assignment__isnull=False, created_at__gte=now - timedelta(hours=1)
+    ).aggregate(votes=Count("pk"), people=Count("annotator", distinct=True))
+    return Rates(
+        votes_last_hour=recent["votes"],
+        active_annotators=recent["people"],
+        eta_hours=wanted / recent["votes"] if recent["votes"] and wanted else None,
+    )
+
+
+def people(project: Project, *, most: int = 200) -> list[Person]:
+    """Members with their live votes, the busiest first; two queries. Medians are over focused time."""
+    totals = {
+        row["annotator_id"]: row
+        for row in Vote.objects.filter(project=project, retractions__isnull=True)
+        .values("annotator_id")
+        .annotate(
+            votes=Count("pk"),
+            last=Max("created_at"),
+            sided=Count("pk", filter=Q(assignment__isnull=False) & ~Q(choice="tie")),
+            left=Count("pk", filter=Q(assignment__sides__startswith=F("choice"))),
+        )
+        .order_by()
+    }
+    times: dict[int, list[int]] = {}
+    for annotator_id, milliseconds in Vote.objects.filter(
+        project=project, retractions__isnull=True, active_ms__isnull=False
+    ).values_list("annotator_id", "active_ms"):
+        times.setdefault(annotator_id, []).append(milliseconds)
+    members = Membership.objects.filter(project=project).select_related("user")
+    rows = [_person(member, totals.get(member.user_id), times.get(member.user_id)) for member in members]
+    return sorted(rows, key=lambda row: (-row.votes, row.pseudonym))[:most]
+
+
+def _person(member: Membership, totals: dict[str, Any] | None, times: list[int] | None) -> Person:
+    return Person(
+        name=member.user.name or member.pseudonym,
+        pseudonym=member.pseudonym,
+        role=Role(member.role).value,
+        votes=totals["votes"] if totals else 0,
+        median_seconds=round(median(times) / 1000, 1) if times else None,
+        left_share=totals["left"] / totals["sided"] if totals and totals["sided"] else None,
+        last_vote_at=totals["last"] if totals else None,
+    )
+
+
+def comparisons(project: Project, *, state: str = "", origin: str = "") -> QuerySet[Comparison]:
+    """Comparisons for the researcher's table, newest first, with what the row shows."""
+    rows = (
+        Comparison.objects.filter(project=project)
+        .select_related("prompt", "consensus")
+        .prefetch_related(
+            Prefetch("places", queryset=ComparisonCompletion.objects.select_related("completion__source"))
+        )
+    )
+    if state:
+        rows = rows.filter(consensus__state=state)
+    if origin:
+        rows = rows.filter(origin=origin)
+    return rows
+
+
+def prompts(project: Project, *, search: str = "", category: str = "") -> QuerySet[Prompt]:
+    """Prompts with how many completions and comparisons each has."""
+    rows = Prompt.objects.filter(project=project).annotate(
+        n_completions=Count("completions", distinct=True), n_comparisons=Count("comparisons", distinct=True)
+    )
+    if search:
+        rows = rows.filter(messages__icontains=search)
+    if category:
+        rows = rows.filter(category=category)
+    return rows
+
+
+def votes_of(project: Project, annotator: User) -> int:
+    """How many live votes a person has in a project."""
+    return Vote.objects.filter(project=project, annotator=annotator, retractions__isnull=True).count()
+
+
+def leased_now(project: Project, *, now: datetime) -> int:
+    """Live leases."""
+    return project.assignments.filter(state=AssignmentState.LEASED, lease_expires_at__gte=now).count()

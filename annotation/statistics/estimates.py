@@ -1,0 +1,224 @@
+"""Result types, input checks and intervals that every statistic shares.
+
+Arrays in, frozen values out. Knows nothing of Django, of votes as rows, or of which coefficient it serves.
+A statistic that does not exist is no error: it is an `Estimate` without value and with a `Reason`. No public
+result holds NaN or inf without one. Malformed input raises `ValueError` that names the argument.
+
+Shapes: n items, K classes, G groups, m totals a coefficient is a function of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+LEVEL = 0.95
+FEW_GROUPS = 20  # below this the interval is shown with a warning
+
+
+class Reason(StrEnum):
+    """Why a statistic, or its interval, does not exist."""
+
+    NO_VOTES = "no_votes"
+    NO_OVERLAP = "no_overlap"
+    TOO_FEW_COMMON = "too_few_common"
+    ONE_CLASS = "one_class"
+    ONE_ANNOTATOR = "one_annotator"
+    TIED_TOP = "tied_top"
+    NOT_CONNECTED = "not_connected"
+    SEPARATED = "separated"
+    BELOW_CHANCE = "below_chance"
+    TOO_FEW_GROUPS = "too_few_groups"
+    ZERO_WEIGHT = "zero_weight"
+    SIDES_NOT_RANDOMISED = "sides_not_randomised"
+
+    @property
+    def number(self) -> int:
+        """The integer that stands for this reason in a `reason` array, where 0 means none."""
+        return 1 + list(Reason).index(self)
+
+
+class Caution(StrEnum):
+    """What to know about a statistic that does exist."""
+
+    NOT_CONVERGED = "not_converged"
+    FEW_GROUPS = "few_groups"
+    FEW_VOTES = "few_votes"
+    NO_TIES = "no_ties"
+    CLIPPED = "clipped"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number with its interval, or the reason why there is none.
+
+    With `reason=too_few_groups` the value may be there without an interval; with any other reason it is not.
+
+    Attributes:
+        se: standard error, in units of the value.
+        low, high: ends of the interval at `level`, inside the range that the coefficient can take.
+        method: how the interval was made ("jackknife", "analytic").
+        n: items that entered; n_groups: independent groups among them.
+    """
+
+    value: float | None
+    se: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float = LEVEL
+    method: str
+    n: int
+    n_groups: int
+    reason: Reason | None = None
+    warnings: tuple[Caution, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (self.value, self.se, self.low, self.high)
+        if any(number is not None and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"an estimate holds finite numbers or None, got {numbers}")
+        if self.value is None and self.reason is None:
+            raise ValueError("an estimate without value needs a reason")
+        if self.value is not None and self.reason not in (None, Reason.TOO_FEW_GROUPS):
+            raise ValueError(f"an estimate with a value cannot have the reason {self.reason}")
+
+
+def reason_of(number: int) -> Reason | None:
+    """The reason behind an entry of an integer `reason` array; None for 0."""
+    return None if number == 0 else list(Reason)[number - 1]
+
+
+def missing(reason: Reason, *, method: str = "jackknife", n: int = 0, n_groups: int = 0) -> Estimate:
+    """The estimate of a statistic that does not exist."""
+    return Estimate(value=None, method=method, n=n, n_groups=n_groups, reason=reason)
+
+
+def check_size(value: int, *, name: str, at_least: int = 0) -> int:
+    """`value` as an int of at least `at_least`, else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
+        raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
+    return int(value)
+
+
+def check_codes(codes: npt.ArrayLike, *, name: str, size: int | None = None, length: int | None = None) -> IntArray:
+    """A 1-D integer array, inside 0..size−1 if `size` is given, of `length` if that is given; else ValueError."""
+    array = np.asarray(codes)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
+    if length is not None and len(array) != length:
+        raise ValueError(f"{name} must have length {length}, got {len(array)}")
+    if len(array) and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must hold integers, got {array.dtype}")
+    array = array.astype(np.int64, copy=False)
+    if size is not None and len(array):
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < 0 or highest >= size:
+            raise ValueError(f"{name} must lie in 0..{size - 1}, got {lowest if lowest < 0 else highest}")
+    return array
+
+
+def check_weight(weight: npt.ArrayLike, *, length: int) -> FloatArray:
+    """Vote weights: `length` finite numbers ≥ 0, else ValueError."""
+    array = np.asarray(weight, dtype=np.float64)
+    if array.shape != (length,):
+        raise ValueError(f"weight must have shape ({length},), got {array.shape}")
+    if not np.all(np.isfinite(array)) or np.any(array < 0):
+        raise ValueError("weight must be finite and not negative")
+    return array
+
+
+def check_counts(counts: npt.ArrayLike, *, whole: bool = False) -> FloatArray:
+    """Vote counts [n, K] with K ≥ 2: finite, not negative, and `whole` numbers if asked; else ValueError."""
+    array = np.asarray(counts, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] < 2:
+        raise ValueError(f"counts must have shape (items, classes) with two classes or more, got {array.shape}")
+    if not np.all(np.isfinite(array)) or np.any(array < 0):
+        raise ValueError("counts must be finite and not negative")
+    if whole and np.any(array != np.rint(array)):
+        raise ValueError("counts must be whole votes here, not fractional weights")
+    return array
+
+
+def group_totals(per_item: FloatArray, group: IntArray | None) -> FloatArray:
+    """Sums of per_item [n, m] over the items of each group: [G, m]. Without `group` each item is its own."""
+    if group is None:
+        return per_item
+    names, codes = np.unique(group, return_inverse=True)
+    columns = [np.bincount(codes, weights=column, minlength=len(names)) for column in per_item.T]
+    return np.stack(columns, axis=1)
+
+
+def interval(
+    value: float, *, se: float, df: int, bounds: tuple[float, float], level: float = LEVEL
+) -> tuple[float, float, tuple[Caution, ...]]:
+    """value ± t_df · se at `level`, cut to `bounds`, with the warnings `few_groups` and `clipped` where they apply."""
+    half = float(stdtrit(df, (1 + level) / 2)) * se
+    low, high = max(value - half, bounds[0]), min(value + half, bounds[1])
+    clipped = value - half < bounds[0] or value + half > bounds[1]
+    few = (Caution.FEW_GROUPS,) if df + 1 < FEW_GROUPS else ()
+    return low, high, (*few, Caution.CLIPPED) if clipped else few
+
+
+def jackknife(
+    totals: FloatArray,
+    statistic: Callable[[FloatArray], FloatArray],
+    *,
+    n: int,
+    bounds: tuple[float, float],
+    undefined: Reason,
+    level: float = LEVEL,
+) -> Estimate:
+    """A function of sums over groups, with the delete-one-group jackknife and Student t with G−1 df.
+
+    θ̂ = f(ΣS), θ_(g) = f(ΣS − S_g), SE² = (G−1)/G · Σ(θ_(g) − θ̄)². Resampling single items would claim too narrow an
+    interval wherever items of one prompt resemble each other. Costs O(G·m).
+
+    Args:
+        totals: S [G, m], sums over the items of each group; only groups with an item that enters.
+        statistic: from [R, m] to [R]; NaN in a row where it does not exist. Vectorised over rows.
+        n: items that entered.
+        bounds: range of the coefficient; the interval is cut to it.
+        undefined: the reason to give where the statistic does not exist on the whole.
+
+    Returns:
+        The value without interval and with `too_few_groups` if there is one group, or if the statistic does not
+        exist once some group is left out (its whole variation hangs on that group).
+
+    Source: Efron & Stein 1981; Student t for few clusters.
+    """
+    groups = len(totals)
+    whole = totals.sum(axis=0)
+    value = float(statistic(whole[None, :])[0])
+    if not math.isfinite(value):
+        return missing(undefined, n=n, n_groups=groups)
+    left_out = statistic(whole - totals) if groups > 1 else np.empty(0)
+    if groups < 2 or not np.all(np.isfinite(left_out)):
+        return Estimate(value=value, method="jackknife", n=n, n_groups=groups, reason=Reason.TOO_FEW_GROUPS)
+    se = math.sqrt((groups - 1) / groups * float(np.sum((left_out - left_out.mean()) ** 2)))
+    low, high, warnings = interval(value, se=se, df=groups - 1, bounds=bounds, level=level)
+    return Estimate(
+        value=value,
+        se=se,
+        low=low,
+        high=high,
+        level=level,
+        method="jackknife",
+        n=n,
+        n_groups=groups,
+        warnings=warnings,
+    )
+
+
+def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """numerator / denominator, NaN where the denominator is 0 up to rounding: a mark that never leaves this package."""
+    safe = np.abs(denominator) > 1e-12
+    return np.where(safe, numerator / np.where(safe, denominator, 1.0), np.nan)

@@ -1,0 +1,239 @@
+"""Record a vote, take it back. No acknowledged vote is lost; a late one is kept as surplus, never refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import IntegrityError, connection, transaction
+
+from annotation.clock import free_slot, lease_end
+from annotation.consensus import mark_due
+from annotation.errors import DomainError, Invalid, Kind
+from annotation.gate import write
+from annotation.models import (
+    Assignment,
+    AssignmentState,
+    Choice,
+    Comparison,
+    GuidelineVersion,
+    Retraction,
+    Slot,
+    SlotState,
+    User,
+    Vote,
+)
+
+
+class KeyReused(DomainError):
+    """The idempotency key belongs to another vote."""
+
+    code = "key_reused"
+    kind = Kind.CONFLICT
+
+
+class AlreadyVoted(DomainError):
+    """This person has a live vote on this comparison."""
+
+    code = "already_voted"
+    kind = Kind.CONFLICT
+
+
+class AlreadyRetracted(DomainError):
+    """The vote was taken back before."""
+
+    code = "already_retracted"
+    kind = Kind.CONFLICT
+
+
+class Frozen(DomainError):
+    """The comparison is in a snapshot, so its votes stay."""
+
+    code = "frozen"
+    kind = Kind.CONFLICT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a person answered, in displayed sides; `active_ms` is focused time."""
+
+    choice: str
+    active_ms: int | None = None
+    rationale: str = ""
+
+    def stored(self, assignment: Assignment) -> tuple[Choice, dict[str, Any]]:
+        """The choice in stored order, and the body."""
+        choice = Choice.TIE if self.choice == "tie" else Choice(assignment.letter_of(self.choice))
+        return choice, {"rationale": self.rationale} if self.rationale else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What the answer to a vote says: the vote, whether a wanted slot took it, and whether it was stored before."""
+
+    vote: Vote
+    counted: bool
+    replayed: bool
+
+
+def record_vote(*, assignment: Assignment, annotator: User, key: UUID, answer: Answer, now: datetime) -> Receipt:
+    """Store a vote in one transaction. The same key with the same answer again returns the first vote.
+
+    An expired lease, a settled comparison or a paused project do not refuse it: without a free slot it is surplus.
+
+    Raises:
+        KeyReused: the key belongs to another answer. AlreadyVoted: a live vote of this person is there.
+        Invalid: `choice` is a tie where the project allows none.
+    """
+    if answer.choice == "tie" and not assignment.project.allow_tie:
+        raise Invalid("choice: this project allows no tie, got 'tie'", details={"choice": ["no ties here"]})
+    choice, body = answer.stored(assignment)
+    digest = _body_hash(choice, body)
+    try:
+        with write(), transaction.atomic():
+            return _record(assignment, annotator, key, choice, body, digest, answer.active_ms, now)
+    except IntegrityError:
+        # Somebody was faster: either this very request (a replay in flight), or another vote of the same person.
+        known = _known(assignment, annotator, key, digest)
+        if known is not None:
+            return known
+        raise AlreadyVoted("You have voted on this comparison already.") from None
+
+
+def _record(
+    assignment: Assignment,
+    annotator: User,
+    key: UUID,
+    choice: Choice,
+    body: dict[str, Any],
+    digest: str,
+    active_ms: int | None,
+    now: datetime,
+) -> Receipt:
+    known = _known(assignment, annotator, key, digest)
+    if known is not None:
+        return known
+    replaces = _open_retraction(assignment)
+    slot = _slot_for(assignment, now)
+    guideline = GuidelineVersion.objects.filter(project_id=assignment.project_id).order_by("-number").first()
+    vote = Vote.objects.create(
+        project_id=assignment.project_id,
+        comparison_id=assignment.comparison_id,
+        assignment=assignment,
+        annotator=annotator,
+        repetition=assignment.repetition,
+        key=key,
+        choice=choice,
+        body=body,
+        body_hash=digest,
+        active_ms=active_ms,
+        guideline=guideline,
+        replaces=replaces,
+        created_at=now,
+    )
+    # Another lease of this person on this comparison (a second tab) ends here, before this one becomes live again.
+    Assignment.objects.filter(
+        project_id=assignment.project_id,
+        comparison_id=assignment.comparison_id,
+        annotator=annotator,
+        repetition=assignment.repetition,
+        state=AssignmentState.LEASED,
+    ).exclude(pk=assignment.pk).update(state=AssignmentState.RELEASED, ended_at=now)
+    if slot is not None:
+        Slot.objects.filter(pk=slot.pk).update(
+            state=SlotState.DONE, assignment=assignment, vote=vote, lease_expires_at=None
+        )
+        mark_due([assignment.comparison_id], now=now)
+    Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.VOTED, ended_at=now)
+    return Receipt(vote=vote, counted=slot is not None, replayed=False)
+
+
+def _known(assignment: Assignment, annotator: User, key: UUID, digest: str) -> Receipt | None:
+    vote = Vote.objects.filter(project_id=assignment.project_id, key=key).first()
+    if vote is None:
+        return None
+    if (vote.annotator_id, vote.assignment_id, vote.body_hash) != (annotator.pk, assignment.pk, digest):
+        raise KeyReused(f"The idempotency key {key} belongs to another vote.")
+    return Receipt(vote=vote, counted=Slot.objects.filter(vote=vote).exists(), replayed=True)
+
+
+def _open_retraction(assignment: Assignment) -> Retraction | None:
+    """The retraction that this person's next vote on the comparison replaces; refuses a second live vote."""
+    votes = Vote.objects.filter(
+        project_id=assignment.project_id,
+        comparison_id=assignment.comparison_id,
+        annotator_id=assignment.annotator_id,
+        repetition=assignment.repetition,
+    )
+    last = votes.order_by("-id").first()
+    if last is None:
+        return None
+    retraction = Retraction.objects.filter(project_id=assignment.project_id, vote=last).first()
+    if retraction is None:
+        raise AlreadyVoted("You have voted on this comparison already.")
+    return retraction
+
+
+def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
+    """The assignment's own slot if it still is; else that of the person's other lease; else a free one; else none."""
+    slots = Slot.objects.filter(project_id=assignment.project_id, comparison_id=assignment.comparison_id)
+    if connection.features.has_select_for_update_skip_locked:
+        slots = slots.select_for_update(skip_locked=True, no_key=True, of=("self",))
+    mine = slots.filter(assignment=assignment, state=SlotState.LEASED).first()
+    if mine is None:
+        mine = slots.filter(
+            assignment__annotator_id=assignment.annotator_id,
+            assignment__repetition=assignment.repetition,
+            assignment__state=AssignmentState.LEASED,
+            state=SlotState.LEASED,
+        ).first()
+    if mine is not None or assignment.repetition:
+        return mine
+    free = slots.filter(free_slot(now)).order_by("number").first()
+    if free is not None and free.assignment_id is not None:
+        Assignment.objects.filter(pk=free.assignment_id, state=AssignmentState.LEASED).update(
+            state=AssignmentState.EXPIRED, ended_at=now
+        )
+    return free
+
+
+def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignment:
+    """Take a vote back: its slot is leased again by the same assignment, so that the person can vote anew.
+
+    A surplus vote has no slot to give back: only its assignment is leased again.
+
+    Raises:
+        Frozen: a snapshot holds the comparison. AlreadyRetracted: it was taken back before.
+        Invalid: an imported vote has no assignment to give back.
+    """
+    if vote.assignment is None:
+        raise Invalid("vote: an imported vote cannot be taken back here")
+    try:
+        with write(), transaction.atomic():
+            comparison = Comparison.objects.select_for_update().get(pk=vote.comparison_id)
+            if comparison.frozen_at is not None:
+                raise Frozen("This one is in a frozen snapshot and can't be changed. Flag it instead.")
+            if Retraction.objects.filter(project_id=vote.project_id, vote=vote).exists():
+                raise AlreadyRetracted("This vote was taken back before.")
+            Retraction.objects.create(project_id=vote.project_id, vote=vote, by=by, reason=reason, created_at=now)
+            expires = lease_end(now, vote.assignment.project.lease_minutes)
+            Slot.objects.filter(vote=vote).update(
+                state=SlotState.LEASED, vote=None, assignment=vote.assignment, lease_expires_at=expires
+            )
+            Assignment.objects.filter(pk=vote.assignment_id).update(
+                state=AssignmentState.LEASED, lease_expires_at=expires, ended_at=None
+            )
+            mark_due([vote.comparison_id], now=now)
+    except IntegrityError:
+        raise AlreadyRetracted("This vote was taken back before.") from None
+    vote.assignment.refresh_from_db()
+    return vote.assignment
+
+
+def _body_hash(choice: Choice, body: dict[str, Any]) -> str:
+    text = json.dumps({"choice": choice, **body}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

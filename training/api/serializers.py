@@ -1,0 +1,299 @@
+"""Output of the training API. Field by field; input serializers stand beside their views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from annotation.api.annotate import MessageSerializer
+from annotation.api.projects import AgreementSerializer
+from annotation.models import User
+from training import queries
+from training.models import Checkpoint, Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round, Run, Snapshot
+
+Numbers = {"type": "object", "additionalProperties": {"type": "number"}}
+Anything = {"type": "object", "additionalProperties": {}}
+
+
+@extend_schema_field(Numbers)
+class NumbersField(serializers.JSONField):
+    """An object of numbers."""
+
+
+@extend_schema_field(Anything)
+class ObjectField(serializers.JSONField):
+    """An object of anything."""
+
+
+def person(user: User | None) -> str | None:
+    """How a person is named to researchers."""
+    return None if user is None else (user.name or user.email)
+
+
+class ModelRefSerializer(serializers.Serializer[ModelVersion]):
+    id = serializers.UUIDField(source="public_id")
+    name = serializers.CharField()
+
+
+class SnapshotCountsSerializer(serializers.Serializer[dict[str, int]]):
+    train = serializers.IntegerField()
+    validation = serializers.IntegerField()
+    test = serializers.IntegerField()
+    total = serializers.IntegerField()
+
+
+class SnapshotSerializer(serializers.Serializer[Snapshot]):
+    id = serializers.UUIDField(source="public_id")
+    number = serializers.IntegerField()
+    name = serializers.CharField()
+    content_hash = serializers.CharField()
+    kind = serializers.CharField()
+    counts = SnapshotCountsSerializer()
+    ties = serializers.IntegerField()
+    dropped = NumbersField()
+    label_policy = ObjectField()
+    split = ObjectField()
+    agreement = AgreementSerializer()
+    created_at = serializers.DateTimeField()
+    created_by = serializers.SerializerMethodField()
+    jobs = serializers.SerializerMethodField()
+
+    def get_created_by(self, snapshot: Snapshot) -> str | None:
+        return person(snapshot.created_by)
+
+    def get_jobs(self, snapshot: Snapshot) -> int:
+        return snapshot.n_jobs if "n_jobs" in vars(snapshot) else snapshot.jobs.count()
+
+
+class SnapshotListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = SnapshotSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class SnapshotRefSerializer(serializers.Serializer[Snapshot]):
+    id = serializers.UUIDField(source="public_id")
+    number = serializers.IntegerField()
+    name = serializers.CharField()
+
+
+class ModelSerializer(serializers.Serializer[ModelVersion]):
+    id = serializers.UUIDField(source="public_id")
+    name = serializers.CharField()
+    kind = serializers.ChoiceField(choices=ModelKind.choices)
+    source = serializers.ChoiceField(choices=ModelSource.choices)
+    base = ModelRefSerializer(allow_null=True)
+    parameters = serializers.IntegerField(allow_null=True)
+    size_bytes = serializers.IntegerField(allow_null=True)
+    sha256 = serializers.CharField()
+    metrics = NumbersField()
+    created_at = serializers.DateTimeField()
+    job = serializers.SerializerMethodField()
+    snapshot = serializers.SerializerMethodField()
+    step = serializers.SerializerMethodField()
+
+    @extend_schema_field(serializers.UUIDField(allow_null=True))
+    def get_job(self, model: ModelVersion) -> Any:
+        return queries.lineage(model)["job"]
+
+    @extend_schema_field(serializers.UUIDField(allow_null=True))
+    def get_snapshot(self, model: ModelVersion) -> Any:
+        return queries.lineage(model)["snapshot"]
+
+    @extend_schema_field(serializers.IntegerField(allow_null=True))
+    def get_step(self, model: ModelVersion) -> Any:
+        return queries.lineage(model)["step"]
+
+
+class ModelListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = ModelSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class RunSerializer(serializers.Serializer[Run]):
+    attempt = serializers.IntegerField()
+    started_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+    exit_code = serializers.IntegerField(allow_null=True)
+    reason = serializers.CharField()
+    last_step = serializers.IntegerField(allow_null=True)
+
+
+class CheckpointSerializer(serializers.Serializer[Checkpoint]):
+    id = serializers.UUIDField(source="public_id")
+    step = serializers.IntegerField()
+    size_bytes = serializers.IntegerField()
+    attempt = serializers.IntegerField(source="run.attempt")
+    is_best = serializers.BooleanField()
+    kept = serializers.SerializerMethodField()
+
+    def get_kept(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.files_pruned_at is None
+
+
+class AbilitiesSerializer(serializers.Serializer[dict[str, bool]]):
+    stop = serializers.BooleanField()
+    retry = serializers.BooleanField()
+    promote = serializers.BooleanField()
+
+
+class JobSerializer(serializers.Serializer[Job]):
+    """A job as lists show it. `context["now"]` is the moment for which the phase is derived."""
+
+    id = serializers.UUIDField(source="public_id")
+    number = serializers.IntegerField()
+    method = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.ChoiceField(choices=JobStatus.choices)
+    phase = serializers.SerializerMethodField()
+    queue = serializers.CharField()
+    snapshot = SnapshotRefSerializer(allow_null=True)
+    model = ModelRefSerializer(allow_null=True)
+    round = serializers.SerializerMethodField()
+    attempt = serializers.IntegerField()
+    failures = serializers.IntegerField()
+    step = serializers.IntegerField(source="last_step", allow_null=True)
+    steps = serializers.IntegerField(allow_null=True)
+    activity = serializers.SerializerMethodField()
+    eta_seconds = serializers.SerializerMethodField()
+    tokens_per_second = serializers.SerializerMethodField()
+    heartbeat_at = serializers.DateTimeField(source="last_step_at", allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    ended_at = serializers.DateTimeField(allow_null=True)
+    reason = serializers.CharField()
+    created_by = serializers.SerializerMethodField()
+
+    @extend_schema_field(serializers.ChoiceField(choices=["starting", "stalled", "stopping"], allow_null=True))
+    def get_phase(self, job: Job) -> str | None:
+        return queries.job_phase(job, now=self.context["now"])
+
+    @extend_schema_field(serializers.UUIDField(allow_null=True))
+    def get_round(self, job: Job) -> Any:
+        return job.round.public_id if job.method == "sample" else None
+
+    def get_activity(self, job: Job) -> str | None:
+        return job.progress.get("phase")
+
+    def get_eta_seconds(self, job: Job) -> float | None:
+        return job.progress.get("eta_seconds") if job.status == JobStatus.RUNNING else None
+
+    def get_tokens_per_second(self, job: Job) -> float | None:
+        return job.progress.get("tokens_per_second") if job.status == JobStatus.RUNNING else None
+
+    def get_created_by(self, job: Job) -> str | None:
+        return person(job.created_by)
+
+
+class JobDetailSerializer(JobSerializer):
+    """A job as its page shows it."""
+
+    config = ObjectField()
+    runs = RunSerializer(many=True)
+    checkpoints = serializers.SerializerMethodField()
+    metrics = serializers.SerializerMethodField()
+    produced = serializers.SerializerMethodField()
+    error_tail = serializers.SerializerMethodField()
+    can = serializers.SerializerMethodField()
+
+    @extend_schema_field(CheckpointSerializer(many=True))
+    def get_checkpoints(self, job: Job) -> Any:
+        rows = [item for run in job.runs.all() for item in run.checkpoints.all()]
+        return CheckpointSerializer(rows, many=True).data
+
+    @extend_schema_field(Numbers)
+    def get_metrics(self, job: Job) -> Any:
+        return queries.latest_metrics(job)
+
+    @extend_schema_field(ModelSerializer(many=True))
+    def get_produced(self, job: Job) -> Any:
+        return ModelSerializer(queries.produced(job), many=True).data
+
+    def get_error_tail(self, job: Job) -> str | None:
+        return queries.failure_tail(job)
+
+    @extend_schema_field(AbilitiesSerializer)
+    def get_can(self, job: Job) -> Any:
+        return queries.abilities(job)
+
+
+class JobListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = JobSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class RoundSamplingSerializer(serializers.Serializer[dict[str, Any]]):
+    temperature = serializers.FloatField()
+    top_p = serializers.FloatField()
+    max_new_tokens = serializers.IntegerField()
+    seed = serializers.IntegerField()
+
+
+class RoundSerializer(serializers.Serializer[Round]):
+    id = serializers.UUIDField(source="public_id")
+    number = serializers.IntegerField()
+    name = serializers.CharField()
+    policies = serializers.SerializerMethodField()
+    sampling = RoundSamplingSerializer()
+    prompts = serializers.IntegerField()
+    completions = serializers.IntegerField()
+    overlap = serializers.IntegerField()
+    completions_wanted = serializers.IntegerField(source="progress.completions_wanted")
+    completions_done = serializers.IntegerField(source="progress.completions_done")
+    comparisons = serializers.IntegerField(source="progress.comparisons")
+    rate_per_minute = serializers.FloatField(source="progress.rate_per_minute", allow_null=True)
+    eta_seconds = serializers.FloatField(source="progress.eta_seconds", allow_null=True)
+    status = serializers.ChoiceField(source="job.status", choices=JobStatus.choices)
+    job = serializers.UUIDField(source="job.public_id")
+    error = serializers.CharField(source="job.reason")
+    created_at = serializers.DateTimeField()
+
+    @extend_schema_field(ModelRefSerializer(many=True))
+    def get_policies(self, made: Round) -> Any:
+        return ModelRefSerializer([row.model for row in made.round_policies.all()], many=True).data
+
+    def to_representation(self, made: Round) -> Any:
+        made.progress = queries.round_progress(made, now=self.context["now"])  # type: ignore[attr-defined]
+        return super().to_representation(made)
+
+
+class RoundListSerializer(serializers.Serializer[dict[str, Any]]):
+    items = RoundSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class MetricPointSerializer(serializers.Serializer[dict[str, Any]]):
+    seq = serializers.IntegerField()
+    step = serializers.IntegerField()
+    time = serializers.FloatField()
+    values = NumbersField()
+
+
+class MetricPageSerializer(serializers.Serializer[dict[str, Any]]):
+    items = MetricPointSerializer(many=True)
+    next_after = serializers.IntegerField()
+    terminal = serializers.BooleanField()
+
+
+class SampleSerializer(serializers.Serializer[dict[str, Any]]):
+    seq = serializers.IntegerField()
+    step = serializers.IntegerField()
+    prompt_id = serializers.CharField()
+    prompt = MessageSerializer(many=True)
+    completion = serializers.CharField()
+    finish = serializers.CharField(allow_null=True)
+    score = serializers.FloatField(allow_null=True)
+    reward = serializers.FloatField(allow_null=True)
+    kl = serializers.FloatField(allow_null=True)
+    length = serializers.IntegerField(allow_null=True)
+
+
+class SamplePageSerializer(serializers.Serializer[dict[str, Any]]):
+    items = SampleSerializer(many=True)
+    next_after = serializers.IntegerField()
+    terminal = serializers.BooleanField()
+
+
+class LogSerializer(serializers.Serializer[dict[str, Any]]):
+    lines = serializers.ListField(child=serializers.CharField())

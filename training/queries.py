@@ -1,0 +1,179 @@
+"""Reads for the training screens. Each has a fixed number of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Prefetch, QuerySet
+
+from annotation.models import Comparison, Completion, Project
+from training.attempts import attempt_directory, error_tail
+from training.jobs import phase
+from training.models import (
+    TERMINAL,
+    Checkpoint,
+    Job,
+    JobStatus,
+    ModelVersion,
+    Round,
+    Run,
+    RunMetric,
+    RunSample,
+    Snapshot,
+)
+
+MOST_LINES = 400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundProgress:
+    """How far a round is; completions that came out the same, or empty, make no comparison."""
+
+    completions_wanted: int
+    completions_done: int
+    comparisons: int
+    rate_per_minute: float | None
+    eta_seconds: float | None
+
+
+def jobs(project: Project) -> QuerySet[Job]:
+    """Jobs with what a row or a page of them shows."""
+    runs = Run.objects.order_by("attempt")
+    checkpoints = Checkpoint.objects.order_by("step", "pk").prefetch_related("promoted")
+    return Job.objects.filter(project=project).select_related(
+        "snapshot", "model", "checkpoint__run__job", "round", "created_by"
+    ).prefetch_related(Prefetch("runs", queryset=runs), Prefetch("runs__checkpoints", queryset=checkpoints))
+
+
+def latest_metrics(job: Job) -> dict[str, float]:
+    """Final metrics of the last finished attempt; while it runs, the last value that each metric had. One query at most."""
+    attempts: Sequence[Run] = list(job.runs.all())
+    for run in reversed(attempts):
+        if run.result and run.result.get("metrics"):
+            return dict(run.result["metrics"])
+    values: dict[str, float] = {}
+    if attempts:
+        rows = RunMetric.objects.filter(run=attempts[-1]).order_by("-seq").values_list("values", flat=True)[:50]
+        for row in reversed(list(rows)):
+            values |= row
+    return values
+
+
+def produced(job: Job) -> list[ModelVersion]:
+    """Models that came out of the job: promoted from its checkpoints."""
+    return list(ModelVersion.objects.filter(checkpoint__run__job=job).select_related("base").order_by("pk"))
+
+
+def abilities(job: Job) -> dict[str, bool]:
+    """What a manager may ask of the job now."""
+    checkpoints = [item for run in job.runs.all() for item in run.checkpoints.all()]
+    return {
+        "stop": job.status in {JobStatus.QUEUED, JobStatus.RUNNING} and job.cancel_requested_at is None,
+        "retry": job.status in {JobStatus.FAILED, JobStatus.CANCELLED},
+        "promote": job.method in {"reward", "dpo"} and any(item.files_pruned_at is None for item in checkpoints),
+    }
+
+
+def best_checkpoint(job: Job) -> Checkpoint | None:
+    """The newest checkpoint whose files are there; one marked best goes before."""
+    rows = Checkpoint.objects.filter(run__job=job, files_pruned_at=None)
+    if job.status == JobStatus.SUCCEEDED:
+        return rows.order_by("-step", "-pk").first()
+    return rows.order_by("-is_best", "-step", "-pk").first()
+
+
+def metrics_after(job: Job, *, after: int, limit: int) -> list[RunMetric]:
+    """Metric lines by cursor. A step that comes again, from a later attempt, replaces the earlier one."""
+    return list(RunMetric.objects.filter(run__job=job, pk__gt=after).order_by("pk")[:limit])
+
+
+def curve(job: Job) -> list[RunMetric]:
+    """The job's whole curve: each step from the latest attempt that has it, in order of steps."""
+    latest: dict[int, RunMetric] = {}
+    for row in RunMetric.objects.filter(run__job=job).order_by("run__attempt", "seq"):
+        latest[row.step] = row
+    return [latest[step] for step in sorted(latest)]
+
+
+def samples_after(job: Job, *, after: int, limit: int) -> list[RunSample]:
+    """Sample lines by cursor."""
+    return list(RunSample.objects.filter(run__job=job, pk__gt=after).order_by("pk")[:limit])
+
+
+def is_terminal(job: Job) -> bool:
+    return job.status in TERMINAL
+
+
+def log_lines(job: Job) -> list[str]:
+    """The end of the last attempt's standard error: from its file while it is there, else from the run's row."""
+    run = job.runs.order_by("-attempt").first()
+    if run is None:
+        return []
+    text = error_tail(attempt_directory(Path(settings.RUNS_DIR), job.public_id, run.attempt)) or run.error_tail
+    return text.splitlines()[-MOST_LINES:]
+
+
+def failure_tail(job: Job) -> str | None:
+    """The stored end of standard error of the last attempt that failed."""
+    for run in reversed(list(job.runs.all())):
+        if run.error_tail and job.status == JobStatus.FAILED:
+            return run.error_tail
+    return None
+
+
+def job_phase(job: Job, *, now: datetime) -> str | None:
+    """*starting*, *stalled* or *stopping*, where it applies."""
+    found = phase(job, now)
+    return None if found is None else found.value
+
+
+def rounds(project: Project) -> QuerySet[Round]:
+    """Rounds with their jobs and policies."""
+    return Round.objects.filter(project=project).select_related("job").prefetch_related("round_policies__model")
+
+
+def round_progress(made: Round, *, now: datetime) -> RoundProgress:
+    """Counted from the rows that there are; three queries."""
+    policies = len(made.round_policies.all())
+    done = Completion.objects.filter(origin=made.public_id).count()
+    wanted = made.prompts * made.completions * policies
+    recent = Completion.objects.filter(origin=made.public_id, created_at__gte=now - timedelta(minutes=2)).count()
+    started = made.job.started_at
+    minutes = min(2.0, (now - started).total_seconds() / 60) if started else 0
+    running = made.job.status == JobStatus.RUNNING
+    rate = recent / minutes if running and recent and minutes > 0 else None
+    return RoundProgress(
+        completions_wanted=wanted,
+        completions_done=done,
+        comparisons=Comparison.objects.filter(origin=made.public_id).count(),
+        rate_per_minute=rate,
+        eta_seconds=60 * (wanted - done) / rate if rate else None,
+    )
+
+
+def snapshots(project: Project) -> QuerySet[Snapshot]:
+    """Snapshots with how many jobs use each."""
+    return Snapshot.objects.filter(project=project).select_related("created_by").annotate(n_jobs=Count("jobs"))
+
+
+def lineage(model: ModelVersion) -> dict[str, Any]:
+    """Where a model came from: its job, snapshot and step (public ids), None for a base model."""
+    checkpoint = model.checkpoint
+    if checkpoint is None:
+        return {"job": None, "snapshot": None, "step": None}
+    job = checkpoint.run.job
+    return {
+        "job": job.public_id,
+        "snapshot": job.snapshot.public_id if job.snapshot else None,
+        "step": checkpoint.step,
+    }
+
+
+def checkpoint_of(job: Job, public_id: object) -> Checkpoint | None:
+    """A checkpoint of the job whose files are there."""
+    return Checkpoint.objects.filter(run__job=job, public_id=public_id, files_pruned_at=None).first()

@@ -1,0 +1,484 @@
+"""Supervises one attempt at a job: starts the engine as a child, and keeps it and the lease alive.
+
+The child knows no database, and this process loads no weights. Whatever happens to either, the other ends: a child that
+is not fed kills itself, and a runner that has lost its lease kills the child and writes nothing more. How an attempt
+ended is read from `error.json`, `result.json` and the exit code, and passed to `training.jobs`, which alone decides what
+becomes of the job.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from annotation.errors import DomainError
+from annotation.redaction import redact
+from training import attempts, jobs, processes, registry, rounds, snapshots
+from training.engine.config import to_dict
+from training.engine.errors import ConfigError, SnapshotError
+from training.ingestion import Ingestion, LeaseLost
+from training.jobs import Claim, Ending, Order, Outcome
+from training.models import Checkpoint, Job, JobStatus, Run
+
+SLOW_STEPS = 20  # so many times the median step without a new one is a hang
+_FINISHED = frozenset({"done", "stopped_kl", "waiting_for_labels"})
+_FAILING_CODES = {2: "bad config", 3: "bad data", 4: "diverged"}
+_FAILING_KINDS = frozenset({"config", "data", "diverged"})
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds. The lease must outlast a restart of the database."""
+
+    lease_seconds: float
+    heartbeat_seconds: float
+    poll_seconds: float = 0.2
+    ingest_seconds: float = 1.0
+    stop_seconds: float = 60.0
+    hang_seconds: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hooks:
+    """What a job means, apart from running it: its inputs as paths, its command, what becomes of its output."""
+
+    build_request: Callable[[Job, Path], dict[str, Any]]
+    command: Callable[[Job, Path, Path | None], Sequence[str]]
+    ingest_completions: Callable[[Job, list[dict[str, Any]]], object]
+    register_result: Callable[[Job, Run, Path], object]
+
+
+# --- what production does ---------------------------------------------------------------------------------------------
+
+
+def production_hooks() -> Hooks:
+    """The hooks of the real engine."""
+    return Hooks(
+        build_request=build_request,
+        command=engine_command,
+        ingest_completions=lambda job, lines: rounds.ingest(job, lines, now=timezone.now()),
+        register_result=lambda job, run, directory: registry.register_result(job, run, directory, now=timezone.now()),
+    )
+
+
+def production_timing() -> Timing:
+    """Lease and heartbeat of the settings."""
+    return Timing(lease_seconds=settings.JOB_LEASE_SECONDS, heartbeat_seconds=settings.JOB_HEARTBEAT_SECONDS)
+
+
+def build_request(job: Job, directory: Path) -> dict[str, Any]:
+    """The engine's config of a job with the paths of its inputs; writes the prompts of a sampling job to `directory`.
+
+    Raises:
+        BadConfig: the config was accepted when it was submitted, but this engine refuses it.
+        ConfigError: an input that the method needs is missing.
+    """
+    match job.method:
+        case "sample":
+            prompts = directory / "prompts.jsonl"
+            rounds.write_prompts(job, prompts)
+            inputs: dict[str, Any] = {
+                "models": {"policies": rounds.sampling_policies(job)},
+                "data": {"prompts": str(prompts)},
+            }
+        case "convert":
+            checkpoint = _needed(job.checkpoint, "checkpoint")
+            base = checkpoint.run.job.model
+            inputs = {
+                "models": {
+                    "source": str(settings.RUNS_DIR / checkpoint.path),
+                    "base": None if base is None else str(registry.model_path(base)),
+                }
+            }
+        case _:
+            inputs = {
+                "models": {"base": str(registry.model_path(_needed(job.model, "model")))},
+                "data": {"snapshot": str(snapshots.snapshot_path(_needed(job.snapshot, "snapshot")))},
+            }
+    request = to_dict(jobs.checked(jobs.with_inputs(job.config, inputs)))
+    if "reference_cache" in request.get("memory", {}):
+        request["memory"]["reference_cache"] = str(settings.CACHE_DIR / "reference")
+    return request
+
+
+def _needed(value: T | None, name: str) -> T:
+    if value is None:
+        raise ConfigError(key=name, value=None, message=f"the job names no {name}")
+    return value
+
+
+def engine_command(job: Job, directory: Path, resume: Path | None) -> list[str]:
+    """The command line of the child."""
+    verb = job.method if job.method in ("sample", "convert") else "run"
+    request = str(directory / "request.json")
+    command = [sys.executable, "-m", "training.engine", verb, request, "--out", str(directory), "--supervised"]
+    return command if resume is None else [*command, "--resume", str(resume)]
+
+
+# --- one attempt ------------------------------------------------------------------------------------------------------
+
+
+def run_claimed(
+    claim: Claim,
+    *,
+    hooks: Hooks,
+    timing: Timing,
+    runs_dir: Path,
+    threads: int,
+    stop_event: threading.Event,
+    say: Callable[[str], None] | None = None,
+) -> JobStatus | None:
+    """Run a claimed job until its attempt ends; the job is then never left as running.
+
+    Args:
+        stop_event: set when this worker shuts down: the child saves and the job goes back into the queue.
+        say: told what happens, a line at a time, for a person who watches.
+
+    Returns:
+        What became of the job, or None if it was taken from us (its lease ran out).
+    """
+    job = Job.objects.select_related("project", "model", "snapshot", "checkpoint__run__job__model", "created_by").get(
+        pk=claim.job_id
+    )
+    attempt = _Attempt(
+        claim,
+        job=job,
+        hooks=hooks,
+        timing=timing,
+        runs_dir=runs_dir,
+        threads=threads,
+        stop_event=stop_event,
+        say=say or (lambda _: None),
+    )
+    log.info("job %s (%s) attempt %s starts", job.number, job.method, claim.attempt)
+    status = attempt.run()
+    log.info("job %s (%s) attempt %s ended: %s", job.number, job.method, claim.attempt, status or "lease lost")
+    return status
+
+
+class _Attempt:
+    """The state of one supervised attempt; `run` is the only entry."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        job: Job,
+        hooks: Hooks,
+        timing: Timing,
+        runs_dir: Path,
+        threads: int,
+        stop_event: threading.Event,
+        say: Callable[[str], None],
+    ) -> None:
+        self._claim = claim
+        self._job = job
+        self._hooks = hooks
+        self._timing = timing
+        self._runs_dir = runs_dir
+        self._threads = threads
+        self._stop_event = stop_event
+        self._say = say
+        self._directory = attempts.attempt_directory(runs_dir, job.public_id, claim.attempt)
+        self._files = Ingestion(
+            claim,
+            job=job,
+            runs_dir=runs_dir,
+            keep_alive=self._keep_alive,
+            store_completions=hooks.ingest_completions,
+            say=say,
+        )
+        self._child: processes.Child | None = None
+        now = time.monotonic()
+        self._next_beat_at = now + timing.heartbeat_seconds
+        self._next_ingest_at = now
+        self._fed_at = now  # the last byte that the child was written
+        self._stop_sent_at: float | None = None
+        self._killed_for: str | None = None  # why we killed the child, if we did
+
+    def run(self) -> JobStatus | None:
+        try:
+            self._prepare()
+            code = self._supervise()
+            return self._persist(lambda: self._settle(code))
+        except LeaseLost:
+            log.warning("job %s attempt %s: the lease is lost, child killed", self._job.pk, self._claim.attempt)
+            return None
+        except (DomainError, ConfigError, SnapshotError) as error:
+            outcome = self._outcome(None, str(error))
+            return self._persist(lambda: JobStatus.FAILED if jobs.fail(self._claim, outcome) else None)
+        except Exception as error:  # a bug of ours must not leave the job running until its lease ends
+            log.exception("job %s attempt %s: the runner failed", self._job.pk, self._claim.attempt)
+            outcome = self._outcome(None, f"the runner failed: {error!r}", tail=redact(traceback.format_exc()))
+            return self._persist(lambda: self._requeue(Ending.CRASHED, outcome))
+        finally:
+            if self._child is not None:
+                self._child.kill()
+            shutil.rmtree(self._directory / "tmp", ignore_errors=True)
+
+    # --- before ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Make the directory, take over what earlier attempts left, write the request, start the child."""
+        self._runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.parent.mkdir(mode=0o700, exist_ok=True)
+        self._directory.mkdir(mode=0o700)
+        (self._directory / "tmp").mkdir(mode=0o700)
+        for number, directory in attempts.earlier_attempts(
+            self._runs_dir, self._job.public_id, before=self._claim.attempt
+        ):
+            self._files.take_over(number, directory)
+        resume = self._resume()
+        request = self._hooks.build_request(self._job, self._directory)
+        (self._directory / "request.json").write_text(json.dumps(request, indent=1, ensure_ascii=False) + "\n")
+        self._keep_alive()
+        self._child = processes.Child(
+            self._hooks.command(self._job, self._directory, resume),
+            directory=self._directory,
+            environment=processes.child_environment(
+                directory=self._directory, python_path=settings.BASE_DIR, threads=self._threads, environ=os.environ
+            ),
+        )
+        self._fed_at = self._files.progress_at = time.monotonic()
+        self._say(f"attempt {self._claim.attempt} started, process {self._child.pid}")
+
+    def _resume(self) -> Path | None:
+        """What the engine resumes from: the newest of our own that verifies, else the checkpoint that the job names."""
+        earlier = list(attempts.earlier_attempts(self._runs_dir, self._job.public_id, before=self._claim.attempt))
+        match self._job.method:
+            case "convert":
+                return None
+            case "sample":
+                files = [directory / "completions.jsonl" for _, directory in earlier]
+                return next((file for file in files if file.is_file()), None)
+        for number, directory in earlier:
+            for found in reversed(attempts.checkpoints(directory)):
+                if attempts.verifies(found.directory, alive=self._keep_alive):
+                    run = Run.objects.get(job=self._job, attempt=number)
+                    row = self._files.record_checkpoint(run.pk, found)
+                    self._note_resume(row)
+                    return found.directory
+                log.warning("job %s: %s does not verify and is passed over", self._job.pk, found.directory)
+        named = self._job.checkpoint
+        if named is None:
+            return None
+        directory = self._runs_dir / named.path
+        if not attempts.verifies(directory, alive=self._keep_alive):
+            raise SnapshotError(f"checkpoint of step {named.step}, which the job starts from, does not verify")
+        self._note_resume(named)
+        return directory
+
+    def _note_resume(self, row: Checkpoint) -> None:
+        if not jobs.record_resume(self._claim, row):
+            raise LeaseLost
+        self._say(f"resumes from step {row.step}")
+
+    # --- meanwhile ------------------------------------------------------------------------------------------------
+
+    def _supervise(self) -> int:
+        """Until the child has ended and everything it wrote is stored. Returns its exit code."""
+        child = self._child
+        assert child is not None
+        code = None
+        while code is None:
+            code = child.wait(self._timing.poll_seconds)
+            self._keep_alive()
+            if code is None:
+                self._stop_if_asked(child)
+                self._kill_if_overdue(child)
+                self._ingest_if_due()
+        child.kill()  # sweeps what it may have left in its group
+        self._persist(self._files.read)
+        return code
+
+    def _ingest_if_due(self) -> None:
+        if time.monotonic() < self._next_ingest_at:
+            return
+        try:
+            self._files.read()
+        except DatabaseError as error:
+            log.warning("job %s: rows wait, the database does not answer (%s)", self._job.pk, error)
+            close_old_connections()
+        self._next_ingest_at = time.monotonic() + self._timing.ingest_seconds
+
+    def _keep_alive(self) -> None:
+        """The heartbeat, when it is due: renew the lease, and only then feed the child. Call it often.
+
+        Raises:
+            LeaseLost: the job is no longer ours.
+        """
+        now = time.monotonic()
+        if now < self._next_beat_at:
+            return
+        self._next_beat_at = now + self._timing.heartbeat_seconds
+        try:
+            order = jobs.beat(self._claim, lease_seconds=self._timing.lease_seconds)
+        except DatabaseError as error:
+            # Not fed, the child ends itself before the lease does; if the database is back sooner, nothing happened.
+            log.warning("job %s: no heartbeat, the database does not answer (%s)", self._job.pk, error)
+            close_old_connections()
+            return
+        if order is None:
+            raise LeaseLost
+        if self._child is None:
+            return
+        if order is Order.STOP and self._stop_sent_at is not None:
+            order = Order.GO_ON  # told already, and must still be fed
+        if order is Order.STOP:
+            self._send_stop(self._child)
+        else:
+            self._child.write(order.value.encode())
+            self._fed_at = time.monotonic()
+
+    def _stop_if_asked(self, child: processes.Child) -> None:
+        if self._stop_event.is_set() and self._stop_sent_at is None:
+            self._send_stop(child)
+
+    def _send_stop(self, child: processes.Child) -> None:
+        child.write(Order.STOP.value.encode())
+        self._stop_sent_at = self._fed_at = time.monotonic()
+        self._say("stopping")
+
+    def _kill_if_overdue(self, child: processes.Child) -> None:
+        now = time.monotonic()
+        if self._stop_sent_at is not None:
+            if now - self._stop_sent_at > self._timing.stop_seconds:
+                self._killed_for = f"did not stop within {self._timing.stop_seconds:.0f} s"
+        else:
+            limit = max(self._timing.hang_seconds, SLOW_STEPS * self._files.median_step_seconds)
+            if now - self._files.progress_at > limit:
+                self._killed_for = f"hung: no new step for {limit:.0f} s"
+        if self._killed_for is not None:
+            child.kill()
+
+    # --- after --------------------------------------------------------------------------------------------------------
+
+    def _settle(self, code: int) -> JobStatus | None:
+        """The table of exit codes. The engine's own word comes before the code: a launcher turns every code into 1."""
+        error = attempts.read_object(self._directory / "error.json") or {}
+        result = attempts.read_object(self._directory / "result.json")
+        if error.get("kind") in _FAILING_KINDS or (code in _FAILING_CODES and not self._killed_for):
+            return self._settle_hopeless(code, error=error, result=result)
+        if self._killed_for is not None:
+            stopped = self._stop_sent_at is not None
+            outcome = self._outcome(code, self._killed_for)
+            return self._requeue(Ending.SHUTDOWN if stopped else Ending.HUNG, outcome)
+        if code == 0 and result is not None:
+            return self._settle_result(result)
+        if code in jobs.KILLED:
+            # Fed too long ago, the child ended itself, and its memory is not to blame.
+            starved = time.monotonic() - self._fed_at > self._timing.lease_seconds / 2
+            return self._requeue(
+                Ending.CUT_OFF if starved else Ending.KILLED,
+                self._outcome(code, "the database did not answer for too long" if starved else "killed"),
+            )
+        reason = str(error.get("message") or ("no result.json" if code == 0 else f"the engine failed (exit {code})"))
+        return self._requeue(Ending.CRASHED, self._outcome(code, reason, result=result))
+
+    def _settle_hopeless(
+        self, code: int, *, error: Mapping[str, Any], result: Mapping[str, Any] | None
+    ) -> JobStatus | None:
+        said = error.get("message") or (result or {}).get("reason")
+        reason = str(said or _FAILING_CODES.get(code, f"the engine failed (exit {code})"))
+        if code == 4 or error.get("kind") == "diverged":
+            good = Checkpoint.objects.filter(run__job=self._job, files_pruned_at=None).order_by(
+                "-run__attempt", "-step"
+            )
+            step = good.values_list("step", flat=True).first()
+            reason += "; no checkpoint before it" if step is None else f"; the last good checkpoint is step {step}"
+        outcome = self._outcome(code, reason, result=result)
+        return JobStatus.FAILED if jobs.fail(self._claim, outcome) else None
+
+    def _settle_result(self, result: Mapping[str, Any]) -> JobStatus | None:
+        status = str(result.get("status"))
+        outcome = self._outcome(0, str(result.get("reason") or status), result=result)
+        if status in _FINISHED:
+            if self._job.method == "convert":
+                self._files.require_lease()
+                self._hooks.register_result(self._job, Run.objects.get(pk=self._claim.run_id), self._directory)
+            return JobStatus.SUCCEEDED if jobs.finish(self._claim, outcome, best=self._best(result)) else None
+        if status == "paused":
+            return JobStatus.CANCELLED if jobs.cancelled(self._claim, outcome, paused=True) else None
+        if status == "stopped":
+            if jobs.cancelled(self._claim, outcome):
+                return JobStatus.CANCELLED
+            return self._requeue(Ending.SHUTDOWN, outcome)
+        return self._requeue(Ending.CRASHED, self._outcome(0, f"exit 0, but result.json says {status}", result=result))
+
+    def _best(self, result: Mapping[str, Any]) -> str | None:
+        """The path of the best checkpoint, below the runs directory."""
+        best = (result.get("checkpoints") or {}).get("best")
+        if not isinstance(best, dict) or not isinstance(best.get("path"), str):
+            return None
+        path = Path(os.path.normpath(self._directory / best["path"]))
+        return path.relative_to(self._runs_dir).as_posix() if path.is_relative_to(self._runs_dir) else None
+
+    def _outcome(
+        self, code: int | None, reason: str, *, result: Mapping[str, Any] | None = None, tail: str | None = None
+    ) -> Outcome:
+        return Outcome(
+            reason=redact(reason),
+            exit_code=code,
+            last_step=self._files.step or None,
+            result=result,
+            error_tail=attempts.error_tail(self._directory) if tail is None else tail,
+        )
+
+    def _requeue(self, ending: Ending, outcome: Outcome) -> JobStatus | None:
+        return jobs.requeue(job_id=self._claim.job_id, owner=self._claim.owner, ending=ending, outcome=outcome)
+
+    def _persist(self, act: Callable[[], T]) -> T | None:
+        """Do it, again and again while the database does not answer; after two leases the reaper will have to."""
+        give_up_at = time.monotonic() + 2 * self._timing.lease_seconds
+        while True:
+            try:
+                return act()
+            except DatabaseError as error:
+                log.warning("job %s: the end of an attempt waits for the database (%s)", self._job.pk, error)
+                close_old_connections()
+                if time.monotonic() > give_up_at:
+                    return None
+                time.sleep(min(1.0, self._timing.heartbeat_seconds))
+
+
+# --- orphans ----------------------------------------------------------------------------------------------------------
+
+
+def kill_orphans(runs_dir: Path) -> int:
+    """Kill children on this machine whose lease is over or given to another attempt; for the start of a worker.
+
+    A PID alone is no identity: PID, start time and boot must all be those that `process.json` holds.
+    """
+    killed = 0
+    for file in runs_dir.glob(f"*/*/{processes.PROCESS_FILE}"):
+        found = processes.recorded_process(file)
+        if found is None:
+            continue
+        attempt, job = file.parent.name, file.parent.parent.name
+        live = Job.objects.filter(
+            public_id=job, attempt=attempt, status=JobStatus.RUNNING, lease_expires_at__gte=Now()
+        ).exists()
+        if not live:
+            log.warning("job %s: attempt %s runs without a lease, process group %s killed", job, attempt, found.pid)
+            processes.kill_group(found.pid)
+            file.unlink(missing_ok=True)
+            killed += 1
+    return killed

@@ -1,0 +1,289 @@
+"""Freeze preferences into a snapshot: filter, label, split by prompt group, hash, write; and read it back out.
+
+`training.engine.records` owns the layout of the directory; this module decides what goes in. A snapshot is a fact: its
+row and its files never change, and rebuilt from the same votes it has the same content hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, assert_never
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Max
+
+from annotation.errors import DomainError, Invalid
+from annotation.gate import write
+from annotation.models import Project, User
+from annotation.people import audit
+from annotation.preferences import LabelPolicy, Preference, Ready, lock, mark_frozen, ready_preferences
+from annotation.queries import agreement
+from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot
+from training.models import Snapshot
+from training.splits import PARTS, part_of, prompt_groups
+
+SPLIT_SEED = 0
+
+
+class NoPreferences(DomainError):
+    """No comparison is ready, so there is nothing to freeze."""
+
+    code = "no_preferences"
+
+
+class Layout(Enum):
+    """Shapes in which a snapshot's lines leave: TRL's conversational, TRL's plain, and our own."""
+
+    TRL = "trl"
+    PLAIN = "plain"
+    WINNOW = "winnow"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FreezeRule:
+    """What to freeze: the label policy, and the shares of the three parts."""
+
+    policy: LabelPolicy = field(default_factory=LabelPolicy)
+    shares: dict[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
+
+    def __post_init__(self) -> None:
+        if self.policy.tie_rule not in {"half", "drop"}:
+            raise Invalid(f"tie_rule must be half or drop, got {self.policy.tie_rule!r}")
+        if not 1 <= self.policy.min_votes <= 99:
+            raise Invalid(f"min_votes must be from 1 to 99, got {self.policy.min_votes}")
+        if set(self.shares) != set(PARTS) or min(self.shares.values()) < 0 or abs(sum(self.shares.values()) - 1) > 1e-9:
+            raise Invalid(f"shares must name train, validation and test and add up to 1, got {self.shares}")
+        if self.shares["train"] <= 0:
+            raise Invalid(f"shares.train must be above 0, got {self.shares['train']}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What freezing now would give."""
+
+    preferences: int
+    ties: int
+    dropped: dict[str, int]
+    splits: dict[str, int]
+
+
+def preview(*, project: Project, rule: FreezeRule, now: datetime) -> Preview:
+    """Count what `freeze` would take; writes nothing but consensuses that are due."""
+    ready = ready_preferences(project=project, policy=rule.policy, now=now)
+    lines = _lines(ready, rule)
+    return Preview(
+        preferences=len(ready.preferences),
+        ties=sum(item.prob == 0.5 for item in ready.preferences),
+        dropped=ready.dropped,
+        splits={part: len(lines[part]) for part in PARTS},
+    )
+
+
+def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now: datetime) -> Snapshot:
+    """Freeze every preference that the rule takes. Freezing twice without new votes gives two rows with one hash.
+
+    Reading, marking and the row are one transaction; the files are written aside before it ends and renamed into a
+    directory named by the content hash, so a crash leaves either a whole snapshot or nothing that counts.
+
+    Raises:
+        NoPreferences: nothing is settled, or the rule drops everything.
+    """
+    root: Path = settings.SNAPSHOTS_DIR
+    root.mkdir(parents=True, exist_ok=True)
+    ready_preferences(project=project, policy=rule.policy, now=now)  # settles what is due, outside the long transaction
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
+    try:
+        with write(), transaction.atomic():
+            Project.objects.select_for_update().get(pk=project.pk)
+            lock(ready_preferences(project=project, policy=rule.policy, now=now).preferences)
+            ready = ready_preferences(project=project, policy=rule.policy, now=now)
+            if not ready.preferences:
+                raise NoPreferences(_why_nothing(ready))
+            policy, split = label_policy(ready, rule), split_rule(rule)
+            lines = _lines(ready, rule)
+            manifest = write_snapshot(
+                draft / "snapshot", kind="preferences", label_policy=policy, split=split, lines=lines
+            )
+            place = Path(str(project.public_id)) / manifest.content_hash
+            _keep(draft / "snapshot", root / place)
+            mark_frozen(ready.preferences, now=now)
+            number = (Snapshot.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0) + 1
+            snapshot = Snapshot.objects.create(
+                project=project,
+                number=number,
+                name=name,
+                content_hash=manifest.content_hash,
+                path=str(place),
+                counts=manifest.counts,
+                dropped=ready.dropped,
+                ties=sum(item.prob == 0.5 for item in ready.preferences),
+                label_policy=policy,
+                split=split,
+                agreement={key: asdict(value) for key, value in agreement(project).items()},
+                created_at=now,
+                created_by=by,
+            )
+            audit(
+                project=project, by=by, action="snapshot.frozen", target=str(snapshot.public_id), now=now,
+                content_hash=manifest.content_hash,
+            )
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return snapshot
+
+
+def _keep(draft: Path, target: Path) -> None:
+    """Move the files into place; the same content frozen before is already there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        verify_snapshot(target)
+    else:
+        draft.rename(target)
+
+
+def _why_nothing(ready: Ready) -> str:
+    waiting = ready.dropped.get("open", 0)
+    if waiting:
+        return f"No comparison is settled yet: {waiting} still want votes. Vote on, or lower the votes wanted."
+    if ready.dropped:
+        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ready.dropped.items())
+        return f"The rule leaves nothing to freeze: {reasons}."
+    return "This project has no comparisons yet: sample a round or import votes."
+
+
+def label_policy(ready: Ready, rule: FreezeRule) -> dict[str, Any]:
+    """The label policy as the manifest and the content hash carry it."""
+    return {
+        "aggregator": ready.aggregator,
+        "tie_rule": rule.policy.tie_rule,
+        "min_votes": rule.policy.min_votes,
+        "min_confidence": rule.policy.min_confidence,
+        "guideline_versions": ready.guideline_versions,
+        "excluded_annotators": [],
+    }
+
+
+def split_rule(rule: FreezeRule) -> dict[str, Any]:
+    """The split rule as the manifest and the content hash carry it."""
+    return {"rule": "prompt-group/blake2b-64", "seed": SPLIT_SEED, "shares": rule.shares}
+
+
+def _lines(ready: Ready, rule: FreezeRule) -> dict[str, list[dict[str, Any]]]:
+    preferences = ready.preferences
+    groups = prompt_groups([item.prompt for item in preferences], [(item.a, item.b) for item in preferences])
+    lines: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
+    for item, group in zip(preferences, groups, strict=True):
+        lines[part_of(group, shares=rule.shares, seed=SPLIT_SEED)].append(_line(item, group))
+    return lines
+
+
+def _line(item: Preference, group: str) -> dict[str, Any]:
+    """A preference turned to its chosen side: the one with at least ½, at exactly ½ drawn by a hash of the id."""
+    if item.prob == 0.5:
+        a_chosen = hashlib.sha256(item.comparison.encode()).digest()[0] % 2 == 0
+    else:
+        a_chosen = item.prob > 0.5
+    chosen, rejected = ("a", "b") if a_chosen else ("b", "a")
+    text, finish = {"a": item.a, "b": item.b}, {"a": item.finish_a, "b": item.finish_b}
+    source, votes = {"a": item.source_a, "b": item.source_b}, {"a": item.votes_a, "b": item.votes_b}
+    return {
+        "id": item.comparison,
+        "group": group,
+        "prompt": item.prompt,
+        "chosen": text[chosen],
+        "rejected": text[rejected],
+        "chosen_finish": finish[chosen],
+        "rejected_finish": finish[rejected],
+        "prob_chosen": item.prob if a_chosen else 1 - item.prob,
+        "prob_share": item.share if a_chosen else 1 - item.share,
+        "weight": 1.0,
+        "meta": {
+            "comparison": item.comparison,
+            "votes": {
+                "chosen": votes[chosen],
+                "tie": item.votes_tie,
+                "rejected": votes[rejected],
+                "surplus": item.surplus,
+            },
+            "annotators": item.annotators,
+            "sources": {"chosen": source[chosen], "rejected": source[rejected]},
+            "category": item.category,
+            "label_source": "votes",
+        },
+    }
+
+
+def snapshot_path(snapshot: Snapshot) -> Path:
+    """The directory of a snapshot's files."""
+    return Path(settings.SNAPSHOTS_DIR) / snapshot.path
+
+
+def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
+    """The content hash that the facts of now give under the snapshot's rule: equal while no vote has been added."""
+    policy = snapshot.label_policy
+    rule = FreezeRule(
+        policy=LabelPolicy(
+            min_votes=policy["min_votes"], tie_rule=policy["tie_rule"], min_confidence=policy["min_confidence"]
+        ),
+        shares=snapshot.split["shares"],
+    )
+    ready = ready_preferences(project=snapshot.project, policy=rule.policy, now=now)
+    with tempfile.TemporaryDirectory() as directory:
+        manifest = write_snapshot(
+            Path(directory) / "snapshot",
+            kind=snapshot.kind,
+            label_policy=label_policy(ready, rule),
+            split=split_rule(rule),
+            lines=_lines(ready, rule),
+        )
+    return manifest.content_hash
+
+
+def export_lines(snapshot: Snapshot, *, layout: Layout, part: str | None = None) -> Iterator[str]:
+    """The snapshot as JSON Lines in a layout; `part` limits it to one file. Read from the frozen files.
+
+    Raises:
+        Invalid: the plain layout was asked for and a prompt has several turns.
+    """
+    directory = snapshot_path(snapshot)
+    parts = [part] if part else [name for name in PARTS if snapshot.counts.get(name)]
+    if layout is Layout.PLAIN:
+        for name in parts:
+            if any(len(record["prompt"]) != 1 for record in _records(directory, name)):
+                raise Invalid("layout: plain holds single-turn prompts only; take trl, got 'plain'")
+    return (canonical_json(_shape(record, layout)) + "\n" for name in parts for record in _records(directory, name))
+
+
+def _records(directory: Path, part: str) -> Iterator[dict[str, Any]]:
+    return iter(iter_lines(directory, part))
+
+
+def _shape(record: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    beside = {key: record[key] for key in ("prob_chosen", "prob_share", "weight") if key in record}
+    match layout:
+        case Layout.TRL:
+            return {
+                "prompt": record["prompt"],
+                "chosen": [{"role": "assistant", "content": record["chosen"]}],
+                "rejected": [{"role": "assistant", "content": record["rejected"]}],
+                **beside,
+            }
+        case Layout.PLAIN:
+            return {
+                "prompt": record["prompt"][0]["content"],
+                "chosen": record["chosen"],
+                "rejected": record["rejected"],
+                **beside,
+            }
+        case Layout.WINNOW:
+            return record
+        case _:
+            assert_never(layout)
