@@ -155,9 +155,7 @@ def _draw_sides(project: Project, annotator: User, slot: Slot, rng: random.Rando
 def renew(*, project: Project, annotator: User, tab: str, now: datetime) -> int:
     """Renew this tab's leases that nobody has taken; how many there are."""
     with write(), transaction.atomic():
-        leases = Assignment.objects.filter(
-            project=project, annotator=annotator, tab=tab, state=AssignmentState.LEASED
-        )
+        leases = Assignment.objects.filter(project=project, annotator=annotator, tab=tab, state=AssignmentState.LEASED)
         return _renew(list(leases), now=now, minutes=project.lease_minutes)
 
 

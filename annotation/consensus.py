@@ -90,9 +90,7 @@ def _settle(due: dict[int, datetime | None], *, now: datetime) -> int:
     return written
 
 
-def _state(
-    result: Majority, i: int, *, is_open: bool, is_withdrawn: bool, dispute_below: float
-) -> ConsensusState:
+def _state(result: Majority, i: int, *, is_open: bool, is_withdrawn: bool, dispute_below: float) -> ConsensusState:
     if is_withdrawn:
         return ConsensusState.WITHDRAWN
     if is_open:

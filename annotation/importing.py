@@ -183,7 +183,9 @@ def _read(lines: Iterable[str | bytes], kind: ImportKind) -> _Read:
             read.rows.append(parse(record))
         except strict_json.BadJSON as error:
             shown = line.decode(errors="replace") if isinstance(line, bytes) else line
-            read.errors.append(RowError(line=number, field=error.path, value=shown.strip()[:120], message=error.message))
+            read.errors.append(
+                RowError(line=number, field=error.path, value=shown.strip()[:120], message=error.message)
+            )
         except _BadRow as error:
             read.errors.append(RowError(line=number, field=error.field, value=error.value[:120], message=str(error)))
     return read
@@ -241,11 +243,15 @@ def _vote_row(record: dict[str, Any]) -> VoteRow:
             raise _BadRow(f"votes[{i}]", vote, f"votes[{i}] must be an object")
         annotator, choice = vote.get("annotator"), vote.get("choice")
         if not isinstance(annotator, str) or not annotator.strip() or len(annotator) > 60:
-            raise _BadRow(f"votes[{i}].annotator", annotator, f"votes[{i}].annotator must be a name of 1 to 60 characters")
+            raise _BadRow(
+                f"votes[{i}].annotator", annotator, f"votes[{i}].annotator must be a name of 1 to 60 characters"
+            )
         if choice not in Choice.values:
             raise _BadRow(f"votes[{i}].choice", choice, f"votes[{i}].choice must be one of {', '.join(Choice.values)}")
         if any(annotator == other for other, _, _ in votes):
-            raise _BadRow(f"votes[{i}].annotator", annotator, f"votes[{i}].annotator {annotator!r} voted twice on this line")
+            raise _BadRow(
+                f"votes[{i}].annotator", annotator, f"votes[{i}].annotator {annotator!r} voted twice on this line"
+            )
         votes.append((annotator, Choice(choice), {k: v for k, v in vote.items() if k not in {"annotator", "choice"}}))
     meta = record.get("meta") if isinstance(record.get("meta"), dict) else {}
     return VoteRow(

@@ -99,7 +99,9 @@ class Project(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(overlap__gte=1, overlap__lte=99), name="project_overlap_range"),
             models.CheckConstraint(condition=Q(lease_minutes__gte=1), name="project_lease_positive"),
-            models.CheckConstraint(condition=Q(dispute_below__gte=0, dispute_below__lte=1), name="project_dispute_share"),
+            models.CheckConstraint(
+                condition=Q(dispute_below__gte=0, dispute_below__lte=1), name="project_dispute_share"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -89,7 +89,9 @@ def create_comparisons(
     hashes = list(unique)
     for start in range(0, len(hashes), BATCH):
         with write(), transaction.atomic():
-            made += _create(project, {key: unique[key] for key in hashes[start : start + BATCH]}, origin, wanted, priority, now)
+            made += _create(
+                project, {key: unique[key] for key in hashes[start : start + BATCH]}, origin, wanted, priority, now
+            )
     return made
 
 

@@ -35,9 +35,7 @@ def create_project(
                 name=name, slug=slug, overlap=overlap, created_by=by, created_at=now, **settings
             )
             add_member(project=project, user=by, role=Role.OWNER, now=now)
-            GuidelineVersion.objects.create(
-                project=project, number=1, text=guideline, created_by=by, created_at=now
-            )
+            GuidelineVersion.objects.create(project=project, number=1, text=guideline, created_by=by, created_at=now)
             audit(project=project, by=by, action="project.created", target=slug, now=now)
     except IntegrityError:
         raise SlugTaken(f"There is a project with the short name {slug!r} already.") from None
@@ -60,10 +58,16 @@ def add_member(*, project: Project, user: User, role: Role, now: datetime, pseud
 def imported_annotators(*, project: Project, names: Iterable[str], now: datetime) -> dict[str, User]:
     """An account without sign-in for each annotator of an imported file, the same one at each import."""
     wanted = sorted(set(names))
-    emails = {name: f"{hashlib.sha256(f'{project.public_id}/{name}'.encode()).hexdigest()[:24]}@imported.invalid" for name in wanted}
+    emails = {
+        name: f"{hashlib.sha256(f'{project.public_id}/{name}'.encode()).hexdigest()[:24]}@imported.invalid"
+        for name in wanted
+    }
     password = make_password(None)
     User.objects.bulk_create(
-        (User(email=emails[name], name=name[:120], is_active=False, password=password, created_at=now) for name in wanted),
+        (
+            User(email=emails[name], name=name[:120], is_active=False, password=password, created_at=now)
+            for name in wanted
+        ),
         ignore_conflicts=True,
         batch_size=500,
     )
@@ -97,7 +101,13 @@ def add_guideline(*, project: Project, text: str, by: User, now: datetime) -> Gu
 
 
 def create_token(
-    *, user: User, name: str, scopes: Sequence[TokenScope], project: Project | None, expires_days: int | None, now: datetime
+    *,
+    user: User,
+    name: str,
+    scopes: Sequence[TokenScope],
+    project: Project | None,
+    expires_days: int | None,
+    now: datetime,
 ) -> tuple[Token, str]:
     """A token and its secret, which is not kept and cannot be shown again."""
     secret = Token.new_secret()
@@ -118,4 +128,6 @@ def audit(
     *, project: Project | None, by: User | None, action: str, target: str = "", now: datetime, **details: object
 ) -> None:
     """Write down who did what."""
-    AuditEvent.objects.create(project=project, by=by, action=action, target=target[:120], details=details, created_at=now)
+    AuditEvent.objects.create(
+        project=project, by=by, action=action, target=target[:120], details=details, created_at=now
+    )

@@ -144,7 +144,7 @@ class Ingestion:
         self._stored_step = self.step
 
     def _read_status(self) -> None:
-        """`status.json` is the child's sign of life in long phases; its main thread writes it, so a stuck one cannot."""
+        """`status.json` is the sign of life in long phases: the child's main thread writes it, and cannot if stuck."""
         file = self._directory / "status.json"
         try:
             stamp = file.stat().st_mtime_ns
@@ -177,7 +177,7 @@ class Ingestion:
         if not metric_lines and not sample_lines:
             return False
         metrics = [row for line in metric_lines if (row := _metric(line, cursor.run_id)) is not None]
-        samples = [row for line in sample_lines if (row := _sample(line, cursor.run_id)) is not None]
+        samples = [made for line in sample_lines if (made := _sample(line, cursor.run_id)) is not None]
         for offset, metric in enumerate(metrics, start=1):
             metric.seq = cursor.metrics_seq + offset
         for offset, sample in enumerate(samples, start=1):

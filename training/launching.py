@@ -42,7 +42,9 @@ _SHARED = (
     Field(path="batch.epochs", label="Epochs", help="Passes over the training pairs.", unit="passes"),
     Field(path="batch.pairs", label="Pairs per step", help="Pairs in one optimizer step.", unit="pairs"),
     Field(path="optim.learning_rate", label="Learning rate", help="Highest rate, after the warm-up."),
-    Field(path="adapter.rank", label="LoRA rank", help="Size of the low-rank update; adapter: null trains all weights."),
+    Field(
+        path="adapter.rank", label="LoRA rank", help="Size of the low-rank update; adapter: null trains all weights."
+    ),
     Field(
         path="data.target",
         label="Label",
@@ -111,7 +113,9 @@ def launch(
     if isinstance(data, Mapping) and "snapshot" in data:
         raise BadConfig("data.snapshot is set by the job itself", details={"data.snapshot": ["set by the job"]})
     if model.kind != ModelKind.POLICY:
-        raise Invalid(f"model: {model.name} is a reward model; training starts from a policy", details={"model": ["not a policy"]})
+        raise Invalid(
+            f"model: {model.name} is a reward model; training starts from a policy", details={"model": ["not a policy"]}
+        )
     if not snapshot.counts.get("train"):
         raise SnapshotTooSmall(
             f"snapshot: v{snapshot.number} has no training pairs ({snapshot.counts.get('total', 0)} in all). "

@@ -45,9 +45,11 @@ def jobs(project: Project) -> QuerySet[Job]:
     """Jobs with what a row or a page of them shows."""
     runs = Run.objects.order_by("attempt")
     checkpoints = Checkpoint.objects.order_by("step", "pk").prefetch_related("promoted")
-    return Job.objects.filter(project=project).select_related(
-        "snapshot", "model", "checkpoint__run__job", "round", "created_by"
-    ).prefetch_related(Prefetch("runs", queryset=runs), Prefetch("runs__checkpoints", queryset=checkpoints))
+    return (
+        Job.objects.filter(project=project)
+        .select_related("snapshot", "model", "checkpoint__run__job", "round", "created_by")
+        .prefetch_related(Prefetch("runs", queryset=runs), Prefetch("runs__checkpoints", queryset=checkpoints))
+    )
 
 
 def latest_metrics(job: Job) -> dict[str, float]:
@@ -65,8 +67,11 @@ def latest_metrics(job: Job) -> dict[str, float]:
 
 
 def produced(job: Job) -> list[ModelVersion]:
-    """Models that came out of the job: promoted from its checkpoints."""
-    return list(ModelVersion.objects.filter(checkpoint__run__job=job).select_related("base").order_by("pk"))
+    """Models that came out of the job: promoted from its checkpoints, or made by this very promotion."""
+    rows = ModelVersion.objects.filter(project=job.project).select_related("base").order_by("pk")
+    if job.method == "convert":
+        return list(rows.filter(checkpoint=job.checkpoint, name=job.config["name"]))
+    return list(rows.filter(checkpoint__run__job=job))
 
 
 def abilities(job: Job) -> dict[str, bool]:

@@ -243,7 +243,9 @@ def promote(*, checkpoint: Checkpoint, name: str, by: User | None, now: datetime
     if not name or len(name) > 120 or any(not character.isprintable() for character in name):
         raise Invalid(f"name: needs 1 to 120 printable characters, got {name!r}", details={"name": ["not usable"]})
     if checkpoint.files_pruned_at is not None:
-        raise Invalid(f"checkpoint: the files of step {checkpoint.step} were pruned", details={"checkpoint": ["pruned"]})
+        raise Invalid(
+            f"checkpoint: the files of step {checkpoint.step} were pruned", details={"checkpoint": ["pruned"]}
+        )
     if ModelVersion.objects.filter(project=job.project, name=name).exists():
         raise NameTaken(f"There is another model named {name!r}. Choose a name that is free.")
     return submit(

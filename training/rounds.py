@@ -115,7 +115,9 @@ def start_round(
 
 def _check(policies: Sequence[ModelVersion], plan: SamplingPlan) -> None:
     if not 1 <= len(policies) <= MOST_POLICIES:
-        raise Invalid(f"policies: a round takes 1 to {MOST_POLICIES}, got {len(policies)}", details={"policies": ["count"]})
+        raise Invalid(
+            f"policies: a round takes 1 to {MOST_POLICIES}, got {len(policies)}", details={"policies": ["count"]}
+        )
     if len({model.pk for model in policies}) != len(policies):
         raise Invalid("policies: each may be named once", details={"policies": ["named twice"]})
     wrong = next((model for model in policies if model.kind != ModelKind.POLICY), None)
@@ -157,10 +159,11 @@ def ingest(job: Job, lines: Sequence[dict[str, Any]], *, now: datetime) -> int:
         How many comparisons were made.
     """
     made: Round = job.round
-    prompts = {str(row.public_id): row for row in Prompt.objects.filter(public_id__in={line["prompt_id"] for line in lines})}
+    prompts = {
+        str(row.public_id): row for row in Prompt.objects.filter(public_id__in={line["prompt_id"] for line in lines})
+    }
     sources = {
-        str(row.source.public_id): row.source
-        for row in RoundPolicy.objects.filter(round=made).select_related("source")
+        str(row.source.public_id): row.source for row in RoundPolicy.objects.filter(round=made).select_related("source")
     }
     with write(), transaction.atomic():
         Completion.objects.bulk_create(
@@ -199,5 +202,3 @@ def _completion(made: Round, prompt: Prompt, source: Source, line: dict[str, Any
         index=line["index"],
         created_at=now,
     )
-
-

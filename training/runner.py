@@ -2,12 +2,13 @@
 
 The child knows no database, and this process loads no weights. Whatever happens to either, the other ends: a child that
 is not fed kills itself, and a runner that has lost its lease kills the child and writes nothing more. How an attempt
-ended is read from `error.json`, `result.json` and the exit code, and passed to `training.jobs`, which alone decides what
-becomes of the job.
+ended is read from `error.json`, `result.json` and the exit code, and passed to `training.jobs`, which alone decides
+what becomes of the job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,13 +17,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, close_old_connections, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -61,7 +62,7 @@ class Hooks:
     """What a job means, apart from running it: its inputs as paths, its command, what becomes of its output."""
 
     build_request: Callable[[Job, Path], dict[str, Any]]
-    command: Callable[[Job, Path, Path | None], Sequence[str]]
+    command: Callable[[Job, Path, Path | None, float], Sequence[str]]
     ingest_completions: Callable[[Job, list[dict[str, Any]]], object]
     register_result: Callable[[Job, Run, Path], object]
 
@@ -125,11 +126,12 @@ def _needed(value: T | None, name: str) -> T:
     return value
 
 
-def engine_command(job: Job, directory: Path, resume: Path | None) -> list[str]:
-    """The command line of the child."""
+def engine_command(job: Job, directory: Path, resume: Path | None, lease_seconds: float) -> list[str]:
+    """The command line of the child; silence for as long as the lease, less a margin, ends it."""
     verb = job.method if job.method in ("sample", "convert") else "run"
     request = str(directory / "request.json")
-    command = [sys.executable, "-m", "training.engine", verb, request, "--out", str(directory), "--supervised"]
+    command = [sys.executable, "-m", "training.engine", verb, request, "--out", str(directory)]
+    command += ["--supervised", "--lease", str(lease_seconds)]
     return command if resume is None else [*command, "--resume", str(resume)]
 
 
@@ -223,16 +225,22 @@ class _Attempt:
             log.warning("job %s attempt %s: the lease is lost, child killed", self._job.pk, self._claim.attempt)
             return None
         except (DomainError, ConfigError, SnapshotError) as error:
+            self._end_child()
             outcome = self._outcome(None, str(error))
             return self._persist(lambda: JobStatus.FAILED if jobs.fail(self._claim, outcome) else None)
         except Exception as error:  # a bug of ours must not leave the job running until its lease ends
             log.exception("job %s attempt %s: the runner failed", self._job.pk, self._claim.attempt)
+            self._end_child()
             outcome = self._outcome(None, f"the runner failed: {error!r}", tail=redact(traceback.format_exc()))
             return self._persist(lambda: self._requeue(Ending.CRASHED, outcome))
         finally:
-            if self._child is not None:
-                self._child.kill()
+            self._end_child()
             shutil.rmtree(self._directory / "tmp", ignore_errors=True)
+
+    def _end_child(self) -> None:
+        """Before the job is given away: another attempt may start at once."""
+        if self._child is not None:
+            self._child.kill()
 
     # --- before ---------------------------------------------------------------------------------------------------
 
@@ -251,7 +259,7 @@ class _Attempt:
         (self._directory / "request.json").write_text(json.dumps(request, indent=1, ensure_ascii=False) + "\n")
         self._keep_alive()
         self._child = processes.Child(
-            self._hooks.command(self._job, self._directory, resume),
+            self._hooks.command(self._job, self._directory, resume, self._timing.lease_seconds),
             directory=self._directory,
             environment=processes.child_environment(
                 directory=self._directory, python_path=settings.BASE_DIR, threads=self._threads, environ=os.environ
@@ -348,6 +356,25 @@ class _Attempt:
             self._child.write(order.value.encode())
             self._fed_at = time.monotonic()
 
+    @contextlib.contextmanager
+    def _lease_renewed(self) -> Iterator[None]:
+        """Renew the lease from a thread while the child is over and something long is done with its result."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(self._timing.heartbeat_seconds):
+                with contextlib.suppress(DatabaseError):
+                    jobs.beat(self._claim, lease_seconds=self._timing.lease_seconds)
+            connection.close()  # this thread's own
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def _stop_if_asked(self, child: processes.Child) -> None:
         if self._stop_event.is_set() and self._stop_sent_at is None:
             self._send_stop(child)
@@ -413,7 +440,9 @@ class _Attempt:
         if status in _FINISHED:
             if self._job.method == "convert":
                 self._files.require_lease()
-                self._hooks.register_result(self._job, Run.objects.get(pk=self._claim.run_id), self._directory)
+                run = Run.objects.get(pk=self._claim.run_id)
+                with self._lease_renewed():
+                    self._hooks.register_result(self._job, run, self._directory)
             return JobStatus.SUCCEEDED if jobs.finish(self._claim, outcome, best=self._best(result)) else None
         if status == "paused":
             return JobStatus.CANCELLED if jobs.cancelled(self._claim, outcome, paused=True) else None

@@ -132,7 +132,11 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
                 created_by=by,
             )
             audit(
-                project=project, by=by, action="snapshot.frozen", target=str(snapshot.public_id), now=now,
+                project=project,
+                by=by,
+                action="snapshot.frozen",
+                target=str(snapshot.public_id),
+                now=now,
                 content_hash=manifest.content_hash,
             )
     finally:

@@ -11,6 +11,8 @@ import os
 from celery import Celery
 from django.conf import settings
 
+import winnow.broker  # noqa: F401  (makes directory:// known to kombu)
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "winnow.settings")
 
 app = Celery("winnow")
@@ -19,7 +21,7 @@ app = Celery("winnow")
 def _configure() -> None:
     redis_url = settings.ENV.redis_url
     app.conf.update(
-        broker_url=redis_url or "winnow.broker:DirectoryTransport://",
+        broker_url=redis_url or "directory://localhost/",
         broker_transport_options=(
             {"socket_connect_timeout": 2, "socket_timeout": 5}
             if redis_url

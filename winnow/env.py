@@ -29,13 +29,19 @@ class Variable:
 
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable(name="WINNOW_DATA_DIR", default="var", help="Directory of everything Winnow writes: database, models, runs."),
+    Variable(
+        name="WINNOW_DATA_DIR", default="var", help="Directory of everything Winnow writes: database, models, runs."
+    ),
     Variable(name="WINNOW_DATABASE_URL", default="", help="postgresql://user:password@host:5432/name; unset: SQLite."),
     Variable(name="WINNOW_REDIS_URL", default="", help="redis://:password@host:6379/0; unset: a directory as broker."),
-    Variable(name="WINNOW_SECRET_KEY", default="", help="At least 32 characters; unset: made once in the data directory."),
+    Variable(
+        name="WINNOW_SECRET_KEY", default="", help="At least 32 characters; unset: made once in the data directory."
+    ),
     Variable(name="WINNOW_DEBUG", default="false", help="Error pages with details; never on a shared server."),
     Variable(name="WINNOW_HOSTS", default="localhost,127.0.0.1,[::1]", help="Host names that are answered."),
-    Variable(name="WINNOW_TRUSTED_PROXIES", default="0", help="Reverse proxies in front, whose X-Forwarded-For is believed."),
+    Variable(
+        name="WINNOW_TRUSTED_PROXIES", default="0", help="Reverse proxies in front, whose X-Forwarded-For is believed."
+    ),
     Variable(name="WINNOW_TLS", default="false", help="Served over HTTPS: secure cookies, HSTS, redirect."),
     Variable(name="WINNOW_ADMIN", default="false", help="Serve Django's admin (operators only) under /admin/."),
     Variable(name="WINNOW_PORT", default="8000", help="Port of `make run`."),
@@ -43,8 +49,14 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(name="WINNOW_LOG_LEVEL", default="INFO", help="DEBUG, INFO, WARNING or ERROR."),
     Variable(name="WINNOW_LOG_FORMAT", default="auto", help="json, text, or auto (text on a terminal)."),
     Variable(name="WINNOW_THREADS", default="0", help="Threads of one training process; 0: all cores."),
-    Variable(name="WINNOW_MODEL_ROOTS", default="", help="Comma-separated directories whose models an operator may register."),
-    Variable(name="WINNOW_BASE_MODEL", default="", help="A local wheel or GGUF file of the base model, where there is no network."),
+    Variable(
+        name="WINNOW_MODEL_ROOTS", default="", help="Comma-separated directories whose models an operator may register."
+    ),
+    Variable(
+        name="WINNOW_BASE_MODEL",
+        default="",
+        help="A local wheel or GGUF file of the base model, where there is no network.",
+    ),
 )
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import logging.config
-import re
 import secrets
 import time
 from collections.abc import Callable, MutableMapping
@@ -17,12 +16,7 @@ from typing import Any
 import structlog
 from django.http import HttpRequest, HttpResponse
 
-_SECRET = re.compile(r"(wnw_[A-Za-z0-9_-]{6})[A-Za-z0-9_-]+|((?:password|secret|token|key)=)\S+|(://[^:/@\s]+:)[^@\s]+@", re.I)
-
-
-def redact(text: str) -> str:
-    """The text with API tokens, `password=…` values and passwords inside URLs replaced by `***`."""
-    return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3]}***{'@' if match[3] else ''}", text)
+from annotation.redaction import redact
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -23,7 +23,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     *([path("admin/", admin.site.urls)] if settings.ENV.admin else []),
-    re_path(r"^(api|static|admin|schema)(/|$)", nothing),
+    re_path(r"^(?:api|static|admin|schema)(?:/|$)", nothing),
     re_path(r"", frontend.index),
 ]
 

@@ -26,7 +26,9 @@ def require_scope(request: Request, scope: TokenScope) -> None:
     """Refuse a token that lacks the scope; a session has them all."""
     token = request.auth
     if isinstance(token, Token) and scope.value not in token.scopes:
-        raise PermissionDenied(f"This token lacks the scope {scope.value!r}; it has {', '.join(token.scopes) or 'none'}.")
+        raise PermissionDenied(
+            f"This token lacks the scope {scope.value!r}; it has {', '.join(token.scopes) or 'none'}."
+        )
 
 
 def membership_of(request: Request, slug: str) -> Membership:

@@ -382,9 +382,7 @@ class RetractView(NoStore, APIView):
             .filter(public_id=public_id, annotator=user_of(request), project__memberships__user=user_of(request))
             .first()
         )
-        if vote is None or (
-            isinstance(request.auth, Token) and request.auth.project_id not in {None, vote.project_id}
-        ):
+        if vote is None or (isinstance(request.auth, Token) and request.auth.project_id not in {None, vote.project_id}):
             raise Http404
         assignment = retract(vote=vote, by=user_of(request), now=timezone.now())
         (task,) = render_tasks(vote.project, [assignment])

@@ -129,7 +129,11 @@ class FreezeSerializer(serializers.Serializer[dict[str, Any]]):
         values = self.validated_data
         named = {key: values[key] for key in ("min_votes", "tie_rule", "min_confidence") if key in values}
         policy = LabelPolicy(**named)
-        return FreezeRule(policy=policy, shares=dict(values["shares"])) if "shares" in values else FreezeRule(policy=policy)
+        return (
+            FreezeRule(policy=policy, shares=dict(values["shares"]))
+            if "shares" in values
+            else FreezeRule(policy=policy)
+        )
 
 
 class PreviewSerializer(serializers.Serializer[Any]):
@@ -430,7 +434,9 @@ class JobCancelView(ProjectView):
         """Stop the job after the step it is in; its last checkpoint stays usable."""
         job = _job(self, public_id)
         cancel(job)
-        audit(project=self.project, by=user_of(request), action="job.cancelled", target=str(public_id), now=timezone.now())
+        audit(
+            project=self.project, by=user_of(request), action="job.cancelled", target=str(public_id), now=timezone.now()
+        )
         return _job_answer(self, public_id, status.HTTP_200_OK)
 
 
@@ -443,7 +449,9 @@ class JobRetryView(ProjectView):
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
         retry(_job(self, public_id))
-        audit(project=self.project, by=user_of(request), action="job.retried", target=str(public_id), now=timezone.now())
+        audit(
+            project=self.project, by=user_of(request), action="job.retried", target=str(public_id), now=timezone.now()
+        )
         return _job_answer(self, public_id, status.HTTP_200_OK)
 
 
@@ -466,7 +474,9 @@ class JobPromoteView(ProjectView):
         wanted = data.validated_data.get("checkpoint")
         checkpoint = queries.best_checkpoint(job) if wanted is None else queries.checkpoint_of(job, wanted)
         if checkpoint is None:
-            raise ValidationError({"checkpoint": ["this job has no such checkpoint" if wanted else "this job has no checkpoint yet"]})
+            raise ValidationError(
+                {"checkpoint": ["this job has no such checkpoint" if wanted else "this job has no checkpoint yet"]}
+            )
         made = registry.promote(
             checkpoint=checkpoint, name=data.validated_data["name"], by=user_of(request), now=timezone.now()
         )

@@ -1,0 +1,32 @@
+"""Celery's side of annotation: derived rows that are due. A message lost or doubled changes nothing."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from annotation import consensus
+from annotation.models import Slot, SlotState
+
+WAKE_EXPIRES_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+@shared_task(name="annotation.settle_due", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+def settle_due() -> None:
+    """Settle the consensuses that are due; the tick does the same, so this is only sooner."""
+    consensus.settle_due(now=timezone.now())
+
+
+def wake_settling(comparison_id: int) -> None:
+    """After a committed vote: wake a worker if it was the last one wanted. The tick finds what a lost message leaves."""
+    if Slot.objects.filter(comparison_id=comparison_id).exclude(state=SlotState.DONE).exists():
+        return
+    try:
+        settle_due.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for the consensus: the broker does not answer (%s)", error)

