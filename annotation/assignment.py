@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from annotation.clock import free_slot, lease_end
 from annotation.consensus import mark_due
@@ -21,6 +21,7 @@ from annotation.models import (
     GIVEN_BACK,
     Assignment,
     AssignmentState,
+    Comparison,
     Flag,
     FlagKind,
     Project,
@@ -87,13 +88,12 @@ def _lease(
 
 
 def _take(project: Project, annotator: User, tab: str, now: datetime, rng: random.Random) -> Assignment | None:
-    slot = _claim(project, annotator, now)
-    if slot is None:
-        return None
-    if slot.assignment_id is not None:  # an expired lease of another person, or of mine in another tab
-        Assignment.objects.filter(pk=slot.assignment_id, state=AssignmentState.LEASED).update(
-            state=AssignmentState.EXPIRED, ended_at=now
-        )
+    while True:
+        slot = _claim(project, annotator, now)
+        if slot is None:
+            return None
+        if slot.assignment is None or take_over(slot, now=now):
+            break
     expires = lease_end(now, project.lease_minutes)
     assignment = Assignment.objects.create(
         project=project,
@@ -106,6 +106,18 @@ def _take(project: Project, annotator: User, tab: str, now: datetime, rng: rando
     )
     Slot.objects.filter(pk=slot.pk).update(state=SlotState.LEASED, assignment=assignment, lease_expires_at=expires)
     return assignment
+
+
+def take_over(slot: Slot, *, now: datetime) -> bool:
+    """Close the expired lease on a slot that is locked; False if its vote is no longer wanted and the slot is gone."""
+    assert slot.assignment is not None
+    if _crowded({slot.comparison_id}):
+        end(assignments=[slot.assignment], state=AssignmentState.EXPIRED, now=now)
+        return Slot.objects.filter(pk=slot.pk).exists()
+    Assignment.objects.filter(pk=slot.assignment.pk, state=AssignmentState.LEASED).update(
+        state=AssignmentState.EXPIRED, ended_at=now
+    )
+    return True
 
 
 def claimable(project: Project, annotator: User, now: datetime) -> QuerySet[Slot]:
@@ -121,7 +133,7 @@ def _claim(project: Project, annotator: User, now: datetime) -> Slot | None:
 
     Starting each person elsewhere spreads contention and avoids walking past one's own votes.
     """
-    start = random.Random(f"{project.pk}/{annotator.pk}").randrange(RANKS)
+    start = random.Random(f"{project.pk}/{annotator.pk}").randrange(RANKS)  # noqa: S311  (spreads people, hides nothing)
     queue = claimable(project, annotator, now).order_by("-priority", "rank")
     if connection.features.has_select_for_update_skip_locked:
         queue = queue.select_for_update(skip_locked=True, no_key=True, of=("self",))
@@ -141,7 +153,7 @@ def _claim(project: Project, annotator: User, now: datetime) -> Slot | None:
 
 
 def _draw_sides(project: Project, annotator: User, slot: Slot, rng: random.Random) -> str:
-    """`ab` or `ba`: the order that this comparison has shown less, then the one this person has seen less, else a coin."""
+    """`ab` or `ba`: what this comparison has shown less, then what this person has seen less, else a coin."""
     given = Assignment.objects.filter(project=project).exclude(state__in=GIVEN_BACK)
     shown = list(given.filter(comparison_id=slot.comparison_id).values_list("sides", flat=True))
     if shown.count("ab") == shown.count("ba"):
@@ -165,23 +177,49 @@ def _renew(assignments: Sequence[Assignment], *, now: datetime, minutes: int) ->
     ids = [item.pk for item in assignments]
     if not ids:
         return 0
-    renewed = Assignment.objects.filter(pk__in=ids, state=AssignmentState.LEASED).update(lease_expires_at=expires)
+    # Slots before assignments, as everywhere: a vote of the same person in the same moment must not deadlock.
     Slot.objects.filter(assignment_id__in=ids, state=SlotState.LEASED).update(lease_expires_at=expires)
+    renewed = Assignment.objects.filter(pk__in=ids, state=AssignmentState.LEASED).update(lease_expires_at=expires)
     for item in assignments:
         item.lease_expires_at = expires
     return renewed
 
 
 def end(*, assignments: Sequence[Assignment], state: AssignmentState, now: datetime, reason: str = "") -> int:
-    """Close leased assignments and open their slots; those that ended meanwhile are left alone. Returns how many."""
+    """Close leased assignments and open their slots; those that ended meanwhile are left alone. Returns how many.
+
+    A slot that opens beyond the votes wanted (the overlap was lowered while it was leased) is removed. A lease that was
+    renewed since it was read does not expire.
+    """
     ids = [item.pk for item in assignments]
     if not ids:
         return 0
-    Slot.objects.filter(assignment_id__in=ids, state=SlotState.LEASED).update(
+    comparison_ids = {item.comparison_id for item in assignments}
+    over = Q(lease_expires_at__lt=now) if state == AssignmentState.EXPIRED else Q()
+    Slot.objects.filter(over, assignment_id__in=ids, state=SlotState.LEASED).update(
         state=SlotState.OPEN, assignment=None, lease_expires_at=None
     )
-    return Assignment.objects.filter(pk__in=ids, state=AssignmentState.LEASED).update(
+    ended = Assignment.objects.filter(over, pk__in=ids, state=AssignmentState.LEASED).update(
         state=state, ended_at=now, reason=reason
+    )
+    # `change_overlap` locks the same rows, so each sees what the other did and no slot stays open unwanted. It wants
+    # open slots only, so taking the slot before the comparison cannot deadlock with it.
+    list(Comparison.objects.select_for_update(no_key=True).filter(pk__in=comparison_ids).order_by("pk").values("pk"))
+    for comparison_id, excess in _crowded(comparison_ids).items():
+        free = Slot.objects.filter(comparison_id=comparison_id, state=SlotState.OPEN).order_by("-number")
+        Slot.objects.filter(pk__in=list(free.values_list("pk", flat=True)[:excess]), state=SlotState.OPEN).delete()
+        mark_due([comparison_id], now=now)
+    return ended
+
+
+def _crowded(comparison_ids: set[int]) -> dict[int, int]:
+    """Comparisons with more slots than votes wanted, and how many more: the overlap was lowered meanwhile."""
+    return dict(
+        Slot.objects.filter(comparison_id__in=comparison_ids)
+        .values("comparison_id")
+        .annotate(excess=Count("pk") - F("comparison__overlap"))
+        .filter(excess__gt=0)
+        .values_list("comparison_id", "excess")
     )
 
 
@@ -202,15 +240,14 @@ def expire(now: datetime, *, limit: int = 500) -> int:
 
 
 def skip(*, assignment: Assignment, reason: str, now: datetime) -> None:
-    """End an assignment without a vote; its slot opens for others. A second skip changes nothing."""
+    """End an assignment without a vote; its slot opens for others. A second skip changes nothing.
+
+    Raises:
+        AssignmentOver: this person has voted on the comparison.
+    """
     with write(), transaction.atomic():
-        if not end(assignments=[assignment], state=AssignmentState.SKIPPED, now=now, reason=reason):
-            assignment.refresh_from_db()
-            if assignment.state == AssignmentState.VOTED:
-                raise AssignmentOver("You have voted on this comparison already. Undo the vote first.")
-            Assignment.objects.filter(pk=assignment.pk).exclude(state=AssignmentState.VOTED).update(
-                state=AssignmentState.SKIPPED, reason=reason
-            )
+        if _finish(assignment, state=AssignmentState.SKIPPED, reason=reason, now=now) == AssignmentState.VOTED:
+            raise AssignmentOver("You have voted on this comparison already. Undo the vote first.")
 
 
 def flag(*, assignment: Assignment, kind: FlagKind, note: str, now: datetime) -> None:
@@ -227,22 +264,48 @@ def flag(*, assignment: Assignment, kind: FlagKind, note: str, now: datetime) ->
                 "created_at": now,
             },
         )
-        end(assignments=[assignment], state=AssignmentState.FLAGGED, now=now, reason=kind)
+        _finish(assignment, state=AssignmentState.FLAGGED, reason=kind, now=now)
         mark_due([assignment.comparison_id], now=now)
 
 
+def _finish(assignment: Assignment, *, state: AssignmentState, reason: str, now: datetime) -> str:
+    """Close the person's turn at the comparison, so that they do not get it again; the state that it is in then.
+
+    The lease may have run out and another have been given, in another tab: then that one is closed.
+    """
+    turns = Assignment.objects.filter(
+        project_id=assignment.project_id,
+        comparison_id=assignment.comparison_id,
+        annotator_id=assignment.annotator_id,
+        repetition=assignment.repetition,
+    )
+    current = turns.exclude(state__in=GIVEN_BACK).first()
+    if current is None:
+        turns.filter(pk=assignment.pk).update(state=state, reason=reason, ended_at=now)
+        return state
+    end(assignments=[current], state=state, now=now, reason=reason)
+    current.refresh_from_db()
+    return current.state
+
+
 def why_nothing(*, project: Project, annotator: User, now: datetime) -> str:
-    """Why the queue has nothing for this person: `paused`, `nothing_yet`, `held_by_others` or `all_done`."""
+    """Why the queue has nothing for this person: `paused`, `nothing_yet`, `held_by_others` or `all_done`.
+
+    Held is what others have leased and this person too, in another tab.
+    """
     if project.paused_at is not None:
         return "paused"
     slots = Slot.objects.filter(project=project)
     if not slots.exists():
         return "nothing_yet"
-    met = Assignment.objects.filter(project=project, annotator=annotator).exclude(state__in=GIVEN_BACK)
-    held = slots.filter(Q(state=SlotState.LEASED)).exclude(comparison_id__in=met.values("comparison_id"))
+    through = Assignment.objects.filter(project=project, annotator=annotator).exclude(
+        state__in=(*GIVEN_BACK, AssignmentState.LEASED)
+    )
+    held = slots.exclude(state=SlotState.DONE).exclude(comparison_id__in=through.values("comparison_id"))
     return "held_by_others" if held.exists() else "all_done"
 
 
 def remaining(*, project: Project, annotator: User, now: datetime, most: int = 1000) -> int:
-    """Comparisons this person could still vote on, counted up to `most`."""
-    return len(claimable(project, annotator, now).values("comparison_id").distinct()[:most])
+    """Comparisons that this person holds or could still get, counted up to `most`; two queries."""
+    held = Assignment.objects.filter(project=project, annotator=annotator, state=AssignmentState.LEASED).count()
+    return held + len(claimable(project, annotator, now).values("comparison_id").distinct()[:most])

@@ -23,7 +23,7 @@ CLASSES = (Choice.A, Choice.TIE, Choice.B)
 
 
 def mark_due(comparison_ids: Sequence[int], *, now: datetime) -> None:
-    """Say that the consensus of these comparisons must be computed anew. Call it inside the transaction of the change."""
+    """Say that these consensuses must be computed anew; to be called inside the transaction of the change."""
     Consensus.objects.filter(comparison_id__in=comparison_ids).update(due_at=now)
 
 

@@ -192,7 +192,9 @@ def _read(lines: Iterable[str | bytes], kind: ImportKind) -> _Read:
 
 
 def _text(record: dict[str, Any], name: str, *, required: bool = True, most: int | None = None) -> str:
-    value = record.get(name, "" if not required else None)
+    value = record.get(name)
+    if value is None and not required:
+        return ""
     if value is None:
         raise _BadRow(name, None, f"{name} is missing")
     if not isinstance(value, str):
@@ -253,7 +255,9 @@ def _vote_row(record: dict[str, Any]) -> VoteRow:
                 f"votes[{i}].annotator", annotator, f"votes[{i}].annotator {annotator!r} voted twice on this line"
             )
         votes.append((annotator, Choice(choice), {k: v for k, v in vote.items() if k not in {"annotator", "choice"}}))
-    meta = record.get("meta") if isinstance(record.get("meta"), dict) else {}
+    meta = record.get("meta")
+    if not isinstance(meta, dict):
+        meta = {}
     return VoteRow(
         prompt=_prompt_row(record),
         a=a,

@@ -281,7 +281,8 @@ GIVEN_BACK = (AssignmentState.EXPIRED, AssignmentState.RELEASED)
 class Assignment(models.Model):
     """The lease of a comparison to a person, with the sides that the server drew.
 
-    `sides` are the stored letters from left to right (`ba`: b on the left). `repetition` is 0, or counts planned repeats.
+    `sides` are the stored letters from left to right (`ba`: b on the left). `repetition` is 0, or counts planned
+    repeats.
     """
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)

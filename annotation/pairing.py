@@ -38,16 +38,17 @@ class Pair:
 
     @property
     def hash(self) -> str:
-        """The same for the same two texts of a prompt, whichever is stored as a; an import's own id tells twins apart."""
+        """The same for the same two texts of a prompt in either order; an import's own id tells twins apart."""
         return content_hash(
             self.prompt.content_hash, *sorted((self.a.content_hash, self.b.content_hash)), self.external_id
         )
 
 
 def choose_pairs(prompt: Prompt, completions: Sequence[Completion]) -> list[Pair]:
-    """Pairs among a prompt's completions: across sources by index where there are several, else neighbours (0, 1), (2, 3).
+    """Pairs among a prompt's completions: across sources by index, or with one source neighbours (0, 1), (2, 3).
 
-    Two equal texts never meet, and an empty one meets nobody. Stored order is drawn from the pair's hash, so it says nothing about the source.
+    Two equal texts never meet, and an empty one meets nobody. Stored order is drawn from the pair's hash, so it says
+    nothing about the source.
     """
     by_source: dict[int, list[Completion]] = defaultdict(list)
     for completion in sorted(completions, key=lambda item: (item.source_id, item.index)):
@@ -98,8 +99,8 @@ def create_comparisons(
 def _create(
     project: Project, pairs: dict[str, Pair], origin: UUID, overlap: int, priority: int, now: datetime
 ) -> list[Comparison]:
-    known = Comparison.objects.filter(project=project, pair_hash__in=pairs).values_list("pair_hash", flat=True)
-    missing = [key for key in pairs if key not in set(known)]
+    known = set(Comparison.objects.filter(project=project, pair_hash__in=pairs).values_list("pair_hash", flat=True))
+    missing = [key for key in pairs if key not in known]
     comparisons = Comparison.objects.bulk_create(
         Comparison(
             project=project,
@@ -136,7 +137,7 @@ def change_overlap(*, project: Project, overlap: int, now: datetime) -> int:
     with write(), transaction.atomic():
         Project.objects.filter(pk=project.pk).update(overlap=overlap)
         comparisons = list(
-            Comparison.objects.select_for_update()
+            Comparison.objects.select_for_update(no_key=True)
             .filter(project=project, frozen_at__isnull=True)
             .exclude(overlap=overlap)
             .order_by("pk")

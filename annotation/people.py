@@ -91,7 +91,7 @@ def imported_annotators(*, project: Project, names: Iterable[str], now: datetime
 def add_guideline(*, project: Project, text: str, by: User, now: datetime) -> GuidelineVersion:
     """A new guideline version; the same text as the current one changes nothing."""
     with write(), transaction.atomic():
-        Project.objects.select_for_update().get(pk=project.pk)
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         current = GuidelineVersion.objects.filter(project=project).order_by("-number").first()
         if current is not None and current.text == text:
             return current

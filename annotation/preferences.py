@@ -145,11 +145,12 @@ def _guidelines_used(preferences: Sequence[Preference]) -> set[int]:
     return used
 
 
-def lock(preferences: Sequence[Preference]) -> None:
-    """Lock the comparisons, in order, so that no vote is taken back while they are being frozen."""
-    ids = sorted(item.comparison_pk for item in preferences)
-    for start in range(0, len(ids), 500):
-        list(Comparison.objects.select_for_update().filter(pk__in=ids[start : start + 500]).order_by("pk").values("pk"))
+def lock(project: Project) -> None:
+    """Lock the project's comparisons, in order, so that no vote is taken back while some are being frozen.
+
+    All of them, before the preferences are read: one that settled in between would be frozen unlocked. New votes go on.
+    """
+    list(Comparison.objects.select_for_update(no_key=True).filter(project=project).order_by("pk").values_list("pk"))
 
 
 def mark_frozen(preferences: Sequence[Preference], *, now: datetime) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 from statistics import median
 from typing import Any
 
@@ -154,13 +158,13 @@ def people(project: Project, *, most: int = 200) -> list[Person]:
     for annotator_id, milliseconds in Vote.objects.filter(
         project=project, retractions__isnull=True, active_ms__isnull=False
     ).values_list("annotator_id", "active_ms"):
-        times.setdefault(annotator_id, []).append(milliseconds)
+        times.setdefault(annotator_id, []).append(milliseconds or 0)
     members = Membership.objects.filter(project=project).select_related("user")
     rows = [_person(member, totals.get(member.user_id), times.get(member.user_id)) for member in members]
     return sorted(rows, key=lambda row: (-row.votes, row.pseudonym))[:most]
 
 
-def _person(member: Membership, totals: dict[str, Any] | None, times: list[int] | None) -> Person:
+def _person(member: Membership, totals: Mapping[str, Any] | None, times: list[int] | None) -> Person:
     return Person(
         name=member.user.name or member.pseudonym,
         pseudonym=member.pseudonym,
@@ -194,7 +198,9 @@ def prompts(project: Project, *, search: str = "", category: str = "") -> QueryS
         n_completions=Count("completions", distinct=True), n_comparisons=Count("comparisons", distinct=True)
     )
     if search:
-        rows = rows.filter(messages__icontains=search)
+        # SQLite keeps JSON as Python wrote it, PostgreSQL as UTF-8; both escape quotes and line breaks.
+        escaped = (json.dumps(search, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+        rows = rows.filter(reduce(or_, (Q(messages__icontains=text) for text in escaped)))
     if category:
         rows = rows.filter(category=category)
     return rows

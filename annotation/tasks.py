@@ -23,7 +23,7 @@ def settle_due() -> None:
 
 
 def wake_settling(comparison_id: int) -> None:
-    """After a committed vote: wake a worker if it was the last one wanted. The tick finds what a lost message leaves."""
+    """After a committed vote: wake a worker if it was the last one wanted. The tick finds what is missed."""
     if Slot.objects.filter(comparison_id=comparison_id).exclude(state=SlotState.DONE).exists():
         return
     try:

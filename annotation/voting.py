@@ -11,11 +11,13 @@ from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
 
+from annotation.assignment import take_over
 from annotation.clock import free_slot, lease_end
 from annotation.consensus import mark_due
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.models import (
+    GIVEN_BACK,
     Assignment,
     AssignmentState,
     Choice,
@@ -135,19 +137,18 @@ def _record(
         replaces=replaces,
         created_at=now,
     )
-    # Another lease of this person on this comparison (a second tab) ends here, before this one becomes live again.
-    Assignment.objects.filter(
-        project_id=assignment.project_id,
-        comparison_id=assignment.comparison_id,
-        annotator=annotator,
-        repetition=assignment.repetition,
-        state=AssignmentState.LEASED,
-    ).exclude(pk=assignment.pk).update(state=AssignmentState.RELEASED, ended_at=now)
     if slot is not None:
         Slot.objects.filter(pk=slot.pk).update(
             state=SlotState.DONE, assignment=assignment, vote=vote, lease_expires_at=None
         )
         mark_due([assignment.comparison_id], now=now)
+    # Another turn of this person at this comparison (a second tab, leased or skipped) gives way to the vote.
+    Assignment.objects.filter(
+        project_id=assignment.project_id,
+        comparison_id=assignment.comparison_id,
+        annotator=annotator,
+        repetition=assignment.repetition,
+    ).exclude(state__in=GIVEN_BACK).exclude(pk=assignment.pk).update(state=AssignmentState.RELEASED, ended_at=now)
     Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.VOTED, ended_at=now)
     return Receipt(vote=vote, counted=slot is not None, replayed=False)
 
@@ -181,24 +182,23 @@ def _open_retraction(assignment: Assignment) -> Retraction | None:
 def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
     """The assignment's own slot if it still is; else that of the person's other lease; else a free one; else none."""
     slots = Slot.objects.filter(project_id=assignment.project_id, comparison_id=assignment.comparison_id)
-    if connection.features.has_select_for_update_skip_locked:
-        slots = slots.select_for_update(skip_locked=True, no_key=True, of=("self",))
-    mine = slots.filter(assignment=assignment, state=SlotState.LEASED).first()
+    # Wait for a slot that is ours: a heartbeat of the same tab may hold it just now, which makes the vote no surplus.
+    own = slots.filter(state=SlotState.LEASED).select_for_update(no_key=True, of=("self",))
+    mine = own.filter(assignment=assignment).first()
     if mine is None:
-        mine = slots.filter(
+        mine = own.filter(
             assignment__annotator_id=assignment.annotator_id,
             assignment__repetition=assignment.repetition,
             assignment__state=AssignmentState.LEASED,
-            state=SlotState.LEASED,
         ).first()
     if mine is not None or assignment.repetition:
         return mine
-    free = slots.filter(free_slot(now)).order_by("number").first()
-    if free is not None and free.assignment_id is not None:
-        Assignment.objects.filter(pk=free.assignment_id, state=AssignmentState.LEASED).update(
-            state=AssignmentState.EXPIRED, ended_at=now
-        )
-    return free
+    if connection.features.has_select_for_update_skip_locked:
+        slots = slots.select_for_update(skip_locked=True, no_key=True, of=("self",))
+    while True:
+        free = slots.filter(free_slot(now)).order_by("number").first()
+        if free is None or free.assignment is None or take_over(free, now=now):
+            return free
 
 
 def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignment:
@@ -214,7 +214,7 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
         raise Invalid("vote: an imported vote cannot be taken back here")
     try:
         with write(), transaction.atomic():
-            comparison = Comparison.objects.select_for_update().get(pk=vote.comparison_id)
+            comparison = Comparison.objects.select_for_update(no_key=True).get(pk=vote.comparison_id)
             if comparison.frozen_at is not None:
                 raise Frozen("This one is in a frozen snapshot and can't be changed. Flag it instead.")
             if Retraction.objects.filter(project_id=vote.project_id, vote=vote).exists():
@@ -224,7 +224,7 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
             Slot.objects.filter(vote=vote).update(
                 state=SlotState.LEASED, vote=None, assignment=vote.assignment, lease_expires_at=expires
             )
-            Assignment.objects.filter(pk=vote.assignment_id).update(
+            Assignment.objects.filter(pk=vote.assignment.pk).update(
                 state=AssignmentState.LEASED, lease_expires_at=expires, ended_at=None
             )
             mark_due([vote.comparison_id], now=now)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from functools import cache
 from uuid import UUID, uuid4
+
+from django.contrib.auth.hashers import make_password
 
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
@@ -30,9 +33,14 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery staple"
 
 
+@cache
+def _password_hash() -> str:
+    return make_password(PASSWORD)  # slow on purpose, so once a run
+
+
 def user(name: str, **fields: object) -> User:
     """A user `name@example.org` with the password PASSWORD."""
-    return User.objects.create_user(f"{name}@example.org", PASSWORD, name=name, **fields)
+    return User.objects.create(email=f"{name}@example.org", password=_password_hash(), name=name, **fields)
 
 
 def project(*, owner: User | None = None, overlap: int = 3, slug: str = "helpful", **fields: object) -> Project:
@@ -64,7 +72,13 @@ def source(project: Project, name: str = "policy-1", kind: SourceKind = SourceKi
 
 
 def completion(
-    prompt: Prompt, text: str, *, by: str = "policy-1", index: int = 0, origin: UUID | None = None, finish: str = Finish.END
+    prompt: Prompt,
+    text: str,
+    *,
+    by: str = "policy-1",
+    index: int = 0,
+    origin: UUID | None = None,
+    finish: str = Finish.END,
 ) -> Completion:
     """A completion of a prompt."""
     return Completion.objects.create(
@@ -91,7 +105,9 @@ def comparisons(project: Project, n: int = 1, *, overlap: int | None = None, sta
     return create_comparisons(project=project, pairs=pairs, origin=uuid4(), overlap=overlap, now=NOW)
 
 
-def lease(project: Project, annotator: User, *, wanted: int = 1, tab: str = "tab", now: datetime = NOW) -> list[Assignment]:
+def lease(
+    project: Project, annotator: User, *, wanted: int = 1, tab: str = "tab", now: datetime = NOW
+) -> list[Assignment]:
     """Lease as the queue does."""
     return assignments.lease(
         project=project, annotator=annotator, tab=tab, wanted=wanted, now=now, rng=random.Random(0)

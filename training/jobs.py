@@ -295,9 +295,11 @@ def beat(claim: Claim, *, lease_seconds: float, now: Moment = DATABASE_TIME) -> 
     stop_at, checkpoint_at = asked
     if stop_at is not None:
         return Order.STOP
-    wish = _mine(claim).filter(checkpoint_requested_at=checkpoint_at)
-    if checkpoint_at is not None and wish.update(checkpoint_requested_at=None):
-        return Order.CHECKPOINT
+    if checkpoint_at is not None:
+        # Not equal but up to: SQLite compares texts, and its clock writes fewer digits than a datetime read back.
+        wish = _mine(claim).filter(checkpoint_requested_at__lte=checkpoint_at)
+        if wish.update(checkpoint_requested_at=None):
+            return Order.CHECKPOINT
     return Order.GO_ON
 
 

@@ -109,8 +109,10 @@ def launch(
     for key in _TAKEN:
         if key in overrides:
             raise BadConfig(f"{key} is set by the job itself, not in config", details={key: ["set by the job"]})
-    data = overrides.get("data")
-    if isinstance(data, Mapping) and "snapshot" in data:
+    data = overrides.get("data", {})
+    if not isinstance(data, Mapping):
+        raise BadConfig(f"data must be an object, got {data!r}", details={"data": ["must be an object"]})
+    if "snapshot" in data:
         raise BadConfig("data.snapshot is set by the job itself", details={"data.snapshot": ["set by the job"]})
     if model.kind != ModelKind.POLICY:
         raise Invalid(

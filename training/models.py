@@ -103,7 +103,9 @@ class Job(models.Model):
     last_step = models.PositiveIntegerField(null=True)
     last_step_at = models.DateTimeField(null=True)
     steps = models.PositiveIntegerField(null=True)
-    progress = models.JSONField(default=dict, help_text="phase, tokens_per_second, eta_seconds as the engine last said.")
+    progress = models.JSONField(
+        default=dict, help_text="phase, tokens_per_second, eta_seconds as the engine last said."
+    )
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)

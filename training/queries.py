@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Count, Prefetch, QuerySet
@@ -53,7 +54,7 @@ def jobs(project: Project) -> QuerySet[Job]:
 
 
 def latest_metrics(job: Job) -> dict[str, float]:
-    """Final metrics of the last finished attempt; while it runs, the last value that each metric had. One query at most."""
+    """Final metrics of the last finished attempt; while it runs, the last value of each. One query at most."""
     attempts: Sequence[Run] = list(job.runs.all())
     for run in reversed(attempts):
         if run.result and run.result.get("metrics"):
@@ -179,6 +180,6 @@ def lineage(model: ModelVersion) -> dict[str, Any]:
     }
 
 
-def checkpoint_of(job: Job, public_id: object) -> Checkpoint | None:
+def checkpoint_of(job: Job, public_id: UUID) -> Checkpoint | None:
     """A checkpoint of the job whose files are there."""
     return Checkpoint.objects.filter(run__job=job, public_id=public_id, files_pruned_at=None).first()

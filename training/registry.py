@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -22,6 +24,7 @@ from annotation.people import audit
 from training.models import Checkpoint, Job, ModelKind, ModelSource, ModelVersion, Run
 
 _REFUSED_SUFFIXES = frozenset({".py", ".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".msgpack"})
+_MOST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
 class UnknownModel(DomainError):
@@ -149,7 +152,7 @@ def visible(project: Project) -> list[ModelVersion]:
     return list(rows.select_related("base", "checkpoint__run__job__snapshot").order_by("-created_at", "-pk"))
 
 
-def find(project: Project, public_id: object, *, kind: ModelKind | None = None) -> ModelVersion:
+def find(project: Project, public_id: UUID | str, *, kind: ModelKind | None = None) -> ModelVersion:
     """A model that the project may use.
 
     Raises:
@@ -176,13 +179,21 @@ def check_directory(directory: Path) -> None:
     if not (directory / "config.json").is_file():
         raise UnknownModel(f"path: {directory} is no model directory: config.json is missing")
     files = list(_files(directory))
-    refused = next((file for file in files if file.suffix in _REFUSED_SUFFIXES), None)
+    refused = next((file for file in files if file.suffix.lower() in _REFUSED_SUFFIXES), None)
     if refused is not None:
         raise RefusedModel(f"path: {refused.name} is refused: a model directory holds safetensors and JSON, never code")
     if not any(file.suffix == ".safetensors" for file in files):
         raise UnknownModel(f"path: {directory} holds no .safetensors file")
-    if _mentions(json.loads((directory / "config.json").read_text()), "auto_map"):
-        raise RefusedModel("path: config.json asks for code of its own (auto_map), which is never run")
+    for file in directory.glob("*config.json"):
+        if _mentions(_read_json(file), "auto_map"):
+            raise RefusedModel(f"path: {file.name} asks for code of its own (auto_map), which is never run")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise RefusedModel(f"path: {file.name} is not JSON") from None
 
 
 def count_parameters(directory: Path) -> int:
@@ -190,13 +201,15 @@ def count_parameters(directory: Path) -> int:
     total = 0
     for file in directory.glob("*.safetensors"):
         with file.open("rb") as handle:
-            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for extent in tensor["shape"]:
-                    size *= extent
-                total += size
+            length = int.from_bytes(handle.read(8), "little")
+            if length > _MOST_HEADER:
+                raise RefusedModel(f"path: {file.name} is no safetensors file")
+            raw = handle.read(length)
+        try:
+            tensors = [tensor for name, tensor in json.loads(raw).items() if name != "__metadata__"]
+            total += sum(math.prod(tensor["shape"]) for tensor in tensors)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise RefusedModel(f"path: {file.name} is no safetensors file") from None
     return total
 
 
@@ -220,7 +233,7 @@ def _stored(directory: Path) -> str:
 
 
 def _is_reward_model(directory: Path) -> bool:
-    architectures = json.loads((directory / "config.json").read_text()).get("architectures") or []
+    architectures = _read_json(directory / "config.json").get("architectures") or []
     return any(str(name).endswith("ForSequenceClassification") for name in architectures)
 
 
@@ -246,7 +259,8 @@ def promote(*, checkpoint: Checkpoint, name: str, by: User | None, now: datetime
         raise Invalid(
             f"checkpoint: the files of step {checkpoint.step} were pruned", details={"checkpoint": ["pruned"]}
         )
-    if ModelVersion.objects.filter(project=job.project, name=name).exists():
+    # A name of the site's is taken too: the two could not be told apart in a list.
+    if any(model.name == name for model in visible(job.project)):
         raise NameTaken(f"There is another model named {name!r}. Choose a name that is free.")
     return submit(
         project=job.project,

@@ -106,11 +106,18 @@ def start_round(
             created_by=by,
         )
         for model in policies:
-            source, _ = Source.objects.get_or_create(
-                project=project, kind=SourceKind.POLICY, name=model.name, defaults={"model_id": model.public_id}
-            )
-            RoundPolicy.objects.create(round=made, model=model, source=source)
+            RoundPolicy.objects.create(round=made, model=model, source=_source(project, model))
     return made
+
+
+def _source(project: Project, model: ModelVersion) -> Source:
+    """The source of a policy: one a model, also where a model of the site and one of the project share a name."""
+    known = Source.objects.filter(project=project, kind=SourceKind.POLICY, model_id=model.public_id).first()
+    if known is not None:
+        return known
+    taken = Source.objects.filter(project=project, kind=SourceKind.POLICY, name=model.name).exists()
+    name = f"{model.name} ({str(model.public_id)[:8]})" if taken else model.name
+    return Source.objects.create(project=project, kind=SourceKind.POLICY, name=name, model_id=model.public_id)
 
 
 def _check(policies: Sequence[ModelVersion], plan: SamplingPlan) -> None:
@@ -188,12 +195,13 @@ def ingest(job: Job, lines: Sequence[dict[str, Any]], *, now: datetime) -> int:
 
 
 def _completion(made: Round, prompt: Prompt, source: Source, line: dict[str, Any], now: datetime) -> Completion:
+    text = line["text"].replace("\x00", "\ufffd")  # a policy may sample NUL, and PostgreSQL holds none
     return Completion(
         project_id=made.project_id,
         prompt=prompt,
         source=source,
-        text=line["text"],
-        content_hash=content_hash(line["text"]),
+        text=text,
+        content_hash=content_hash(text),
         finish=line["finish"],
         sampling={**made.sampling, "seed": line["seed"]},
         tokens=line["tokens"],

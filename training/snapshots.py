@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 
+from annotation.consensus import settle_due
 from annotation.errors import DomainError, Invalid
 from annotation.gate import write
 from annotation.models import Project, User
@@ -98,12 +99,13 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
     """
     root: Path = settings.SNAPSHOTS_DIR
     root.mkdir(parents=True, exist_ok=True)
-    ready_preferences(project=project, policy=rule.policy, now=now)  # settles what is due, outside the long transaction
+    while settle_due(now=now):  # before the long transaction
+        pass
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
     try:
         with write(), transaction.atomic():
-            Project.objects.select_for_update().get(pk=project.pk)
-            lock(ready_preferences(project=project, policy=rule.policy, now=now).preferences)
+            Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+            lock(project)
             ready = ready_preferences(project=project, policy=rule.policy, now=now)
             if not ready.preferences:
                 raise NoPreferences(_why_nothing(ready))
@@ -191,10 +193,8 @@ def _lines(ready: Ready, rule: FreezeRule) -> dict[str, list[dict[str, Any]]]:
 
 def _line(item: Preference, group: str) -> dict[str, Any]:
     """A preference turned to its chosen side: the one with at least ½, at exactly ½ drawn by a hash of the id."""
-    if item.prob == 0.5:
-        a_chosen = hashlib.sha256(item.comparison.encode()).digest()[0] % 2 == 0
-    else:
-        a_chosen = item.prob > 0.5
+    coin = hashlib.sha256(item.comparison.encode()).digest()[0] % 2 == 0
+    a_chosen = coin if item.prob == 0.5 else item.prob > 0.5
     chosen, rejected = ("a", "b") if a_chosen else ("b", "a")
     text, finish = {"a": item.a, "b": item.b}, {"a": item.finish_a, "b": item.finish_b}
     source, votes = {"a": item.source_a, "b": item.source_b}, {"a": item.votes_a, "b": item.votes_b}
@@ -271,7 +271,7 @@ def _records(directory: Path, part: str) -> Iterator[dict[str, Any]]:
 
 
 def _shape(record: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    beside = {key: record[key] for key in ("prob_chosen", "prob_share", "weight") if key in record}
+    beside: dict[str, Any] = {key: record[key] for key in ("prob_chosen", "prob_share", "weight") if key in record}
     match layout:
         case Layout.TRL:
             return {

@@ -59,8 +59,8 @@ def prompt_groups(prompts: Sequence[Sequence[Mapping[str, str]]], completions: S
     for members in buckets.values():
         join(members)
     roots = {key: members[0] for (kind, key), members in buckets.items() if kind == "prompt"}
-    texts = {key: normalise(" ".join(turn["content"] for turn in prompts[i])) for key, i in roots.items()}
-    for one, other in near_duplicates(texts):
+    openings = {key: normalise(" ".join(turn["content"] for turn in prompts[i])) for key, i in roots.items()}
+    for one, other in near_duplicates(openings):
         join((roots[one], roots[other]))
     smallest: dict[int, str] = {}
     for i, key in enumerate(whole):
@@ -92,7 +92,7 @@ def _shingles(text: str) -> set[tuple[str, ...]]:
 
 
 def part_of(group: str, *, shares: Mapping[str, float], seed: int) -> str:
-    """`train`, `validation` or `test` for a group, by 64 bits of keyed blake2b; the same for ever for equal arguments."""
+    """`train`, `validation` or `test` for a group, by 64 bits of keyed blake2b: the same for ever."""
     digest = hashlib.blake2b(group.encode(), digest_size=8, key=str(seed).encode()).digest()
     point = int.from_bytes(digest, "big") / 2**64
     edge = 0.0

@@ -26,7 +26,6 @@ from annotation.models import (
     Assignment,
     ComparisonCompletion,
     FlagKind,
-    GuidelineVersion,
     Membership,
     Project,
     Role,
@@ -42,12 +41,12 @@ SIDES = ("left", "right", "tie")
 SKIP_REASONS = ("cannot_judge", "need_expertise", "too_long", "broken", "rather_not")
 
 
-class MessageSerializer(serializers.Serializer[dict[str, str]]):
+class MessageSerializer(serializers.Serializer[Any]):
     role = serializers.ChoiceField(choices=["system", "user", "assistant"])
     content = serializers.CharField()
 
 
-class TaskSerializer(serializers.Serializer[dict[str, Any]]):
+class TaskSerializer(serializers.Serializer[Any]):
     assignment = serializers.UUIDField()
     prompt = MessageSerializer(many=True)
     left = serializers.CharField()
@@ -58,7 +57,7 @@ class TaskSerializer(serializers.Serializer[dict[str, Any]]):
     choice = serializers.ChoiceField(choices=SIDES, allow_null=True)
 
 
-class QueueSerializer(serializers.Serializer[dict[str, Any]]):
+class QueueSerializer(serializers.Serializer[Any]):
     items = TaskSerializer(many=True)
     done = serializers.ChoiceField(choices=["all_done", "held_by_others", "paused", "nothing_yet"], allow_null=True)
     votes = serializers.IntegerField()
@@ -66,12 +65,12 @@ class QueueSerializer(serializers.Serializer[dict[str, Any]]):
     lease_minutes = serializers.IntegerField()
 
 
-class QueueAskSerializer(serializers.Serializer[dict[str, Any]]):
+class QueueAskSerializer(serializers.Serializer[Any]):
     tab = serializers.CharField(max_length=64)
     n = serializers.IntegerField(min_value=1, max_value=assignments.MOST_A_TAB)
 
 
-class TabSerializer(serializers.Serializer[dict[str, Any]]):
+class TabSerializer(serializers.Serializer[Any]):
     tab = serializers.CharField(max_length=64)
 
 
@@ -79,15 +78,15 @@ class ReleaseSerializer(TabSerializer):
     assignments = serializers.ListField(child=serializers.UUIDField(), max_length=20)
 
 
-class RenewedSerializer(serializers.Serializer[dict[str, Any]]):
+class RenewedSerializer(serializers.Serializer[Any]):
     renewed = serializers.IntegerField()
 
 
-class ReleasedSerializer(serializers.Serializer[dict[str, Any]]):
+class ReleasedSerializer(serializers.Serializer[Any]):
     released = serializers.IntegerField()
 
 
-class AnnotateProjectSerializer(serializers.Serializer[dict[str, Any]]):
+class AnnotateProjectSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField()
     name = serializers.CharField()
     question = serializers.CharField()
@@ -98,23 +97,23 @@ class AnnotateProjectSerializer(serializers.Serializer[dict[str, Any]]):
     guideline_number = serializers.IntegerField(allow_null=True)
 
 
-class AnnotateProjectListSerializer(serializers.Serializer[dict[str, Any]]):
+class AnnotateProjectListSerializer(serializers.Serializer[Any]):
     items = AnnotateProjectSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class GuidelineSerializer(serializers.Serializer[GuidelineVersion]):
+class GuidelineSerializer(serializers.Serializer[Any]):
     number = serializers.IntegerField()
     text = serializers.CharField()
 
 
-class VoteSerializer(serializers.Serializer[dict[str, Any]]):
+class VoteSerializer(serializers.Serializer[Any]):
     choice = serializers.ChoiceField(choices=SIDES)
     active_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, required=False, allow_null=True)
     rationale = serializers.CharField(max_length=4000, required=False, allow_blank=True)
 
 
-class ReceiptSerializer(serializers.Serializer[dict[str, Any]]):
+class ReceiptSerializer(serializers.Serializer[Any]):
     vote = serializers.UUIDField()
     key = serializers.UUIDField()
     counted = serializers.BooleanField()
@@ -122,16 +121,16 @@ class ReceiptSerializer(serializers.Serializer[dict[str, Any]]):
     remaining = serializers.IntegerField()
 
 
-class RetractedSerializer(serializers.Serializer[dict[str, Any]]):
+class RetractedSerializer(serializers.Serializer[Any]):
     task = TaskSerializer()
 
 
-class SkipSerializer(serializers.Serializer[dict[str, Any]]):
+class SkipSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(choices=SKIP_REASONS)
     note = serializers.CharField(max_length=150, required=False, allow_blank=True)
 
 
-class FlagSerializer(serializers.Serializer[dict[str, Any]]):
+class FlagSerializer(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=FlagKind.choices)
     note = serializers.CharField(max_length=1000, required=False, allow_blank=True)
 
@@ -234,7 +233,7 @@ class QueueView(AnnotatorProjectView):
             "items": render_tasks(self.project, leased),
             "done": done,
             "votes": votes_of(self.project, user),
-            "remaining": len(leased) + assignments.remaining(project=self.project, annotator=user, now=now),
+            "remaining": assignments.remaining(project=self.project, annotator=user, now=now),
             "lease_minutes": self.project.lease_minutes,
         }
         return Response(QueueSerializer(body).data)

@@ -45,6 +45,6 @@ def whole_number(request: Request, name: str, *, default: int, low: int, high: i
     value = request.query_params.get(name)
     if value is None:
         return default
-    if not value.isdecimal() or not low <= int(value) <= high:
+    if not value.isdecimal() or len(value) > 18 or not low <= int(value) <= high:
         raise ValidationError({name: [f"must be a whole number from {low} to {high}, got {value!r}"]})
     return int(value)

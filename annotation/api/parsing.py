@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from rest_framework.exceptions import ParseError
+from django.conf import settings
+from rest_framework import serializers
+from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.request import Request
 
 from annotation import strict_json
+from annotation.errors import DomainError, Kind
+
+
+class BodyTooLarge(DomainError):
+    """The body of a request is larger than its kind may be."""
+
+    code = "too_large"
+    kind = Kind.TOO_LARGE
 
 
 class StrictJSONParser(JSONParser):
     """JSON without NaN, Infinity, NUL, lone surrogates or bottomless nesting; refusals name the path."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        # Django's own limit guards `request.body` only, and a parser reads the stream.
+        most, size = (
+            settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+            int(parser_context["request"].META.get("CONTENT_LENGTH") or 0),
+        )
+        if size > most:
+            raise BodyTooLarge(f"The body has {size} bytes; at most {most} are taken.")
         try:
             return strict_json.loads(stream.read())
         except strict_json.BadJSON as error:
@@ -25,6 +44,23 @@ class JSONLinesParser(BaseParser):
 
     media_type = "application/x-ndjson"
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> bytes:
-        data: bytes = stream.read()
-        return data
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        return stream.read()
+
+
+class FiniteFloatField(serializers.FloatField):
+    """A number; the texts "nan" and "inf", which Python would read, are none."""
+
+    def to_internal_value(self, data: Any) -> float:
+        value: float = super().to_internal_value(data)
+        if not math.isfinite(value):
+            self.fail("invalid")
+        return value
+
+
+def query_text(request: Request, name: str) -> str:
+    """A query parameter as text, empty without it; PostgreSQL holds no NUL, so that is refused by name."""
+    value: str = request.query_params.get(name, "")
+    if "\x00" in value:
+        raise ValidationError({name: ["must not contain a NUL character"]})
+    return value

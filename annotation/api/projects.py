@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema, extend_schema_field
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -17,9 +18,9 @@ from annotation import queries
 from annotation.api.access import NoStore, ProjectView, require_scope, user_of
 from annotation.api.annotate import GuidelineSerializer, MessageSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, page
-from annotation.api.parsing import JSONLinesParser
+from annotation.api.parsing import FiniteFloatField, JSONLinesParser, query_text
 from annotation.importing import ImportKind, import_lines
-from annotation.models import Comparison, ConsensusState, ImportBatch, Project, Prompt, Role, Token, TokenScope
+from annotation.models import Comparison, ConsensusState, Project, Role, Token, TokenScope
 from annotation.pairing import change_overlap
 from annotation.people import add_guideline, audit, create_project
 
@@ -34,13 +35,13 @@ class EstimateSerializer(serializers.Serializer[Any]):
     method = serializers.CharField()
 
 
-class AgreementSerializer(serializers.Serializer[dict[str, Any]]):
+class AgreementSerializer(serializers.Serializer[Any]):
     percent = EstimateSerializer()
     alpha = EstimateSerializer()
     unanimous = EstimateSerializer()
 
 
-class ProjectSerializer(serializers.Serializer[Project]):
+class ProjectSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField()
     name = serializers.CharField()
     question = serializers.CharField()
@@ -66,12 +67,12 @@ class ProjectSerializer(serializers.Serializer[Project]):
         return str(self.context["role"])
 
 
-class ProjectListSerializer(serializers.Serializer[dict[str, Any]]):
+class ProjectListSerializer(serializers.Serializer[Any]):
     items = ProjectSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class ProjectCreateSerializer(serializers.Serializer[dict[str, Any]]):
+class ProjectCreateSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120)
     slug = serializers.SlugField(max_length=60, required=False)
     question = serializers.CharField(max_length=200, required=False)
@@ -81,21 +82,21 @@ class ProjectCreateSerializer(serializers.Serializer[dict[str, Any]]):
     guideline = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
 
 
-class ProjectPatchSerializer(serializers.Serializer[dict[str, Any]]):
+class ProjectPatchSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120, required=False)
     question = serializers.CharField(max_length=200, required=False)
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
     lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
-    dispute_below = serializers.FloatField(min_value=0, max_value=1, required=False)
+    dispute_below = FiniteFloatField(min_value=0, max_value=1, required=False)
     flag_limit = serializers.IntegerField(min_value=1, max_value=99, required=False)
     paused = serializers.BooleanField(required=False)
 
 
-class GuidelineTextSerializer(serializers.Serializer[dict[str, Any]]):
+class GuidelineTextSerializer(serializers.Serializer[Any]):
     text = serializers.CharField(max_length=100_000, trim_whitespace=False)
 
 
-class PromptSerializer(serializers.Serializer[Prompt]):
+class PromptSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     messages = MessageSerializer(many=True)
     category = serializers.CharField()
@@ -104,25 +105,25 @@ class PromptSerializer(serializers.Serializer[Prompt]):
     created_at = serializers.DateTimeField()
 
 
-class PromptListSerializer(serializers.Serializer[dict[str, Any]]):
+class PromptListSerializer(serializers.Serializer[Any]):
     items = PromptSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class ComparisonCompletionSerializer(serializers.Serializer[dict[str, Any]]):
-    label = serializers.CharField()
+class ComparisonCompletionSerializer(serializers.Serializer[Any]):
+    label = serializers.CharField()  # type: ignore[assignment]  # DRF's metaclass keeps fields apart from attributes
     text = serializers.CharField()
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]
     finish = serializers.CharField()
 
 
-class VoteCountsSerializer(serializers.Serializer[dict[str, Any]]):
+class VoteCountsSerializer(serializers.Serializer[Any]):
     a = serializers.IntegerField()
     tie = serializers.IntegerField()
     b = serializers.IntegerField()
 
 
-class ComparisonSerializer(serializers.Serializer[dict[str, Any]]):
+class ComparisonSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     prompt = MessageSerializer(many=True)
     category = serializers.CharField()
@@ -130,31 +131,31 @@ class ComparisonSerializer(serializers.Serializer[dict[str, Any]]):
     votes = VoteCountsSerializer()
     votes_wanted = serializers.IntegerField()
     state = serializers.ChoiceField(choices=ConsensusState.choices)
-    label = serializers.CharField(allow_null=True)
+    label = serializers.CharField(allow_null=True)  # type: ignore[assignment]
     prob = serializers.FloatField(allow_null=True)
     frozen = serializers.BooleanField()
 
 
-class ComparisonListSerializer(serializers.Serializer[dict[str, Any]]):
+class ComparisonListSerializer(serializers.Serializer[Any]):
     items = ComparisonSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class RowErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class RowErrorSerializer(serializers.Serializer[Any]):
     line = serializers.IntegerField()
     field = serializers.CharField()
     value = serializers.CharField()
     message = serializers.CharField()
 
 
-class ImportBatchSerializer(serializers.Serializer[ImportBatch]):
+class ImportBatchSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     kind = serializers.CharField()
     rows = serializers.IntegerField()
     imported = serializers.IntegerField()
     duplicates = serializers.IntegerField()
     skipped = serializers.IntegerField()
-    errors = RowErrorSerializer(many=True)
+    errors = RowErrorSerializer(many=True)  # type: ignore[assignment]
     created_at = serializers.DateTimeField()
 
 
@@ -242,8 +243,8 @@ class PromptsView(ProjectView):
         """Prompts, newest first."""
         rows = queries.prompts(
             self.project,
-            search=request.query_params.get("q", ""),
-            category=request.query_params.get("category", ""),
+            search=query_text(request, "q"),
+            category=query_text(request, "category"),
         )
         return page(request, rows, lambda found: list(PromptSerializer(found, many=True).data))
 
@@ -320,7 +321,7 @@ class ImportsView(ProjectView):
             raise ValidationError({"kind": [f"must be prompts or votes, got {kind!r}"]})
         if on_error not in {"refuse", "skip"}:
             raise ValidationError({"on_error": [f"must be refuse or skip, got {on_error!r}"]})
-        body = request.data if isinstance(request.data, bytes) else b""
+        body = cast(bytes, request.data)
         batch = import_lines(
             project=self.project,
             kind=ImportKind(kind),

@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation.api.access import NoStore, membership_of, user_of
+from annotation.api.access import NoStore, membership_of, require_scope, user_of
 from annotation.errors import DomainError, Kind
 from annotation.models import Membership, Role, Token, TokenScope, User
 from annotation.people import create_token
@@ -37,7 +37,7 @@ class TooManyAttempts(DomainError):
     kind = Kind.TOO_MANY
 
 
-class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class ErrorSerializer(serializers.Serializer[Any]):
     """Every error body."""
 
     code = serializers.CharField()
@@ -45,7 +45,7 @@ class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
     details = serializers.DictField()
 
 
-class UserProjectSerializer(serializers.Serializer[Membership]):
+class UserProjectSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField(source="project.slug")
     name = serializers.CharField(source="project.name")
     role = serializers.ChoiceField(choices=Role.choices)
@@ -63,7 +63,7 @@ class UserProjectSerializer(serializers.Serializer[Membership]):
         return Role(row.role).can_manage
 
 
-class UserSerializer(serializers.Serializer[User]):
+class UserSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     email = serializers.EmailField()
     name = serializers.CharField()
@@ -76,11 +76,11 @@ class UserSerializer(serializers.Serializer[User]):
         return UserProjectSerializer(rows, many=True).data
 
 
-class SessionSerializer(serializers.Serializer[dict[str, Any]]):
+class SessionSerializer(serializers.Serializer[Any]):
     user = UserSerializer(allow_null=True)
 
 
-class SignInSerializer(serializers.Serializer[dict[str, Any]]):
+class SignInSerializer(serializers.Serializer[Any]):
     email = serializers.CharField(max_length=254)
     password = serializers.CharField(max_length=512, trim_whitespace=False)
 
@@ -119,7 +119,7 @@ class SessionView(NoStore, APIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class TokenSerializer(serializers.Serializer[Token]):
+class TokenSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     name = serializers.CharField()
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=TokenScope.choices))
@@ -130,7 +130,7 @@ class TokenSerializer(serializers.Serializer[Token]):
     revoked_at = serializers.DateTimeField(allow_null=True)
 
 
-class TokenListSerializer(serializers.Serializer[dict[str, Any]]):
+class TokenListSerializer(serializers.Serializer[Any]):
     items = TokenSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
@@ -139,7 +139,7 @@ class NewTokenSerializer(TokenSerializer):
     secret = serializers.CharField()
 
 
-class TokenCreateSerializer(serializers.Serializer[dict[str, Any]]):
+class TokenCreateSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=80)
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=TokenScope.choices), min_length=1)
     project = serializers.SlugField(required=False, allow_null=True)
@@ -152,7 +152,10 @@ class TokensView(NoStore, APIView):
     @extend_schema(operation_id="tokens_list", responses=TokenListSerializer)
     def get(self, request: Request) -> Response:
         """All tokens of the caller, newest first, revoked ones too."""
+        require_scope(request, TokenScope.READ)
         rows = Token.objects.filter(user=user_of(request)).select_related("project").order_by("-pk")
+        if isinstance(request.auth, Token) and request.auth.project_id is not None:
+            rows = rows.filter(project_id=request.auth.project_id)
         return Response({"items": TokenSerializer(rows, many=True).data, "next": None})
 
     @extend_schema(operation_id="tokens_create", request=TokenCreateSerializer, responses={201: NewTokenSerializer})

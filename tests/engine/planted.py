@@ -26,7 +26,9 @@ def preference(number: int, **changes: Any) -> dict[str, Any]:
     return {**record, **changes}
 
 
-def planted_snapshot(directory: Path, *, train: int = 24, validation: int = 8, test: int = 8, ties: int = 0) -> Manifest:
+def planted_snapshot(
+    directory: Path, *, train: int = 24, validation: int = 8, test: int = 8, ties: int = 0
+) -> Manifest:
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     start = 0
     for part, count in (("train", train), ("validation", validation), ("test", test)):

@@ -63,7 +63,9 @@ def test_every_method_can_be_submitted_without_its_inputs_paths(method, config):
 def test_a_broker_that_is_down_does_not_fail_the_request(settings, django_capture_on_commit_callbacks, caplog):
     from winnow.celery import app
 
-    app.conf.update(broker_url="redis://127.0.0.1:1/0", broker_transport_options={"max_retries": 1, "interval_start": 0})
+    app.conf.update(
+        broker_url="redis://127.0.0.1:1/0", broker_transport_options={"max_retries": 1, "interval_start": 0}
+    )
     app.set_current()
     pools, app.amqp._producer_pool, app._pool = (app.amqp._producer_pool, app._pool), None, None
     try:

@@ -68,7 +68,9 @@ def train(toy: dict, end: dict, options: argparse.Namespace) -> None:
                 finish_early(end, out)
             time.sleep(toy.get("step_seconds", 0.02))
             step, weight = step + 1, after(weight, step + 1)
-            metrics.write(json.dumps({"step": step, "time": time.time(), "tokens": 8 * step, "train/loss": weight}) + "\n")
+            metrics.write(
+                json.dumps({"step": step, "time": time.time(), "tokens": 8 * step, "train/loss": weight}) + "\n"
+            )
             metrics.flush()
             if step % toy.get("every", 5) == 0 or checkpoint_asked.is_set():
                 checkpoint_asked.clear()

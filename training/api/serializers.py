@@ -11,7 +11,7 @@ from annotation.api.annotate import MessageSerializer
 from annotation.api.projects import AgreementSerializer
 from annotation.models import User
 from training import queries
-from training.models import Checkpoint, Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round, Run, Snapshot
+from training.models import Checkpoint, Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round, Snapshot
 
 Numbers = {"type": "object", "additionalProperties": {"type": "number"}}
 Anything = {"type": "object", "additionalProperties": {}}
@@ -32,19 +32,19 @@ def person(user: User | None) -> str | None:
     return None if user is None else (user.name or user.email)
 
 
-class ModelRefSerializer(serializers.Serializer[ModelVersion]):
+class ModelRefSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     name = serializers.CharField()
 
 
-class SnapshotCountsSerializer(serializers.Serializer[dict[str, int]]):
+class SnapshotCountsSerializer(serializers.Serializer[Any]):
     train = serializers.IntegerField()
     validation = serializers.IntegerField()
     test = serializers.IntegerField()
     total = serializers.IntegerField()
 
 
-class SnapshotSerializer(serializers.Serializer[Snapshot]):
+class SnapshotSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
     name = serializers.CharField()
@@ -64,25 +64,26 @@ class SnapshotSerializer(serializers.Serializer[Snapshot]):
         return person(snapshot.created_by)
 
     def get_jobs(self, snapshot: Snapshot) -> int:
-        return snapshot.n_jobs if "n_jobs" in vars(snapshot) else snapshot.jobs.count()
+        counted: int | None = vars(snapshot).get("n_jobs")  # annotated by `queries.snapshots`
+        return snapshot.jobs.count() if counted is None else counted
 
 
-class SnapshotListSerializer(serializers.Serializer[dict[str, Any]]):
+class SnapshotListSerializer(serializers.Serializer[Any]):
     items = SnapshotSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class SnapshotRefSerializer(serializers.Serializer[Snapshot]):
+class SnapshotRefSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
     name = serializers.CharField()
 
 
-class ModelSerializer(serializers.Serializer[ModelVersion]):
+class ModelSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     name = serializers.CharField()
     kind = serializers.ChoiceField(choices=ModelKind.choices)
-    source = serializers.ChoiceField(choices=ModelSource.choices)
+    source = serializers.ChoiceField(choices=ModelSource.choices)  # type: ignore[assignment]  # DRF keeps fields apart
     base = ModelRefSerializer(allow_null=True)
     parameters = serializers.IntegerField(allow_null=True)
     size_bytes = serializers.IntegerField(allow_null=True)
@@ -106,12 +107,12 @@ class ModelSerializer(serializers.Serializer[ModelVersion]):
         return queries.lineage(model)["step"]
 
 
-class ModelListSerializer(serializers.Serializer[dict[str, Any]]):
+class ModelListSerializer(serializers.Serializer[Any]):
     items = ModelSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class RunSerializer(serializers.Serializer[Run]):
+class RunSerializer(serializers.Serializer[Any]):
     attempt = serializers.IntegerField()
     started_at = serializers.DateTimeField()
     ended_at = serializers.DateTimeField(allow_null=True)
@@ -120,7 +121,7 @@ class RunSerializer(serializers.Serializer[Run]):
     last_step = serializers.IntegerField(allow_null=True)
 
 
-class CheckpointSerializer(serializers.Serializer[Checkpoint]):
+class CheckpointSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     step = serializers.IntegerField()
     size_bytes = serializers.IntegerField()
@@ -132,13 +133,13 @@ class CheckpointSerializer(serializers.Serializer[Checkpoint]):
         return checkpoint.files_pruned_at is None
 
 
-class AbilitiesSerializer(serializers.Serializer[dict[str, bool]]):
+class AbilitiesSerializer(serializers.Serializer[Any]):
     stop = serializers.BooleanField()
     retry = serializers.BooleanField()
     promote = serializers.BooleanField()
 
 
-class JobSerializer(serializers.Serializer[Job]):
+class JobSerializer(serializers.Serializer[Any]):
     """A job as lists show it. `context["now"]` is the moment for which the phase is derived."""
 
     id = serializers.UUIDField(source="public_id")
@@ -174,7 +175,8 @@ class JobSerializer(serializers.Serializer[Job]):
         return job.round.public_id if job.method == "sample" else None
 
     def get_activity(self, job: Job) -> str | None:
-        return job.progress.get("phase")
+        activity: str | None = job.progress.get("phase")
+        return activity
 
     def get_eta_seconds(self, job: Job) -> float | None:
         return job.progress.get("eta_seconds") if job.status == JobStatus.RUNNING else None
@@ -218,19 +220,19 @@ class JobDetailSerializer(JobSerializer):
         return queries.abilities(job)
 
 
-class JobListSerializer(serializers.Serializer[dict[str, Any]]):
+class JobListSerializer(serializers.Serializer[Any]):
     items = JobSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class RoundSamplingSerializer(serializers.Serializer[dict[str, Any]]):
+class RoundSamplingSerializer(serializers.Serializer[Any]):
     temperature = serializers.FloatField()
     top_p = serializers.FloatField()
     max_new_tokens = serializers.IntegerField()
     seed = serializers.IntegerField()
 
 
-class RoundSerializer(serializers.Serializer[Round]):
+class RoundSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
     name = serializers.CharField()
@@ -258,25 +260,25 @@ class RoundSerializer(serializers.Serializer[Round]):
         return super().to_representation(made)
 
 
-class RoundListSerializer(serializers.Serializer[dict[str, Any]]):
+class RoundListSerializer(serializers.Serializer[Any]):
     items = RoundSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
-class MetricPointSerializer(serializers.Serializer[dict[str, Any]]):
+class MetricPointSerializer(serializers.Serializer[Any]):
     seq = serializers.IntegerField()
     step = serializers.IntegerField()
     time = serializers.FloatField()
     values = NumbersField()
 
 
-class MetricPageSerializer(serializers.Serializer[dict[str, Any]]):
+class MetricPageSerializer(serializers.Serializer[Any]):
     items = MetricPointSerializer(many=True)
     next_after = serializers.IntegerField()
     terminal = serializers.BooleanField()
 
 
-class SampleSerializer(serializers.Serializer[dict[str, Any]]):
+class SampleSerializer(serializers.Serializer[Any]):
     seq = serializers.IntegerField()
     step = serializers.IntegerField()
     prompt_id = serializers.CharField()
@@ -289,11 +291,11 @@ class SampleSerializer(serializers.Serializer[dict[str, Any]]):
     length = serializers.IntegerField(allow_null=True)
 
 
-class SamplePageSerializer(serializers.Serializer[dict[str, Any]]):
+class SamplePageSerializer(serializers.Serializer[Any]):
     items = SampleSerializer(many=True)
     next_after = serializers.IntegerField()
     terminal = serializers.BooleanField()
 
 
-class LogSerializer(serializers.Serializer[dict[str, Any]]):
+class LogSerializer(serializers.Serializer[Any]):
     lines = serializers.ListField(child=serializers.CharField())

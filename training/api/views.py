@@ -9,7 +9,8 @@ from uuid import UUID
 from django.http import Http404, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.exceptions import PermissionDenied, ValidationError
 from rest_framework.permissions import IsAuthenticated
@@ -20,6 +21,7 @@ from rest_framework.views import APIView
 from annotation import queries as annotation_queries
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page, whole_number
+from annotation.api.parsing import FiniteFloatField
 from annotation.api.projects import AgreementSerializer
 from annotation.models import TokenScope
 from annotation.people import audit
@@ -82,7 +84,7 @@ class PersonSerializer(serializers.Serializer[Any]):
     last_vote_at = serializers.DateTimeField(allow_null=True)
 
 
-class OverviewSerializer(serializers.Serializer[dict[str, Any]]):
+class OverviewSerializer(serializers.Serializer[Any]):
     counts = CountsSerializer()
     agreement = AgreementSerializer()
     rates = RatesSerializer()
@@ -112,17 +114,17 @@ class OverviewView(ProjectView):
         return Response(OverviewSerializer(body, context={"now": now}).data)
 
 
-class SharesSerializer(serializers.Serializer[dict[str, float]]):
-    train = serializers.FloatField(min_value=0, max_value=1)
-    validation = serializers.FloatField(min_value=0, max_value=1)
-    test = serializers.FloatField(min_value=0, max_value=1)
+class SharesSerializer(serializers.Serializer[Any]):
+    train = FiniteFloatField(min_value=0, max_value=1)
+    validation = FiniteFloatField(min_value=0, max_value=1)
+    test = FiniteFloatField(min_value=0, max_value=1)
 
 
-class FreezeSerializer(serializers.Serializer[dict[str, Any]]):
+class FreezeSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120, required=False, allow_blank=True)
     min_votes = serializers.IntegerField(min_value=1, max_value=99, required=False)
     tie_rule = serializers.ChoiceField(choices=["half", "drop"], required=False)
-    min_confidence = serializers.FloatField(min_value=0, max_value=1, required=False)
+    min_confidence = FiniteFloatField(min_value=0, max_value=1, required=False)
     shares = SharesSerializer(required=False)
 
     def rule(self) -> FreezeRule:
@@ -222,7 +224,7 @@ class SnapshotExportView(ProjectView):
         return response
 
 
-class ModelCreateSerializer(serializers.Serializer[dict[str, Any]]):
+class ModelCreateSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120)
     path = serializers.CharField(max_length=1000, required=False)
     hub_id = serializers.CharField(max_length=200, required=False)
@@ -258,9 +260,9 @@ class ModelsView(ProjectView):
         return Response(ModelSerializer(model).data, status=status.HTTP_201_CREATED)
 
 
-class FieldSerializer(serializers.Serializer[dict[str, Any]]):
+class FieldSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # DRF's metaclass keeps fields apart from attributes
     help = serializers.CharField()
     unit = serializers.CharField()
     type = serializers.ChoiceField(choices=["number", "text", "choice"])
@@ -268,7 +270,7 @@ class FieldSerializer(serializers.Serializer[dict[str, Any]]):
     default = serializers.JSONField(allow_null=True)
 
 
-class MethodSerializer(serializers.Serializer[dict[str, Any]]):
+class MethodSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     title = serializers.CharField()
     description = serializers.CharField()
@@ -276,7 +278,7 @@ class MethodSerializer(serializers.Serializer[dict[str, Any]]):
     fields_shown = FieldSerializer(many=True)
 
 
-class MethodListSerializer(serializers.Serializer[dict[str, Any]]):
+class MethodListSerializer(serializers.Serializer[Any]):
     items = MethodSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
@@ -313,7 +315,7 @@ class MethodsView(ProjectView):
         return Response(MethodListSerializer({"items": items, "next": None}).data)
 
 
-class JobCreateSerializer(serializers.Serializer[dict[str, Any]]):
+class JobCreateSerializer(serializers.Serializer[Any]):
     method = serializers.CharField(max_length=24)
     snapshot = serializers.UUIDField()
     model = serializers.UUIDField()
@@ -455,7 +457,7 @@ class JobRetryView(ProjectView):
         return _job_answer(self, public_id, status.HTTP_200_OK)
 
 
-class PromoteSerializer(serializers.Serializer[dict[str, Any]]):
+class PromoteSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120)
     checkpoint = serializers.UUIDField(required=False, allow_null=True)
 
@@ -483,13 +485,13 @@ class JobPromoteView(ProjectView):
         return _job_answer(self, made.public_id, status.HTTP_202_ACCEPTED)
 
 
-class RoundCreateSerializer(serializers.Serializer[dict[str, Any]]):
+class RoundCreateSerializer(serializers.Serializer[Any]):
     policies = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=MOST_POLICIES)
     name = serializers.CharField(max_length=120, required=False, allow_blank=True)
     prompts = serializers.IntegerField(min_value=1, required=False, allow_null=True)
     completions = serializers.IntegerField(min_value=1, max_value=16, required=False)
-    temperature = serializers.FloatField(min_value=0, max_value=5, required=False)
-    top_p = serializers.FloatField(min_value=0.01, max_value=1, required=False)
+    temperature = FiniteFloatField(min_value=0, max_value=5, required=False)
+    top_p = FiniteFloatField(min_value=0.01, max_value=1, required=False)
     max_new_tokens = serializers.IntegerField(min_value=1, max_value=4096, required=False)
     seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False, allow_null=True)
@@ -546,14 +548,14 @@ class RoundView(ProjectView):
         return Response(RoundSerializer(found, context={"now": timezone.now()}).data)
 
 
-class MetricInfoSerializer(serializers.Serializer[dict[str, Any]]):
+class MetricInfoSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     unit = serializers.CharField()
     help = serializers.CharField()
     better = serializers.ChoiceField(choices=["higher", "lower"], allow_null=True)
 
 
-class MetricInfoListSerializer(serializers.Serializer[dict[str, Any]]):
+class MetricInfoListSerializer(serializers.Serializer[Any]):
     items = MetricInfoSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 

@@ -152,7 +152,7 @@ class PrecisionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardMemoryConfig:
-    micro_tokens: int = 2048
+    micro_tokens: int = 1024
     """Most positions of one forward and backward pass; a longer pair is a pass of its own. Halve it to save memory."""
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class RewardMemoryConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DpoMemoryConfig:
-    micro_tokens: int = 2048
+    micro_tokens: int = 1024
     """Most positions of one forward and backward pass; a longer pair is a pass of its own. Halve it to save memory."""
     reference_cache: str | None = None
     """Directory for the reference log-probabilities, shared between runs; null: inside the output directory."""

@@ -74,8 +74,9 @@ def probability_metrics(judged: Sequence[Judged], *, part: str) -> dict[str, flo
 def clustered_share(values: Sequence[float], groups: Sequence[str]) -> Estimate:
     """Mean of values in [0, 1] with a 95 % interval: delete-one-group jackknife, Student t with G − 1 degrees, clipped.
 
-    With fewer than two groups nothing is known about the spread, and the interval is [0, 1].
-    Source: Efron & Tibshirani 1993, ch. 11, with groups in the place of observations.
+    With fewer than two groups nothing is known about the spread, and the interval is [0, 1]. Where all values are 0,
+    or all are 1, the jackknife sees no spread either; the open side is then the exact binomial bound for G trials.
+    Source: Efron & Tibshirani 1993, ch. 11, with groups in the place of observations; Clopper & Pearson 1934.
     """
     total, count = sum(values), len(values)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
@@ -85,6 +86,9 @@ def clustered_share(values: Sequence[float], groups: Sequence[str]) -> Estimate:
     size = len(sums)
     if size < 2:
         return Estimate(value=total / count, low=0.0, high=1.0)
+    if total in (0.0, float(count)):
+        bound = ((1 - CONFIDENCE) / 2) ** (1 / size)
+        return Estimate(value=1.0, low=bound, high=1.0) if total else Estimate(value=0.0, low=0.0, high=1 - bound)
     without = [(total - part) / (count - number) for part, number in sums.values()]
     centre = sum(without) / size
     error = math.sqrt((size - 1) / size * sum((value - centre) ** 2 for value in without))

@@ -188,7 +188,7 @@ class Command(BaseCommand):
         def annotate(person: SimulatedAnnotator, address: str, password: str) -> None:
             try:
                 _annotate(Client(base), person, address, password, over)
-            except BaseException as error:  # noqa: BLE001  (raised again below, in the main thread)
+            except BaseException as error:
                 failures.append(error)
 
         threads = [threading.Thread(target=annotate, args=row, daemon=True) for row in people]

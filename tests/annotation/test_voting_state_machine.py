@@ -1,0 +1,278 @@
+"""Any order of leases, votes, replays, undos, skips, expiries and overlap changes keeps every acknowledgement.
+
+The model is a dictionary of what the callers were told; after every step the rows are compared with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import transaction
+from django.db.models import Count
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from annotation import assignment as assignments
+from annotation.assignment import AssignmentOver
+from annotation.consensus import rebuild, settle_due
+from annotation.models import (
+    Assignment,
+    AssignmentState,
+    Choice,
+    Comparison,
+    Consensus,
+    FlagKind,
+    Project,
+    Retraction,
+    Slot,
+    SlotState,
+    User,
+    Vote,
+)
+from annotation.pairing import change_overlap
+from annotation.voting import AlreadyRetracted, AlreadyVoted, Answer, KeyReused, record_vote, retract
+from tests import builders
+from tests.builders import NOW
+
+PEOPLE, COMPARISONS, TABS = ("ann", "ben", "cid"), 3, ("one", "two")
+any_index = st.integers(min_value=0, max_value=10_000)
+any_side = st.sampled_from(("left", "right", "tie"))
+
+
+class Voting(RuleBasedStateMachine):
+    states = 0
+    acknowledged = 0
+    project: Project  # made once, outside: each example is rolled back
+    people: list[User]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.undo = transaction.atomic()
+        self.undo.__enter__()
+        self.now = NOW
+        self.rng = random.Random(0)
+        self.leases: list[Assignment] = []
+        self.acks: dict[UUID, tuple[Assignment, str, str, int]] = {}  # key → lease, side, rationale, vote
+        self.live: dict[tuple[int, int], UUID] = {}  # person, comparison → key of the vote that stands
+        self.most: dict[int, int] = dict.fromkeys(Comparison.objects.values_list("pk", flat=True), 2)
+
+    def teardown(self) -> None:
+        Voting.acknowledged += len(self.acks)
+        transaction.set_rollback(True)
+        self.undo.__exit__(None, None, None)
+
+        for who in range(len(PEOPLE)):
+            self.leases += self.given(who, "one", 2)
+
+    def given(self, who: int, tab: str, wanted: int) -> list[Assignment]:
+        return assignments.lease(
+            project=self.project, annotator=self.people[who], tab=tab, wanted=wanted, now=self.now, rng=self.rng
+        )
+
+    def pick(self, index: int) -> Assignment:
+        found = self.leases[index % len(self.leases)]
+        found.refresh_from_db()
+        return found
+
+    def say(self, lease: Assignment, side: str, rationale: str, key: UUID):
+        return record_vote(
+            assignment=lease, annotator=lease.annotator, key=key, answer=Answer(choice=side, rationale=rationale),
+            now=self.now,
+        )  # fmt: skip
+
+    def slot_for(self, lease: Assignment) -> bool:
+        """Whether a vote by this lease must count, from the rows and the rule alone."""
+        slots = list(Slot.objects.filter(comparison_id=lease.comparison_id).select_related("assignment"))
+        if any(slot.state == SlotState.LEASED and slot.assignment.annotator_id == lease.annotator_id for slot in slots):
+            return True
+        free = [s for s in slots if s.state == SlotState.OPEN or (s.state == "leased" and s.lease_expires_at < self.now)]
+        excess = len(slots) - Comparison.objects.get(pk=lease.comparison_id).overlap
+        return len(free) > max(0, excess)
+
+    @rule(who=st.integers(0, len(PEOPLE) - 1), tab=st.sampled_from(TABS), wanted=st.integers(1, 3))
+    def lease(self, who, tab, wanted):
+        given = self.given(who, tab, wanted)
+        for item in given:
+            assert item.lease_expires_at == self.now + timedelta(minutes=15)
+            assert (item.annotator_id, item.comparison_id) not in self.live
+        known = {item.pk for item in self.leases}
+        self.leases += [item for item in given if item.pk not in known]
+
+    @precondition(lambda self: self.leases)
+    @rule(index=any_index, side=any_side, rationale=st.sampled_from(("", "Because.")))
+    def vote_anywhere(self, index, side, rationale):
+        self.vote(index, side, rationale)
+
+    def vote(self, index: int, side: str, rationale: str) -> None:
+        lease, key = self.pick(index), uuid4()
+        turn = (lease.annotator_id, lease.comparison_id)
+        counts = self.slot_for(lease)
+        if turn in self.live:
+            with pytest.raises(AlreadyVoted):
+                self.say(lease, side, rationale, key)
+            return
+        receipt = self.say(lease, side, rationale, key)
+        assert (receipt.replayed, receipt.counted) == (False, counts)
+        self.acks[key] = (lease, side, rationale, receipt.vote.pk)
+        self.live[turn] = key
+
+    @rule(index=any_index, side=any_side)
+    def vote_where_none_stands(self, index, side):
+        waiting = [item for item in self.leases if (item.annotator_id, item.comparison_id) not in self.live]
+        if waiting:
+            self.vote(self.leases.index(waiting[index % len(waiting)]), side, "")
+
+    @precondition(lambda self: self.acks)
+    @rule(index=any_index)
+    def replay(self, index):
+        key = list(self.acks)[index % len(self.acks)]
+        lease, side, rationale, pk = self.acks[key]
+        receipt = self.say(lease, side, rationale, key)
+        assert receipt.replayed
+        assert receipt.vote.pk == pk
+        assert receipt.counted == Slot.objects.filter(vote=pk).exists()
+
+    @precondition(lambda self: self.acks)
+    @rule(index=any_index)
+    def other_body(self, index):
+        key = list(self.acks)[index % len(self.acks)]
+        lease, side, rationale, _ = self.acks[key]
+        with pytest.raises(KeyReused):
+            self.say(lease, side, rationale + "!", key)
+        other = next((item for item in self.leases if item.pk != lease.pk), None)
+        if other is not None:
+            with pytest.raises(KeyReused):
+                self.say(other, side, rationale, key)
+
+    @precondition(lambda self: self.acks)
+    @rule(index=any_index)
+    def take_back(self, index):
+        key = list(self.acks)[index % len(self.acks)]
+        lease, _, _, pk = self.acks[key]
+        turn = (lease.annotator_id, lease.comparison_id)
+        if self.live.get(turn) != key:
+            with pytest.raises(AlreadyRetracted):
+                retract(vote=Vote.objects.get(pk=pk), by=lease.annotator, now=self.now)
+            return
+        retract(vote=Vote.objects.get(pk=pk), by=lease.annotator, now=self.now)
+        del self.live[turn]
+
+    @precondition(lambda self: self.leases)
+    @rule(index=any_index, flagged=st.booleans())
+    def turn_down(self, index, flagged):
+        lease = self.pick(index)
+        if flagged:
+            assignments.flag(assignment=lease, kind=FlagKind.BROKEN, note="", now=self.now)
+        elif (lease.annotator_id, lease.comparison_id) in self.live:
+            with pytest.raises(AssignmentOver):
+                assignments.skip(assignment=lease, reason="too_long", now=self.now)
+        else:
+            assignments.skip(assignment=lease, reason="too_long", now=self.now)
+
+    @rule(who=st.integers(0, len(PEOPLE) - 1), tab=st.sampled_from(TABS), leave=st.booleans())
+    def heartbeat_or_leave(self, who, tab, leave):
+        if leave:
+            ids = [item.public_id for item in self.leases]
+            assignments.release(
+                project=self.project, annotator=self.people[who], tab=tab, public_ids=ids, now=self.now
+            )
+        else:
+            assignments.renew(project=self.project, annotator=self.people[who], tab=tab, now=self.now)
+
+    @rule(minutes=st.sampled_from((1, 8, 16)), tick=st.booleans())
+    def time_passes(self, minutes, tick):
+        self.now += timedelta(minutes=minutes)
+        if tick:
+            assignments.expire(self.now)
+
+    @rule(overlap=st.integers(1, 4))
+    def set_overlap(self, overlap):
+        taken = Counter(Slot.objects.exclude(state=SlotState.OPEN).values_list("comparison_id", flat=True))
+        change_overlap(project=self.project, overlap=overlap, now=self.now)
+        for pk in self.most:
+            self.most[pk] = max(overlap, taken[pk])
+
+    @rule()
+    def settle(self):
+        settle_due(now=self.now)
+        derived = list(Consensus.objects.order_by("pk").values_list("pk", "state", "label", "votes_a", "votes_b"))
+        rebuild(project=self.project, now=self.now)
+        assert derived == list(
+            Consensus.objects.order_by("pk").values_list("pk", "state", "label", "votes_a", "votes_b")
+        )
+        for row in Consensus.objects.all():
+            letters = Counter(Slot.objects.filter(comparison=row.comparison_id).values_list("vote__choice", flat=True))
+            assert (row.votes_a, row.votes_tie, row.votes_b) == tuple(letters[c] for c in (Choice.A, Choice.TIE, Choice.B))
+
+    @invariant()
+    def every_acknowledged_vote_is_stored_once_with_its_body(self):
+        Voting.states += 1
+        stored = {vote.key: vote for vote in Vote.objects.all()}
+        assert stored.keys() == self.acks.keys()
+        for key, (lease, side, rationale, pk) in self.acks.items():
+            vote = stored[key]
+            letter = "tie" if side == "tie" else lease.letter_of(side)
+            assert (vote.pk, vote.assignment_id, vote.choice) == (pk, lease.pk, letter)
+            assert vote.body.get("rationale", "") == rationale
+        live = Vote.objects.filter(retractions__isnull=True).values_list("annotator_id", "comparison_id", "key")
+        assert {(person, item): key for person, item, key in live} == self.live
+        assert len(live) == len(self.live)
+        assert Retraction.objects.count() == len(self.acks) - len(self.live)
+
+    @invariant()
+    def slots_hold_live_votes_and_live_leases_and_no_more_than_wanted(self):
+        taken, total, is_open = Counter(), Counter(), Counter()
+        standing = set(self.live.values())
+        for slot in Slot.objects.select_related("vote", "assignment"):
+            total[slot.comparison_id] += 1
+            is_open[slot.comparison_id] += slot.state == SlotState.OPEN
+            if slot.state == SlotState.OPEN:
+                continue
+            taken[slot.comparison_id] += 1
+            assert slot.assignment.comparison_id == slot.comparison_id
+            if slot.state == SlotState.DONE:
+                assert slot.vote.key in standing
+                assert slot.vote.assignment_id == slot.assignment_id
+                assert slot.assignment.state == AssignmentState.VOTED
+            else:
+                assert slot.assignment.state == AssignmentState.LEASED
+                assert slot.assignment.lease_expires_at == slot.lease_expires_at
+        for comparison, overlap in Comparison.objects.values_list("pk", "overlap"):
+            assert taken[comparison] <= self.most[comparison]
+            assert total[comparison] >= overlap
+            if total[comparison] > overlap:
+                assert not is_open[comparison]
+
+    @invariant()
+    def a_person_has_one_turn_at_a_comparison(self):
+        turns = Assignment.objects.exclude(state__in=("expired", "released")).values("annotator", "comparison")
+        assert not turns.annotate(n=Count("pk")).filter(n__gt=1).exists()
+        voted = set(Assignment.objects.filter(state="voted").values_list("annotator_id", "comparison_id"))
+        assert voted == set(self.live)
+
+
+@pytest.mark.django_db
+def test_no_order_of_steps_loses_or_doubles_a_vote():
+    Voting.states = Voting.acknowledged = 0
+    Voting.project = builders.project(overlap=2)
+    builders.comparisons(Voting.project, COMPARISONS)
+    Voting.people = [builders.member(Voting.project, name) for name in PEOPLE]
+    run_state_machine_as_test(
+        Voting,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=25,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    print(f"{Voting.states} states, {Voting.acknowledged} votes acknowledged")
+    assert Voting.states > 500
+    assert Voting.acknowledged > 100

@@ -1,0 +1,119 @@
+"""A whole worker process is killed: the reaper gives the job back, another worker resumes it, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+
+from tests.training.rows import TIMING, curve, reached, submit, until
+from tests.training.toy_engine import curve as whole
+from training import jobs, processes
+from training.models import Job, JobStatus
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+WORKER = Path(__file__).with_name("worker_process.py")
+TICK_SECONDS = 0.2
+
+
+@pytest.fixture
+def start_worker(settings, tmp_path):
+    """Starts worker processes on this test's database; all are gone at the end."""
+    started: list[subprocess.Popen] = []
+
+    def start(toy: dict) -> subprocess.Popen:
+        command = [sys.executable, str(WORKER), str(connection.settings_dict["NAME"]), str(settings.RUNS_DIR), json.dumps(toy)]
+        environ = os.environ | {"WINNOW_DATA_DIR": str(tmp_path / "worker")}
+        with (tmp_path / "worker.log").open("ab") as log:
+            started.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.fixture
+def ticking():
+    """The tick's part: a reaper in a thread. Back-off is cut short, since these tests measure the lease."""
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(TICK_SECONDS):
+            jobs.reap()
+            Job.objects.filter(not_before_at__isnull=False).update(not_before_at=None)
+        connection.close()
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def children(settings) -> list[processes.Identity]:
+    files = settings.RUNS_DIR.glob(f"*/*/{processes.PROCESS_FILE}")
+    return [found for file in files if (found := processes.recorded_process(file)) is not None]
+
+
+def test_a_worker_that_is_killed_loses_nothing(start_worker, ticking, settings):
+    toy = {"steps": 120, "step_seconds": 0.04}
+    job = submit()
+    worker = start_worker(toy)
+    reached(job, 12)
+    (orphan,) = children(settings)
+    os.kill(worker.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    until(lambda: processes.identity(orphan.pid) is None, seconds=2)  # the child hears the pipe close
+    start_worker(toy)
+    until(lambda: Job.objects.filter(pk=job.pk, attempt=2, status=JobStatus.RUNNING).exists(), seconds=30)
+    seconds = time.monotonic() - killed_at
+    until(lambda: Job.objects.filter(pk=job.pk, status=JobStatus.SUCCEEDED).exists(), seconds=60)
+    assert curve(job) == whole(120)
+    second = job.runs.get(attempt=2)
+    assert second.resumed_from.step >= 10
+    assert second.result["metrics"]["train/loss"] == whole(120)[120]
+    assert children(settings) == []
+    # The lease has at most its whole length left when the worker dies, and the tick finds it a round later.
+    assert seconds < TIMING.lease_seconds + TICK_SECONDS + 5
+
+
+def test_a_worker_that_is_told_to_end_gives_its_job_back(start_worker, settings):
+    toy = {"steps": 500, "step_seconds": 0.02}
+    job = submit()
+    worker = start_worker(toy)
+    reached(job, 3)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    job.refresh_from_db()
+    assert (job.status, job.failures, job.not_before_at) == (JobStatus.QUEUED, 0, None)
+    assert job.runs.get().reason == "stopped"
+    assert children(settings) == []
+
+
+def test_a_worker_that_is_frozen_cannot_write_beside_its_successor(start_worker, ticking, settings):
+    toy = {"steps": 120, "step_seconds": 0.04}
+    job = submit()
+    frozen = start_worker(toy)
+    reached(job, 7)
+    (child,) = children(settings)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    until(lambda: processes.identity(child.pid) is None, seconds=5)  # not fed, it ends before the lease does
+    start_worker(toy)
+    until(lambda: Job.objects.filter(pk=job.pk, attempt=2).exists(), seconds=30)
+    os.kill(frozen.pid, signal.SIGCONT)
+    until(lambda: Job.objects.filter(pk=job.pk, status=JobStatus.SUCCEEDED).exists(), seconds=60)
+    assert job.runs.count() == 2
+    assert curve(job) == whole(120)
+    assert Job.objects.get().attempt == 2
