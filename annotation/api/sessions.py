@@ -103,10 +103,12 @@ class SessionView(NoStore, APIView):
         """Sign in with e-mail address and password."""
         data = SignInSerializer(data=request.data)
         data.is_valid(raise_exception=True)
-        credentials = {"username": data.validated_data["email"].lower(), "password": data.validated_data["password"]}
+        # By its field's name, `email`: under any other axes finds no name and would lock everybody at this address.
+        credentials = {"email": data.validated_data["email"].lower(), "password": data.validated_data["password"]}
         user = authenticate(request._request, **credentials)
         if user is None:
             if AxesProxyHandler.is_locked(request._request, credentials):
+                request._request.axes_locked_out = False  # else its middleware puts a page in the place of our answer
                 raise TooManyAttempts("Too many attempts. Wait 15 minutes, then try again.")
             raise BadCredentials("That email and password don't match.")
         login(request._request, user)

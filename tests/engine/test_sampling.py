@@ -239,7 +239,7 @@ def test_under_autocast_the_decoder_stays_near_the_models_own(tmp_path: Path) ->
     with torch.autocast("cpu", dtype=torch.bfloat16):
         decoder = Decoder(model, rows=2, room=32)
         for _ in range(2):
-            decoder.add(decoder.read(ids))
+            decoder.add(decoder.read([ids])[0])
         logits = decoder.step([7, 8])
     for row, token in zip(logits, (7, 8), strict=True):
         exact = _last_logits(model, [*ids, token])
@@ -252,8 +252,7 @@ def _check_decoder(model: Any, *, vocabulary: int, own_code: bool) -> None:
     rows = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (9, 2, 30)]
     decoder = Decoder(model, rows=3, room=64)
     assert decoder.steps_by_own_code == own_code
-    for row in rows:
-        prefix = decoder.read(row)
+    for row, prefix in zip(rows, decoder.read(rows), strict=True):
         assert (prefix.logits - _last_logits(model, row)).abs().max() < 1e-4
         decoder.add(prefix)
     for step in range(12):
@@ -262,7 +261,7 @@ def _check_decoder(model: Any, *, vocabulary: int, own_code: bool) -> None:
             rows[0] = rows.pop()
         if step == 8:
             rows.append([3, 4, 5, 6])
-            decoder.add(decoder.read(rows[-1]))
+            decoder.add(decoder.read([rows[-1]])[0])
         new = torch.randint(vocabulary, (len(rows),), generator=generator).tolist()
         for row, token in zip(rows, new, strict=True):
             row.append(token)

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta  # noqa: F401  (for the tests)
 from pathlib import Path
 from typing import Any
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from django.db import connection
@@ -16,19 +17,19 @@ from training.models import Job, JobStatus, Run
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def at_once(count: int, act: Callable[[], object]) -> list[object]:
-    """The results of so many threads that start together."""
+def at_once(*acts: Callable[[], object]) -> list[object]:
+    """The results of acts in threads of their own that start together."""
     results: list[object] = []
-    barrier = threading.Barrier(count)
+    barrier = threading.Barrier(len(acts))
 
-    def one() -> None:
+    def one(act: Callable[[], object]) -> None:
         barrier.wait()
         try:
             results.append(act())
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=one) for _ in range(count)]
+    threads = [threading.Thread(target=one, args=(act,)) for act in acts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -38,7 +39,7 @@ def at_once(count: int, act: Callable[[], object]) -> list[object]:
 
 def test_of_two_that_claim_one_job_one_gets_it():
     job = submit()
-    results = at_once(2, claim)
+    results = at_once(claim, claim)
     assert sorted(result is None for result in results) == [False, True]
     assert Run.objects.count() == 1
     job.refresh_from_db()
@@ -48,7 +49,7 @@ def test_of_two_that_claim_one_job_one_gets_it():
 def test_many_claimers_share_many_jobs_without_a_double():
     for _ in range(6):
         submit()
-    results = at_once(8, claim)
+    results = at_once(*[claim] * 8)
     taken = [result.job_id for result in results if result is not None]
     while (more := claim()) is not None:  # SKIP LOCKED may leave a claimer without a job, never a job to two
         taken.append(more.job_id)
@@ -58,15 +59,14 @@ def test_many_claimers_share_many_jobs_without_a_double():
 
 def test_jobs_that_are_submitted_at_once_get_numbers_of_their_own():
     project()
-    results = at_once(6, submit)
+    results = at_once(*[submit] * 6)
     assert sorted(job.number for job in results) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_job_that_is_claimed_and_cancelled_at_once_is_stopped_either_way():
     for _ in range(5):
         job = submit()
-        acts = iter([lambda: claim(job_id=job.pk), lambda: jobs.cancel(job, now=NOW)])  # noqa: B023
-        at_once(2, lambda: next(acts)())  # noqa: B023
+        at_once(partial(claim, job_id=job.pk), partial(jobs.cancel, job, now=NOW))
         job.refresh_from_db()
         asked = job.cancel_requested_at is not None
         assert asked and job.status in {JobStatus.RUNNING, JobStatus.CANCELLED}

@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_what_an_end_of_the_child_makes_of_the_job(end, status, reason):
     assert (job.status, job.reason) == (status, reason)
     attempt = job.runs.get()
     assert attempt.ended_at is not None and attempt.last_step == 7
-    assert job.failures == (status is JobStatus.QUEUED and end.get("status") != "stopped" and 1 or 0)
+    assert job.failures == (1 if status is JobStatus.QUEUED and end.get("status") != "stopped" else 0)
 
 
 def test_an_input_that_is_refused_fails_the_job_without_a_child():
@@ -337,7 +338,7 @@ def test_a_runner_whose_lease_was_given_away_kills_its_child_and_writes_nothing(
     attempt = Runner(toy_hooks(LONG))
     pid = child_pid(job)
     reached(job, 3)
-    assert jobs.reap(now=rows.now() + rows.timedelta(minutes=5)) == 1
+    assert jobs.reap(now=rows.now() + timedelta(minutes=5)) == 1
     assert attempt.join() is None
     assert not is_alive(pid)
     job.refresh_from_db()
@@ -380,14 +381,14 @@ def test_orphans_are_killed_and_nobody_else_is(settings):
     reached(job, 1)
     assert runner.kill_orphans(settings.RUNS_DIR) == 0
     assert is_alive(pid)
-    Job.objects.filter(pk=job.pk).update(lease_expires_at=rows.builders.NOW - rows.timedelta(days=365))
+    Job.objects.filter(pk=job.pk).update(lease_expires_at=rows.builders.NOW - timedelta(days=365))
     file = directory(job) / processes.PROCESS_FILE
     recorded = json.loads(file.read_text())
     impostor = directory(job).parent / "7"
     impostor.mkdir()
     (impostor / processes.PROCESS_FILE).write_text(json.dumps(recorded | {"started": "1"}))
     attempt.database_is_away.set()  # no heartbeat may renew the lease meanwhile
-    Job.objects.filter(pk=job.pk).update(lease_expires_at=rows.builders.NOW - rows.timedelta(days=365))
+    Job.objects.filter(pk=job.pk).update(lease_expires_at=rows.builders.NOW - timedelta(days=365))
     assert runner.kill_orphans(settings.RUNS_DIR) == 1
     until(lambda: not is_alive(pid), seconds=3)
     attempt.database_is_away.clear()

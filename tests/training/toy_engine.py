@@ -1,7 +1,7 @@
 """A stand-in for the engine: the same command line and files, no torch, and it can be told how to end.
 
-Its “weight” after a step depends on every step before, so a curve with a lost, doubled or wrong step shows. The request's
-`toy` object says what to do; `ends` maps an attempt (the name of the output directory) to how it ends:
+Its “weight” after a step depends on every step before, so a lost, doubled or wrong step shows. The object `toy` of the
+request says what to do; its `ends` maps an attempt (the name of the output directory) to how it ends:
 `{"1": {"at": 7, "do": "exit", "code": 3}}`, do = exit, kill, hang, no_result, status.
 """
 

@@ -1,4 +1,4 @@
-"""A worker of its own process for tests: `worker_process.py DATABASE RUNS_DIR TOY` claims and runs jobs until SIGTERM."""
+"""A worker process for tests: `worker_process.py DATABASE RUNS_DIR TOY` claims and runs jobs until SIGTERM."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def count_parameters(model: Any) -> ParameterCounts:
     )
 
 
-def add_lora(model: Any, *, seed: int, rank: int = 16, alpha: float = 32.0) -> Any:
+def add_lora(model: Any, *, seed: int, rank: int = 16, alpha: int = 32) -> Any:
     """Wrap a model so that only low-rank adapters of every linear layer of the trunk train (and a reward head).
 
     The wrapped model equals the bare one until the first step (B = 0). Its A matrices are drawn from `seed`.
@@ -227,9 +227,8 @@ def add_lora(model: Any, *, seed: int, rank: int = 16, alpha: float = 32.0) -> A
     return _wrap(model, rank=rank, alpha=alpha, targets=sorted(targets), seed=seed)
 
 
-def _wrap(model: Any, *, rank: int, alpha: float, targets: list[str], seed: int) -> Any:
-    scale: Any = alpha  # peft divides it by the rank; its annotation says int
-    config = peft.LoraConfig(r=rank, lora_alpha=scale, lora_dropout=0.0, bias="none", target_modules=targets)
+def _wrap(model: Any, *, rank: int, alpha: int, targets: list[str], seed: int) -> Any:
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(model, config)
@@ -277,7 +276,7 @@ def load_adapter(model: Any, directory: Path) -> Any:
     targets = config.get("target_modules")
     if not plain or not isinstance(targets, list):
         raise ModelError(f"{directory}: adapter_config.json is not a plain LoRA adapter")
-    wrapped = _wrap(model, rank=int(config["r"]), alpha=float(config["lora_alpha"]), targets=sorted(targets), seed=0)
+    wrapped = _wrap(model, rank=int(config["r"]), alpha=int(config["lora_alpha"]), targets=sorted(targets), seed=0)
     state = load_file(weights)
     own = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     for name in sorted(own.keys() | state.keys()):

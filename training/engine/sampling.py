@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
 
 _NUCLEUS_FIRST = 1024  # tokens looked at before the whole vocabulary is sorted; nearly always enough for top_p
+
+_READ_TOKENS = 4096  # positions of prompts read at one time: bounds memory, and larger products are no faster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,58 +156,86 @@ def generate(
         ModelError: a prompt leaves no room for a completion in the model's context.
         Diverged: the model's logits are not finite.
     """
-    asked = {prompt.id: text.prompt_ids(prompt.messages) for prompt in prompts}
-    queue = deque((p.id, index) for p in prompts for index in range(completions) if (p.id, index) not in done)
-    if not queue:
-        return
     context = models.context_tokens(model)
-    longest = max(len(asked[prompt_id]) for prompt_id, _ in queue)
-    decoder = Decoder(model, rows=min(batch_size, len(queue)), room=min(longest + max_new_tokens, context))
-    left = Counter(prompt_id for prompt_id, _ in queue)
-    prefixes: dict[str, Prefix] = {}
+    waiting = _Waiting(
+        ids={prompt.id: text.prompt_ids(prompt.messages) for prompt in prompts},
+        queue=deque((p.id, index) for p in prompts for index in range(completions) if (p.id, index) not in done),
+    )
+    for prompt_id, ids in waiting.ids.items():
+        if len(ids) >= context:
+            raise ModelError(f"prompt {prompt_id} has {len(ids)} tokens, the model's context is {context}")
+    if not waiting.queue:
+        return
+    longest = max(len(waiting.ids[prompt_id]) for prompt_id, _ in waiting.queue)
+    room = min(longest + max_new_tokens, context)
+    decoder = Decoder(model, rows=min(batch_size, len(waiting.queue)), room=room)
     rows: list[_Row] = []
 
-    def draw_for(logits: Tensor, wanted: list[_Row]) -> list[tuple[int, float]]:
-        uniform = torch.tensor([row.next_uniform for row in wanted], device=logits.device)
+    def advance(logits: Tensor, advanced: list[_Row]) -> list[bool]:
+        """Give each row its next token; tells which of them it ended."""
+        uniform = torch.tensor([row.next_uniform for row in advanced], device=logits.device)
         tokens, logprobs = draw(logits, uniform, temperature=temperature, top_p=top_p)
         if not bool(torch.isfinite(logprobs).all()):
-            ids = [row.prompt_id for row in wanted]
-            raise Diverged(metric="logprob", value=float("nan"), step=0, examples=ids)
-        return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+            raise Diverged(metric="logprob", value=math.nan, step=0, examples=[row.prompt_id for row in advanced])
+        drawn = zip(advanced, tokens.tolist(), logprobs.tolist(), strict=True)
+        return [row.take(token, logprob, stop_ids=text.stop_ids) for row, token, logprob in drawn]
 
-    while queue or rows:
+    while waiting.queue or rows:
         new_tokens = len(rows)
         if rows:
-            drawn = draw_for(decoder.step([row.token_ids[-1] for row in rows]), rows)
+            ended = advance(decoder.step([row.token_ids[-1] for row in rows]), rows)
             for place in reversed(range(len(rows))):
-                row = rows[place]
-                if row.take(*drawn[place], stop_ids=text.stop_ids):
+                if ended[place]:
                     decoder.drop(place)
+                    yield _completion(rows[place], text)
                     rows[place] = rows[-1]
                     rows.pop()
-                    yield _completion(row, text)
-        while queue and len(rows) < batch_size:
-            prompt_id, index = queue.popleft()
-            ids = asked[prompt_id]
-            count = min(max_new_tokens, context - len(ids))
-            if count < 1:
-                raise ModelError(f"prompt {prompt_id} has {len(ids)} tokens, the model's context is {context}")
-            if prompt_id not in prefixes:
-                prefixes[prompt_id] = decoder.read(ids)
-            prefix = prefixes[prompt_id]
-            left[prompt_id] -= 1
-            if left[prompt_id] == 0:
-                del prefixes[prompt_id]
+        for prompt_id, index, prefix in waiting.enter(decoder, batch_size - len(rows)):
+            count = min(max_new_tokens, context - len(waiting.ids[prompt_id]))
             numbers = uniforms(seed=seed, stream=stream, prompt_id=prompt_id, index=index, count=count)
             row = _Row(prompt_id=prompt_id, index=index, uniforms=numbers)
             new_tokens += 1
-            if row.take(*draw_for(prefix.logits[None], [row])[0], stop_ids=text.stop_ids):
+            if advance(prefix.logits[None], [row])[0]:
                 yield _completion(row, text)
             else:
                 decoder.add(prefix)
                 rows.append(row)
         if after_tokens is not None and not after_tokens(new_tokens):
             return
+
+
+@dataclass(kw_only=True, slots=True)
+class _Waiting:
+    """Completions not begun: (prompt id, index), prompt by prompt; and the prompts read that more of them need."""
+
+    ids: dict[str, list[int]]
+    queue: deque[tuple[str, int]]
+    prefixes: dict[str, Prefix] = field(default_factory=dict)
+
+    def enter(self, decoder: Decoder, count: int) -> list[tuple[str, int, Prefix]]:
+        """Take up to `count` completions from the queue, and read those of their prompts that are new."""
+        entering = [self.queue.popleft() for _ in range(min(len(self.queue), count))]
+        unread = {prompt_id for prompt_id, _ in entering} - self.prefixes.keys()
+        for group in _read_together(sorted(unread, key=lambda i: (len(self.ids[i]), i)), self.ids):
+            self.prefixes.update(zip(group, decoder.read([self.ids[i] for i in group]), strict=True))
+        found = [(prompt_id, index, self.prefixes[prompt_id]) for prompt_id, index in entering]
+        needed = {self.queue[0][0]} if self.queue else set()  # only the last prompt can have more to come
+        self.prefixes = {prompt_id: self.prefixes[prompt_id] for prompt_id in needed & self.prefixes.keys()}
+        return found
+
+
+def _read_together(ids: list[str], asked: Mapping[str, list[int]]) -> Iterator[list[str]]:
+    """Prompts, sorted by length, in groups that waste little on filling up and fit into memory."""
+    group: list[str] = []
+    for prompt_id in ids:
+        filled = len(asked[prompt_id]) * (len(group) + 1)
+        used = sum(len(asked[i]) for i in group) + len(asked[prompt_id])
+        if group and (filled > _READ_TOKENS or filled > 1.25 * used):
+            yield group
+            group = []
+        group.append(prompt_id)
+    if group:
+        yield group
 
 
 def _completion(row: _Row, text: Text) -> Completion:

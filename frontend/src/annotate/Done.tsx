@@ -1,0 +1,55 @@
+/** Nothing to do right now: why, and what comes next. */
+import { CircleCheck, Hourglass, PauseCircle, Sprout } from 'lucide-react'
+import { useEffect } from 'react'
+import type { DoneReason } from 'src/annotate/queue'
+import styles from 'src/annotate/Task.module.css'
+import { t } from 'src/ui/i18n/t'
+import { Button, LinkButton } from 'src/ui/widgets/Button'
+import { useTitle } from 'src/ui/widgets/Page'
+import { Empty, Notice } from 'src/ui/widgets/States'
+
+const ICONS = { all_done: CircleCheck, held_by_others: Hourglass, paused: PauseCircle, nothing_yet: Sprout }
+/** Reasons that pass by themselves: asked again so often. */
+const AGAIN_MS: Partial<Record<DoneReason, number>> = { held_by_others: 60_000, nothing_yet: 10_000, paused: 60_000 }
+
+type DoneProps = {
+  reason: DoneReason
+  votes: number
+  waiting: number
+  canUndo: boolean
+  onUndo: () => void
+  retry: () => void
+}
+
+export function Done({ reason, votes, waiting, canUndo, onUndo, retry }: DoneProps) {
+  const title = t(`done.${reason}.title`)
+  useTitle(title)
+  const again = AGAIN_MS[reason]
+  useEffect(() => {
+    if (again === undefined) return
+    const timer = setTimeout(retry, again)
+    return () => clearTimeout(timer)
+  }, [again, retry])
+  return (
+    <div className={styles.center}>
+      <div className={styles.centerBox}>
+        <Empty
+          icon={ICONS[reason]}
+          title={title}
+          action={
+            <div style={{ display: 'flex', gap: 8, flexWrap: 'wrap', justifyContent: 'center' }}>
+              <LinkButton href="/" look="primary">
+                {t('done.home')}
+              </LinkButton>
+              {again !== undefined && <Button onClick={retry}>{t('done.look')}</Button>}
+              {canUndo && <Button onClick={onUndo}>{t('done.undo')}</Button>}
+            </div>
+          }
+        >
+          {t(`done.${reason}.text`)} {votes > 0 && t('done.votes', { n: votes })}
+        </Empty>
+        {waiting > 0 && <Notice tone="warn">{t('done.waiting', { n: waiting })}</Notice>}
+      </div>
+    </div>
+  )
+}

@@ -1,0 +1,216 @@
+/** Every comparison with its votes and what they came to. Here, and not on the annotator's page, sources have names. */
+import { useInfiniteQuery } from '@tanstack/react-query'
+import { Lock, Scale } from 'lucide-react'
+import { useState } from 'react'
+import { comparisonsQuery } from 'src/api/queries'
+import type { Comparison } from 'src/api/schema'
+import styles from 'src/setup/Comparisons.module.css'
+import { Conversation, promptLine } from 'src/ui/content/Conversation'
+import { Markdown } from 'src/ui/content/Markdown'
+import { type Key, t } from 'src/ui/i18n/t'
+import { Badge, type Tone } from 'src/ui/widgets/Bits'
+import { LinkButton } from 'src/ui/widgets/Button'
+import { type Column, DataTable } from 'src/ui/widgets/DataTable'
+import { Dialog } from 'src/ui/widgets/Dialog'
+import { Card, Facts, Page } from 'src/ui/widgets/Page'
+import { Empty, Loaded, Skeleton } from 'src/ui/widgets/States'
+import { useParams, useSearchParams } from 'wouter'
+
+const STATES: [string, Key][] = [
+  ['', 'comparisons.all'],
+  ['open', 'comparisons.open'],
+  ['settled', 'comparisons.settled'],
+  ['disputed', 'comparisons.disputed'],
+  ['adjudicated', 'comparisons.adjudicated'],
+  ['withdrawn', 'comparisons.withdrawn'],
+]
+const TONES: Record<string, Tone> = { settled: 'ok', adjudicated: 'ok', disputed: 'warn' }
+
+function stateName(state: string): string {
+  const known = STATES.find(([value]) => value === state && value !== '')
+  return known ? t(known[1]) : state
+}
+
+function labelName(label: string | null): string {
+  if (label === null) return '–'
+  if (label === 'a' || label === 'b') return t('comparisons.wins', { letter: label.toUpperCase() })
+  return label === 'tie' ? t('comparisons.tie') : label
+}
+
+function Tally({ votes }: { votes: Comparison['votes'] }) {
+  return (
+    <div className={styles.tally}>
+      <span className="tabular small">
+        A {votes.a} · {t('comparisons.tieShort')} {votes.tie} · B {votes.b}
+      </span>
+      <div className={styles.bar} aria-hidden="true">
+        <span style={{ flexGrow: votes.a }} />
+        <span style={{ flexGrow: votes.tie }} />
+        <span style={{ flexGrow: votes.b }} />
+      </div>
+    </div>
+  )
+}
+
+export default function Comparisons() {
+  const { slug = '' } = useParams<{ slug: string }>()
+  const [search, setSearch] = useSearchParams()
+  const state = STATES.find(([value]) => value === search.get('state'))?.[0] ?? ''
+  const round = search.get('round') ?? ''
+  const list = useInfiniteQuery(comparisonsQuery(slug, { state, round }))
+  const [open, setOpen] = useState<Comparison | null>(null)
+
+  const columns: Column<Comparison>[] = [
+    {
+      name: 'prompt',
+      header: t('comparisons.prompt'),
+      wrap: true,
+      cell: (row) => (
+        <button type="button" className={styles.open} onClick={() => setOpen(row)}>
+          {promptLine(row.prompt, 110)}
+        </button>
+      ),
+    },
+    { name: 'category', header: t('prompts.category'), cell: (row) => <span className="muted">{row.category}</span> },
+    { name: 'votes', header: t('comparisons.votes'), cell: (row) => <Tally votes={row.votes} /> },
+    {
+      name: 'state',
+      header: t('comparisons.state'),
+      cell: (row) => <Badge tone={TONES[row.state]}>{stateName(row.state)}</Badge>,
+    },
+    { name: 'label', header: t('comparisons.consensus'), cell: (row) => labelName(row.label) },
+    {
+      name: 'prob',
+      header: t('comparisons.prob'),
+      align: 'end',
+      cell: (row) => (row.prob === null ? '–' : row.prob.toFixed(2)),
+    },
+    {
+      name: 'frozen',
+      header: t('comparisons.frozen'),
+      cell: (row) =>
+        row.frozen ? (
+          <span title={t('comparisons.frozenWhy')}>
+            <Lock size={15} aria-label={t('comparisons.frozen')} />
+          </span>
+        ) : null,
+    },
+  ]
+  return (
+    <Page title={t('nav.comparisons')} intro={t('comparisons.intro')}>
+      {/* biome-ignore lint/a11y/useSemanticElements: toggle buttons, not form controls. */}
+      <div className={styles.filters} role="group" aria-label={t('comparisons.filter')}>
+        {STATES.map(([value, label]) => (
+          <button
+            key={value}
+            type="button"
+            className={styles.filter}
+            aria-pressed={value === state}
+            onClick={() =>
+              setSearch((params) => {
+                if (value) params.set('state', value)
+                else params.delete('state')
+                return params
+              })
+            }
+          >
+            {t(label)}
+          </button>
+        ))}
+        {round && (
+          <button
+            type="button"
+            className={styles.filter}
+            aria-pressed={true}
+            onClick={() =>
+              setSearch((params) => {
+                params.delete('round')
+                return params
+              })
+            }
+          >
+            {t('comparisons.oneRound')} ×
+          </button>
+        )}
+      </div>
+      <Card flush>
+        <Loaded
+          query={list}
+          what={t('comparisons.failed')}
+          skeleton={
+            <div style={{ padding: '0 24px' }}>
+              <Skeleton rows={10} />
+            </div>
+          }
+        >
+          {(rows) =>
+            rows.length === 0 ? (
+              <Empty
+                icon={Scale}
+                title={state || round ? t('comparisons.noneHere') : t('comparisons.none')}
+                action={
+                  !state && !round && <LinkButton href={`/r/${slug}/rounds?new=1`}>{t('overview.sample')}</LinkButton>
+                }
+              >
+                {state || round ? t('comparisons.noneHereText') : t('comparisons.noneText')}
+              </Empty>
+            ) : (
+              <DataTable
+                caption={t('nav.comparisons')}
+                columns={columns}
+                rows={rows}
+                rowKey={(row) => row.id}
+                more={list}
+              />
+            )
+          }
+        </Loaded>
+      </Card>
+      {open && <Detail comparison={open} onClose={() => setOpen(null)} />}
+    </Page>
+  )
+}
+
+function Detail({ comparison, onClose }: { comparison: Comparison; onClose: () => void }) {
+  const { id, prompt, completions, votes, votes_wanted, state, label, prob, category } = comparison
+  return (
+    <Dialog title={t('comparisons.one')} onClose={onClose} width={1080}>
+      <Facts
+        items={[
+          [
+            t('comparisons.state'),
+            <Badge key="state" tone={TONES[state]}>
+              {stateName(state)}
+            </Badge>,
+          ],
+          [
+            t('comparisons.votes'),
+            t('comparisons.votesOf', { given: votes.a + votes.tie + votes.b, wanted: votes_wanted }),
+          ],
+          [t('comparisons.consensus'), `${labelName(label)}${prob === null ? '' : ` · P(A) ${prob.toFixed(2)}`}`],
+          [t('prompts.category'), category || '–'],
+          [t('comparisons.id'), <code key="id">{id}</code>],
+        ]}
+      />
+      <Conversation turns={prompt} prefix={`${id}-p`} compact />
+      <div className={styles.pair}>
+        {completions.map((completion) => (
+          <section
+            key={completion.label}
+            className={styles.completion}
+            aria-label={t('comparisons.completion', { letter: completion.label.toUpperCase() })}
+          >
+            <header>
+              <strong>{completion.label.toUpperCase()}</strong>
+              <span>
+                {completion.source}
+                {completion.finish === 'length' && ` · ${t('comparisons.cut')}`}
+              </span>
+            </header>
+            <Markdown text={completion.text} prefix={`${id}-${completion.label}-`} />
+          </section>
+        ))}
+      </div>
+    </Dialog>
+  )
+}

@@ -1,0 +1,277 @@
+/** The project at a glance: how far the data is, how well people agree, who works, and what needs a decision. */
+import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
+import { Pause, Play, Users } from 'lucide-react'
+import type { ReactNode } from 'react'
+import { useMembership } from 'src/api/membership'
+import { keys, overviewQuery, patchProject, projectQuery } from 'src/api/queries'
+import type { Overview, Person } from 'src/api/schema'
+import styles from 'src/setup/Overview.module.css'
+import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { count, duration } from 'src/ui/format'
+import { type Key, t } from 'src/ui/i18n/t'
+import { Hash, Progress, Time } from 'src/ui/widgets/Bits'
+import { Button, LinkButton } from 'src/ui/widgets/Button'
+import { type Column, DataTable } from 'src/ui/widgets/DataTable'
+import { JobStatus } from 'src/ui/widgets/JobStatus'
+import { Card, Page, Stack } from 'src/ui/widgets/Page'
+import { Empty, ErrorPanel, Loaded, Notice, SkeletonBoxes } from 'src/ui/widgets/States'
+import { Link, useParams } from 'wouter'
+
+export default function OverviewPage() {
+  const { slug = '' } = useParams<{ slug: string }>()
+  const { name, canManage } = useMembership(slug)
+  const overview = useQuery(overviewQuery(slug))
+  const project = useQuery(projectQuery(slug))
+  const client = useQueryClient()
+  const pause = useMutation({
+    mutationFn: (paused: boolean) => patchProject(slug, { paused }),
+    onSuccess: () => client.invalidateQueries({ queryKey: keys.project(slug) }),
+  })
+  const paused = project.data?.paused ?? false
+  return (
+    <Page
+      title={name}
+      intro={project.data?.question}
+      actions={
+        canManage && (
+          <>
+            {project.data && (
+              <Button busy={pause.isPending} onClick={() => pause.mutate(!paused)}>
+                {paused ? <Play size={16} aria-hidden="true" /> : <Pause size={16} aria-hidden="true" />}
+                {paused ? t('overview.resume') : t('overview.pause')}
+              </Button>
+            )}
+            <LinkButton href={`/r/${slug}/rounds?new=1`}>{t('overview.sample')}</LinkButton>
+            <LinkButton href={`/r/${slug}/snapshots?freeze=1`} look="primary">
+              {t('overview.freeze')}
+            </LinkButton>
+          </>
+        )
+      }
+    >
+      {pause.isError && <ErrorPanel what={t('overview.pauseFailed')} error={pause.error} />}
+      {paused && <Notice tone="warn">{t('overview.pausedNotice')}</Notice>}
+      <Loaded query={overview} what={t('overview.failed')} skeleton={<SkeletonBoxes boxes={4} height={140} />}>
+        {(data) => <Panels slug={slug} data={data} canManage={canManage} />}
+      </Loaded>
+    </Page>
+  )
+}
+
+function Panels({ slug, data, canManage }: { slug: string; data: Overview; canManage: boolean }) {
+  const { agreement, rates } = data
+  return (
+    <>
+      <Funnel slug={slug} counts={data.counts} />
+      <div className={styles.top}>
+        <Stack>
+          <Card title={t('agreement.title')} note={t('agreement.note')}>
+            <div className={styles.estimates}>
+              <EstimateFigure label={t('agreement.percent')} estimate={agreement.percent} unit="percent" bar />
+              <EstimateFigure label={t('agreement.alpha')} estimate={agreement.alpha} unit="coefficient" bar />
+              <EstimateFigure label={t('agreement.unanimous')} estimate={agreement.unanimous} unit="percent" bar />
+            </div>
+          </Card>
+          <People people={data.people} />
+        </Stack>
+        <Stack>
+          <Needs slug={slug} data={data} canManage={canManage} />
+          <Card title={t('rates.title')}>
+            <p className="tabular">
+              {t('rates.now', { votes: rates.votes_last_hour, people: rates.active_annotators })}{' '}
+              {rates.eta_hours === null
+                ? t('rates.noEta')
+                : t('rates.eta', { duration: duration(rates.eta_hours * 3600) })}
+            </p>
+          </Card>
+          <Work slug={slug} data={data} />
+        </Stack>
+      </div>
+    </>
+  )
+}
+
+function Funnel({ slug, counts }: { slug: string; counts: Overview['counts'] }) {
+  const { prompts, completions, comparisons, votes, surplus, open, settled, disputed, withdrawn, leased } = counts
+  const steps: [Key, number, string, string][] = [
+    ['funnel.prompts', prompts, '/data', ''],
+    ['funnel.completions', completions, '/rounds', ''],
+    [
+      'funnel.comparisons',
+      comparisons,
+      '/comparisons',
+      [t('funnel.open', { n: open }), withdrawn > 0 && t('funnel.withdrawn', { n: withdrawn })]
+        .filter(Boolean)
+        .join(' · '),
+    ],
+    [
+      'funnel.votes',
+      votes,
+      '/comparisons',
+      [leased > 0 && t('funnel.leased', { n: leased }), surplus > 0 && t('funnel.surplus', { n: surplus })]
+        .filter(Boolean)
+        .join(' · '),
+    ],
+    [
+      'funnel.settled',
+      settled,
+      '/comparisons?state=settled',
+      disputed > 0 ? t('funnel.disputed', { n: disputed }) : '',
+    ],
+  ]
+  const done = settled + disputed
+  return (
+    <Card flush>
+      <ol className={styles.funnel} aria-label={t('funnel.label')}>
+        {steps.map(([label, value, href, note]) => (
+          <li key={label}>
+            <Link href={`/r/${slug}${href}`} className={styles.step}>
+              <span className={styles.stepLabel}>{t(label)}</span>
+              <span className={styles.stepValue}>{count(value)}</span>
+              <span className={styles.stepNote}>{note}</span>
+            </Link>
+          </li>
+        ))}
+      </ol>
+      {comparisons > 0 && (
+        <div className={styles.settled}>
+          <Progress label={t('funnel.settledShare')} value={done} max={comparisons - withdrawn} />
+        </div>
+      )}
+    </Card>
+  )
+}
+
+type Need = { text: string; action: ReactNode }
+
+function needs(slug: string, { counts, round, snapshot, jobs }: Overview): Need[] {
+  const link = (href: string, label: string) => (
+    <LinkButton small href={`/r/${slug}${href}`}>
+      {label}
+    </LinkButton>
+  )
+  const list: Need[] = []
+  const failed = jobs.find((job) => job.status === 'failed')
+  const stalled = jobs.find((job) => job.phase === 'stalled')
+  if (counts.prompts === 0) list.push({ text: t('needs.prompts'), action: link('/data?import=1', t('needs.import')) })
+  else if (counts.comparisons === 0 && !round) {
+    list.push({ text: t('needs.round'), action: link('/rounds?new=1', t('overview.sample')) })
+  }
+  if (stalled)
+    list.push({
+      text: t('needs.stalled', { title: stalled.title }),
+      action: link(`/jobs/${stalled.id}`, t('needs.look')),
+    })
+  if (failed)
+    list.push({ text: t('needs.failed', { title: failed.title }), action: link(`/jobs/${failed.id}`, t('needs.look')) })
+  if (counts.disputed > 0) {
+    list.push({
+      text: t('needs.disputed', { n: counts.disputed }),
+      action: link('/comparisons?state=disputed', t('needs.look')),
+    })
+  }
+  if (counts.open === 0 && counts.settled > 0 && !snapshot) {
+    list.push({
+      text: t('needs.freeze', { n: counts.settled }),
+      action: link('/snapshots?freeze=1', t('overview.freeze')),
+    })
+  }
+  if (snapshot && snapshot.jobs === 0) {
+    list.push({
+      text: t('needs.train', { number: snapshot.number }),
+      action: link(`/jobs/new?snapshot=${snapshot.id}`, t('needs.trainAction')),
+    })
+  }
+  return list
+}
+
+function Needs({ slug, data, canManage }: { slug: string; data: Overview; canManage: boolean }) {
+  const list = needs(slug, data)
+  return (
+    <Card title={t('needs.title')}>
+      {list.length === 0 ? (
+        <p className="muted">{t('needs.nothing')}</p>
+      ) : (
+        <ul className={styles.needs}>
+          {list.map(({ text, action }) => (
+            <li key={text}>
+              <span>{text}</span>
+              {canManage && action}
+            </li>
+          ))}
+        </ul>
+      )}
+    </Card>
+  )
+}
+
+const PEOPLE: Column<Person>[] = [
+  { name: 'name', header: t('people.name'), cell: (person) => person.name },
+  { name: 'role', header: t('people.role'), cell: (person) => <span className="muted">{person.role}</span> },
+  { name: 'votes', header: t('people.votes'), align: 'end', cell: (person) => count(person.votes) },
+  { name: 'median', header: t('people.median'), align: 'end', cell: (person) => duration(person.median_seconds) },
+  { name: 'last', header: t('people.last'), align: 'end', cell: (person) => <Time at={person.last_vote_at} /> },
+]
+
+function People({ people }: { people: Person[] }) {
+  return (
+    <Card title={t('people.title')} flush>
+      {people.length === 0 ? (
+        <Empty icon={Users} title={t('people.none')}>
+          {t('people.noneText')}
+        </Empty>
+      ) : (
+        <DataTable caption={t('people.title')} columns={PEOPLE} rows={people} rowKey={(person) => person.name} />
+      )}
+    </Card>
+  )
+}
+
+function Work({ slug, data: { round, jobs, snapshot } }: { slug: string; data: Overview }) {
+  return (
+    <>
+      {round && (
+        <Card title={t('round.title', { number: round.number })} actions={<JobStatus status={round.status} />}>
+          <Progress label={t('round.progress')} value={round.completions_done} max={round.completions_wanted} />
+          <p className="muted small tabular">
+            {t('round.done', { done: round.completions_done, wanted: round.completions_wanted })}
+            {round.eta_seconds !== null && ` · ${t('round.left', { duration: duration(round.eta_seconds) })}`}
+          </p>
+        </Card>
+      )}
+      <Card title={t('overview.jobs')} actions={<Link href={`/r/${slug}/jobs`}>{t('overview.allJobs')}</Link>}>
+        {jobs.length === 0 ? (
+          <p className="muted">{t('overview.noJobs')}</p>
+        ) : (
+          jobs.map((job) => (
+            <div key={job.id} className={styles.job}>
+              <Link href={`/r/${slug}/jobs/${job.id}`}>{job.title}</Link>
+              <JobStatus status={job.status} phase={job.phase} />
+              <span className="muted small">
+                <Time at={job.created_at} />
+              </span>
+            </div>
+          ))
+        )}
+      </Card>
+      <Card
+        title={t('overview.snapshot')}
+        actions={<Link href={`/r/${slug}/snapshots`}>{t('overview.allSnapshots')}</Link>}
+      >
+        {snapshot ? (
+          <p>
+            <Link href={`/r/${slug}/snapshots/${snapshot.id}`}>
+              {snapshot.name || t('snapshot.title', { number: snapshot.number })}
+            </Link>
+            <br />
+            <span className="muted small tabular">
+              {t('snapshot.preferences', { n: snapshot.counts.total })} · sha256 <Hash value={snapshot.content_hash} />
+            </span>
+          </p>
+        ) : (
+          <p className="muted">{t('overview.noSnapshot')}</p>
+        )}
+      </Card>
+    </>
+  )
+}

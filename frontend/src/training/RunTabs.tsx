@@ -1,0 +1,276 @@
+/** The tabs of a run: curves, samples, config, log, history. */
+import { useQuery, useQueryClient } from '@tanstack/react-query'
+import { Activity, FileText, History, MessageSquareText } from 'lucide-react'
+import { useDeferredValue, useEffect, useRef, useState } from 'react'
+import { jobLogQuery, jobMetricsQuery, jobSamplesQuery, methodsQuery, metricsQuery } from 'src/api/queries'
+import type { JobDetail, Method } from 'src/api/schema'
+import { flatten, shown } from 'src/training/config'
+import styles from 'src/training/Run.module.css'
+import { charts, collect } from 'src/training/series'
+import { LineChart } from 'src/ui/charts/LineChart'
+import { Conversation } from 'src/ui/content/Conversation'
+import { Markdown } from 'src/ui/content/Markdown'
+import { bytes, count, duration, measured } from 'src/ui/format'
+import { t } from 'src/ui/i18n/t'
+import { Badge, CopyButton, Time } from 'src/ui/widgets/Bits'
+import { type Column, DataTable } from 'src/ui/widgets/DataTable'
+import { SelectField } from 'src/ui/widgets/Field'
+import { Card, Stack } from 'src/ui/widgets/Page'
+import { Empty, Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
+import { useSearchParams } from 'wouter'
+
+type TabProps = { slug: string; job: JobDetail; active: boolean }
+
+export function CurvesTab({ slug, job, active }: TabProps) {
+  const client = useQueryClient()
+  const feed = useQuery(jobMetricsQuery(client, slug, job.id, active))
+  const metrics = useQuery(metricsQuery()).data ?? []
+  const [weight, setWeight] = useState(0.6)
+  const smoothing = useDeferredValue(weight)
+  return (
+    <Loaded query={feed} what={t('run.curvesFailed')} skeleton={<SkeletonBoxes boxes={6} height={250} />}>
+      {({ items }) =>
+        items.length === 0 ? (
+          <Empty icon={Activity} title={active ? t('run.waiting') : t('run.noCurves')}>
+            {active ? t('run.waitingText') : undefined}
+          </Empty>
+        ) : (
+          <>
+            <div className={styles.controls}>
+              <label className={styles.slider}>
+                {t('run.smoothing')}
+                <input
+                  type="range"
+                  min={0}
+                  max={0.98}
+                  step={0.02}
+                  value={weight}
+                  onChange={(event) => setWeight(Number(event.target.value))}
+                />
+                {weight.toFixed(2)}
+              </label>
+              <span className="muted small tabular">{t('run.rows', { n: items.length })}</span>
+            </div>
+            <div className={styles.grid}>
+              {charts(collect(items), metrics).map((chart) => (
+                <section key={chart.title} className={styles.chart} aria-label={chart.title}>
+                  <LineChart
+                    title={chart.title}
+                    curves={chart.curves}
+                    band={chart.band}
+                    unit={chart.unit}
+                    help={chart.help}
+                    smoothing={smoothing}
+                    syncKey={job.id}
+                  />
+                </section>
+              ))}
+            </div>
+          </>
+        )
+      }
+    </Loaded>
+  )
+}
+
+const SAMPLES_SHOWN = 40
+
+export function SamplesTab({ slug, job, active }: TabProps) {
+  const client = useQueryClient()
+  const feed = useQuery(jobSamplesQuery(client, slug, job.id, active))
+  const [search, setSearch] = useSearchParams()
+  return (
+    <Loaded query={feed} what={t('run.samplesFailed')} skeleton={<SkeletonBoxes boxes={2} height={220} />}>
+      {({ items }) => {
+        const steps = [...new Set(items.map((sample) => sample.step))].sort((one, other) => other - one)
+        if (steps.length === 0) {
+          return (
+            <Empty icon={MessageSquareText} title={active ? t('run.noSamplesYet') : t('run.noSamples')}>
+              {active ? t('run.noSamplesText') : undefined}
+            </Empty>
+          )
+        }
+        const step = steps.find((value) => String(value) === search.get('step')) ?? steps[0]
+        const shownSamples = items.filter((sample) => sample.step === step).slice(0, SAMPLES_SHOWN)
+        return (
+          <Stack>
+            <div className={styles.steps}>
+              <SelectField
+                label={t('run.samplesAt')}
+                value={String(step)}
+                onChange={(event) =>
+                  setSearch((params) => {
+                    params.set('step', event.target.value)
+                    return params
+                  })
+                }
+                options={steps.map((value): [string, string] => [String(value), t('chart.step', { step: value })])}
+              />
+            </div>
+            <div className={styles.samples}>
+              {shownSamples.map((sample) => (
+                <article
+                  key={sample.seq}
+                  className={styles.sample}
+                  aria-label={t('run.sample', { id: sample.prompt_id })}
+                >
+                  <div className={styles.sampleHead}>
+                    <code>{sample.prompt_id.slice(0, 12)}</code>
+                    {sample.score !== null && <span>{t('run.score', { value: measured(sample.score) })}</span>}
+                    {sample.kl !== null && <span>{t('run.kl', { value: measured(sample.kl) })}</span>}
+                    {sample.length !== null && <span>{t('run.tokens', { n: sample.length })}</span>}
+                    {sample.finish === 'length' && <Badge tone="warn">{t('comparisons.cut')}</Badge>}
+                  </div>
+                  <Conversation turns={sample.prompt} prefix={`s${sample.seq}-p`} compact />
+                  <div className={styles.completion}>
+                    <Markdown text={sample.completion} prefix={`s${sample.seq}-`} />
+                  </div>
+                </article>
+              ))}
+            </div>
+          </Stack>
+        )
+      }}
+    </Loaded>
+  )
+}
+
+function defaultsOf(methods: Method[] | undefined, name: string): Map<string, unknown> {
+  const method = methods?.find((entry) => entry.name === name)
+  return new Map(method?.fields_shown.map((field) => [field.path, field.default]))
+}
+
+export function ConfigTab({ slug, job }: { slug: string; job: JobDetail }) {
+  const defaults = defaultsOf(
+    useQuery({ ...methodsQuery(slug, job.model?.id ?? ''), enabled: Boolean(job.model) }).data,
+    job.method,
+  )
+  const rows = flatten(job.config)
+  return (
+    <Card
+      title={t('run.tab.config')}
+      note={t('run.configNote')}
+      actions={<CopyButton text={JSON.stringify(job.config, null, 2)} label={t('run.tab.config')} />}
+    >
+      <table className={styles.config}>
+        <caption className="visually-hidden">{t('run.tab.config')}</caption>
+        <tbody>
+          {rows.map(([path, value]) => (
+            <tr key={path}>
+              <th scope="row">{path}</th>
+              <td>
+                {shown(value) || '–'}{' '}
+                {defaults.has(path) && shown(defaults.get(path)) !== shown(value) && (
+                  <span title={t('run.default', { value: shown(defaults.get(path)) || '–' })}>
+                    <Badge tone="warn">{t('form.changed')}</Badge>
+                  </span>
+                )}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Card>
+  )
+}
+
+export function LogTab({ slug, job, active }: TabProps) {
+  const log = useQuery(jobLogQuery(slug, job.id, active))
+  const [follow, setFollow] = useState(true)
+  const box = useRef<HTMLPreElement>(null)
+  const length = log.data?.lines.length ?? 0
+  // biome-ignore lint/correctness/useExhaustiveDependencies: scrolls when lines arrive.
+  useEffect(() => {
+    if (follow && box.current) box.current.scrollTop = box.current.scrollHeight
+  }, [follow, length])
+  return (
+    <Loaded query={log} what={t('run.logFailed')}>
+      {({ lines }) =>
+        lines.length === 0 ? (
+          <Empty icon={FileText} title={t('run.noLog')} />
+        ) : (
+          <Stack>
+            <label className={styles.slider}>
+              <input
+                type="checkbox"
+                style={{ width: 18 }}
+                checked={follow}
+                onChange={(event) => setFollow(event.target.checked)}
+              />
+              {t('run.follow')}
+            </label>
+            <pre ref={box} className={styles.log} tabIndex={0} role="log" aria-label={t('run.tab.log')}>
+              {lines.join('\n')}
+            </pre>
+          </Stack>
+        )
+      }
+    </Loaded>
+  )
+}
+
+type Attempt = JobDetail['runs'][number]
+type Checkpoint = JobDetail['checkpoints'][number]
+
+const ATTEMPTS: Column<Attempt>[] = [
+  { name: 'attempt', header: t('history.attempt'), align: 'end', cell: (run) => run.attempt },
+  { name: 'started', header: t('history.started'), cell: (run) => <Time at={run.started_at} /> },
+  {
+    name: 'took',
+    header: t('job.spent'),
+    align: 'end',
+    cell: (run) =>
+      run.ended_at ? duration((Date.parse(run.ended_at) - Date.parse(run.started_at)) / 1000) : t('history.live'),
+  },
+  {
+    name: 'step',
+    header: t('history.lastStep'),
+    align: 'end',
+    cell: (run) => (run.last_step === null ? '–' : count(run.last_step)),
+  },
+  { name: 'code', header: t('history.exitCode'), align: 'end', cell: (run) => run.exit_code ?? '–' },
+  { name: 'reason', header: t('history.reason'), wrap: true, cell: (run) => run.reason || '–' },
+]
+
+const CHECKPOINTS: Column<Checkpoint>[] = [
+  { name: 'step', header: t('chart.stepColumn'), align: 'end', cell: (checkpoint) => count(checkpoint.step) },
+  { name: 'attempt', header: t('history.attempt'), align: 'end', cell: (checkpoint) => checkpoint.attempt },
+  { name: 'size', header: t('history.size'), align: 'end', cell: (checkpoint) => bytes(checkpoint.size_bytes) },
+  {
+    name: 'kept',
+    header: t('history.files'),
+    cell: (checkpoint) =>
+      checkpoint.kept ? <Badge tone="ok">{t('history.kept')}</Badge> : <Badge>{t('history.pruned')}</Badge>,
+  },
+]
+
+export function HistoryTab({ job }: { job: JobDetail }) {
+  return (
+    <Stack>
+      <Card title={t('history.runs')} note={t('history.runsNote')} flush>
+        {job.runs.length === 0 ? (
+          <Empty icon={History} title={t('history.noRuns')} />
+        ) : (
+          <DataTable
+            caption={t('history.runs')}
+            columns={ATTEMPTS}
+            rows={job.runs}
+            rowKey={(run) => String(run.attempt)}
+          />
+        )}
+      </Card>
+      <Card title={t('history.checkpoints')} flush>
+        {job.checkpoints.length === 0 ? (
+          <Empty icon={History} title={t('history.noCheckpoints')} />
+        ) : (
+          <DataTable
+            caption={t('history.checkpoints')}
+            columns={CHECKPOINTS}
+            rows={job.checkpoints}
+            rowKey={(entry) => entry.id}
+          />
+        )}
+      </Card>
+    </Stack>
+  )
+}

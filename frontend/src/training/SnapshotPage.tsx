@@ -1,0 +1,142 @@
+/** One snapshot: what is in it, under which rule it was frozen, and how to take it away. */
+import { useQuery } from '@tanstack/react-query'
+import { Cpu, Download } from 'lucide-react'
+import { useState } from 'react'
+import { useMembership } from 'src/api/membership'
+import { exportPath, snapshotQuery } from 'src/api/queries'
+import type { Snapshot } from 'src/api/schema'
+import { flatten, shown } from 'src/training/config'
+import styles from 'src/training/Snapshots.module.css'
+import { Splits } from 'src/training/Splits'
+import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { count, exactTime } from 'src/ui/format'
+import { t } from 'src/ui/i18n/t'
+import { CopyBox, CopyButton, Stat } from 'src/ui/widgets/Bits'
+import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
+import { SelectField } from 'src/ui/widgets/Field'
+import { Card, Columns, Facts, Page } from 'src/ui/widgets/Page'
+import { Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
+import { Link, useParams } from 'wouter'
+
+const LAYOUTS = ['trl', 'plain', 'winnow'] as const
+const SPLITS = ['all', 'train', 'validation', 'test'] as const
+
+export default function SnapshotPage() {
+  const { slug = '', id = '' } = useParams<{ slug: string; id: string }>()
+  const snapshot = useQuery(snapshotQuery(slug, id))
+  const { canManage } = useMembership(slug)
+  const title = snapshot.data ? t('snapshot.title', { number: snapshot.data.number }) : t('nav.snapshots')
+  return (
+    <Page
+      title={title}
+      heading={
+        <>
+          {title}
+          {snapshot.data?.name && <span className="muted"> · {snapshot.data.name}</span>}
+        </>
+      }
+      above={<Link href={`/r/${slug}/snapshots`}>{t('nav.snapshots')}</Link>}
+      intro={
+        snapshot.data &&
+        t('snapshot.by', {
+          when: exactTime(snapshot.data.created_at),
+          who: snapshot.data.created_by ?? t('snapshot.somebody'),
+        })
+      }
+      actions={
+        canManage && (
+          <LinkButton href={`/r/${slug}/jobs/new?snapshot=${id}`} look="primary">
+            <Cpu size={16} aria-hidden="true" />
+            {t('needs.trainAction')}
+          </LinkButton>
+        )
+      }
+    >
+      <Loaded query={snapshot} what={t('snapshot.oneFailed')} skeleton={<SkeletonBoxes boxes={3} height={200} />}>
+        {(data) => <Body slug={slug} snapshot={data} />}
+      </Loaded>
+    </Page>
+  )
+}
+
+function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
+  const { counts, ties, agreement, content_hash: hash } = snapshot
+  return (
+    <>
+      <Columns width={380}>
+        <Card title={t('snapshot.contents')}>
+          <div className={styles.figures}>
+            <Stat label={t('snapshot.preferencesColumn')} value={count(counts.total)} />
+            <Stat label={t('snapshot.ties')} value={count(ties)} />
+            <Stat label={t('snapshot.jobs')} value={count(snapshot.jobs)} />
+          </div>
+          <Splits train={counts.train} validation={counts.validation} test={counts.test} />
+          <Facts
+            items={[
+              [
+                'sha256',
+                <span key="hash" className={styles.full}>
+                  {hash}
+                </span>,
+              ],
+              [t('snapshot.kind'), snapshot.kind],
+            ]}
+          />
+          <div>
+            <CopyButton text={hash} label="sha256" />
+          </div>
+        </Card>
+        <Card title={t('agreement.title')}>
+          <EstimateFigure label={t('agreement.percent')} estimate={agreement.percent} unit="percent" bar />
+          <EstimateFigure label={t('agreement.alpha')} estimate={agreement.alpha} unit="coefficient" bar />
+        </Card>
+      </Columns>
+      <Columns width={380}>
+        <Downloads slug={slug} snapshot={snapshot} />
+        <Card title={t('snapshot.rule')} note={t('snapshot.ruleNote')}>
+          <Facts
+            items={[...flatten(snapshot.label_policy), ...flatten(snapshot.split, 'split.')].map(([path, value]) => [
+              path,
+              <code key={path}>{shown(value) || '–'}</code>,
+            ])}
+          />
+        </Card>
+      </Columns>
+    </>
+  )
+}
+
+function Downloads({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
+  const [layout, setLayout] = useState<string>('trl')
+  const [split, setSplit] = useState<string>('train')
+  const path = exportPath(slug, snapshot.id, layout, split)
+  return (
+    <Card
+      title={t('export.title')}
+      note={t(layout === 'trl' ? 'export.trlNote' : layout === 'plain' ? 'export.plainNote' : 'export.winnowNote')}
+    >
+      <div className={styles.downloads}>
+        <SelectField
+          label={t('export.layout')}
+          value={layout}
+          onChange={(event) => setLayout(event.target.value)}
+          options={LAYOUTS.map((name): [string, string] => [name, t(`export.layout.${name}`)])}
+        />
+        <SelectField
+          label={t('export.split')}
+          value={split}
+          onChange={(event) => setSplit(event.target.value)}
+          options={SPLITS.map((name): [string, string] => [name, t(`split.${name}`)])}
+        />
+        <DownloadLink href={path} look="primary">
+          <Download size={16} aria-hidden="true" />
+          {t('export.download')}
+        </DownloadLink>
+      </div>
+      <CopyBox
+        label={t('job.asCurl')}
+        text={`curl -H "Authorization: Bearer $WINNOW_TOKEN" \\\n  "${window.location.origin}${path}" -o snapshot-${snapshot.number}-${split}.jsonl`}
+      />
+    </Card>
+  )
+}

@@ -1,0 +1,245 @@
+/** Curves on a canvas. A canvas is mute, so each chart says its last values and offers itself as a table. */
+import 'uplot/dist/uPlot.min.css'
+import { useEffect, useId, useLayoutEffect, useRef, useState } from 'react'
+import { align, type Curve, smooth } from 'src/ui/charts/curves'
+import styles from 'src/ui/charts/LineChart.module.css'
+import { measured } from 'src/ui/format'
+import { t } from 'src/ui/i18n/t'
+import { Button } from 'src/ui/widgets/Button'
+import uPlot from 'uplot'
+
+const COLOURS = ['--series-1', '--series-2', '--series-3', '--series-4', '--series-5']
+const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3], [1, 4]]
+const TABLE_ROWS = 200
+
+type LineChartProps = {
+  title: string
+  curves: Curve[]
+  /** Drawn as a shaded interval around the first curve. */
+  band?: { xs: number[]; low: number[]; high: number[] }
+  unit: string
+  help?: string
+  /** Weight of the past in the bold line, 0 to 0.99; the faint line is what was measured. */
+  smoothing: number
+  height?: number
+  syncKey: string
+}
+
+const colourOf = (index: number) => COLOURS[index % COLOURS.length] ?? '--series-1'
+const dashOf = (index: number) => DASHES[index % DASHES.length] ?? []
+
+/** A custom property with `light-dark()` in it, as the colour it comes to. */
+function resolve(property: string): string {
+  const probe = document.createElement('span')
+  probe.style.color = `var(${property})`
+  document.body.append(probe)
+  const colour = getComputedStyle(probe).color
+  probe.remove()
+  return colour
+}
+
+function faded(colour: string, alpha: number): string {
+  const parts = colour.match(/[\d.]+/g)
+  return parts && parts.length >= 3 ? `rgb(${parts[0]} ${parts[1]} ${parts[2]} / ${alpha})` : colour
+}
+
+export function LineChart({ title, curves, band, unit, help, smoothing, height = 190, syncKey }: LineChartProps) {
+  const box = useRef<HTMLDivElement>(null)
+  const plot = useRef<uPlot | null>(null)
+  const [hover, setHover] = useState<number | null>(null)
+  const [table, setTable] = useState(false)
+  const [themeTurn, setThemeTurn] = useState(0)
+  const captionId = useId()
+
+  const smoothed = curves.map((curve) => ({ ...curve, ys: curve.sparse ? curve.ys : smooth(curve.ys, smoothing) }))
+  const banded = band
+    ? [
+        { xs: band.xs, ys: band.low },
+        { xs: band.xs, ys: band.high },
+      ]
+    : []
+  const data = align([...curves, ...smoothed, ...banded])
+  const shape = `${curves.map((curve) => curve.name).join()}|${band ? 'band' : ''}|${smoothing > 0}|${table}`
+
+  useEffect(() => {
+    const turn = () => setThemeTurn((n) => n + 1)
+    const media = window.matchMedia('(prefers-color-scheme: dark)')
+    window.addEventListener('winnow-theme', turn)
+    media.addEventListener('change', turn)
+    return () => {
+      window.removeEventListener('winnow-theme', turn)
+      media.removeEventListener('change', turn)
+    }
+  }, [])
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the plot is built per shape and theme; data arrives below.
+  useLayoutEffect(() => {
+    const node = box.current
+    if (!node) return
+    const n = curves.length
+    const series: uPlot.Series[] = [{}]
+    const line = (index: number, faint: boolean): uPlot.Series => {
+      const colour = resolve(colourOf(index))
+      return {
+        stroke: faint ? faded(colour, 0.28) : colour,
+        width: faint ? 1 : 2,
+        dash: faint ? [] : [...dashOf(index)],
+        spanGaps: true,
+        points: {
+          show: !faint && (curves[index]?.sparse === true || (curves[index]?.xs.length ?? 0) < 2),
+          size: 6,
+          fill: colour,
+        },
+      }
+    }
+    for (let index = 0; index < n; index += 1) {
+      series.push({ ...line(index, true), show: smoothing > 0 && curves[index]?.sparse !== true })
+    }
+    for (let index = 0; index < n; index += 1) series.push(line(index, false))
+    if (band)
+      for (let edge = 0; edge < 2; edge += 1)
+        series.push({ stroke: 'transparent', spanGaps: true, points: { show: false } })
+    const muted = resolve('--muted')
+    const grid = { stroke: faded(resolve('--line'), 0.7), width: 1 }
+    const axis: uPlot.Axis = {
+      stroke: muted,
+      grid,
+      ticks: { show: false },
+      font: '12px system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif',
+    }
+    const chart = new uPlot(
+      {
+        width: node.clientWidth || 300,
+        height,
+        padding: [8, 12, 0, 0],
+        scales: { x: { time: false } },
+        series,
+        bands: band ? [{ series: [2 * n + 2, 2 * n + 1], fill: faded(resolve(colourOf(0)), 0.14) }] : [],
+        axes: [
+          { ...axis, size: 28, values: (_, ticks) => ticks.map((tick) => measured(tick)) },
+          {
+            ...axis,
+            size: 54,
+            values: (_, ticks) =>
+              ticks.map((tick) => (Math.abs(tick) < 1e-12 ? '0' : String(Number(tick.toPrecision(6))))),
+          },
+        ],
+        legend: { show: false },
+        cursor: { sync: { key: syncKey }, y: false, points: { size: 7 } },
+        hooks: { setCursor: [(chart) => setHover(chart.cursor.idx ?? null)] },
+      },
+      data as uPlot.AlignedData,
+      node,
+    )
+    plot.current = chart
+    const observer = new ResizeObserver(() => chart.setSize({ width: node.clientWidth, height }))
+    observer.observe(node)
+    return () => {
+      observer.disconnect()
+      chart.destroy()
+      plot.current = null
+    }
+  }, [shape, themeTurn, height, syncKey])
+
+  useEffect(() => {
+    plot.current?.setData(data as uPlot.AlignedData)
+  })
+
+  const xs = data[0]
+  const at = hover !== null && hover < xs.length ? hover : null
+  const shownValue = (index: number): number | null => {
+    if (at === null) return smoothed[index]?.ys.at(-1) ?? null
+    return data[curves.length + 1 + index]?.[at] ?? null
+  }
+  const first = xs[0]
+  const last = xs.at(-1)
+  const caption =
+    first === undefined || last === undefined
+      ? t('chart.empty')
+      : t('chart.caption', {
+          title,
+          first,
+          last,
+          value: measured(curves[0]?.ys.at(-1)),
+          name: curves[0]?.label ?? title,
+        })
+  return (
+    <figure className={styles.chart} aria-labelledby={captionId}>
+      <div className={styles.head}>
+        <h3 title={help || undefined}>{title}</h3>
+        <Button
+          look="quiet"
+          small
+          aria-pressed={table}
+          aria-label={t(table ? 'chart.curveNamed' : 'chart.tableNamed', { title })}
+          onClick={() => setTable(!table)}
+        >
+          {table ? t('chart.asCurve') : t('chart.asTable')}
+        </Button>
+      </div>
+      <ul className={styles.legend} aria-hidden="true">
+        {curves.map((curve, index) => (
+          <li key={curve.name}>
+            <svg width="20" height="8" aria-hidden="true">
+              <line
+                x1="0"
+                x2="20"
+                y1="4"
+                y2="4"
+                strokeWidth="2"
+                strokeDasharray={dashOf(index).join(' ')}
+                stroke={`var(${colourOf(index)})`}
+              />
+            </svg>
+            <span className="muted">{curve.label}</span>
+            <strong>{measured(shownValue(index))}</strong>
+          </li>
+        ))}
+        {at !== null && <li className="muted">{t('chart.step', { step: xs[at] ?? 0 })}</li>}
+      </ul>
+      {table ? (
+        <CurveTable title={title} curves={curves} />
+      ) : (
+        <div ref={box} className={styles.plot} style={{ height }} />
+      )}
+      <figcaption className={styles.caption}>
+        <span id={captionId}>
+          {caption}
+          {unit && ` (${unit})`}
+        </span>
+      </figcaption>
+    </figure>
+  )
+}
+
+function CurveTable({ title, curves }: { title: string; curves: Curve[] }) {
+  const [xs, ...rows] = align(curves)
+  const shown = xs.map((x, index) => ({ x, index })).slice(-TABLE_ROWS)
+  return (
+    <section className={styles.tableBox} tabIndex={0} aria-label={title}>
+      <table className={styles.table}>
+        <caption className="visually-hidden">{title}</caption>
+        <thead>
+          <tr>
+            <th scope="col">{t('chart.stepColumn')}</th>
+            {curves.map((curve) => (
+              <th key={curve.name} scope="col">
+                {curve.label}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {shown.map(({ x, index }) => (
+            <tr key={x}>
+              <td>{x}</td>
+              {curves.map((curve, column) => (
+                <td key={curve.name}>{measured(rows[column]?.[index])}</td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  )
+}

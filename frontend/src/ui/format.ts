@@ -1,0 +1,110 @@
+/** Numbers, times and estimates as people read them. The only place that knows how a number looks. */
+import { type Key, LOCALE, t } from 'src/ui/i18n/t'
+
+const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 })
+const compact = new Intl.NumberFormat(LOCALE, { notation: 'compact', maximumFractionDigits: 1 })
+const absolute = new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium', timeStyle: 'short' })
+const relative = new Intl.RelativeTimeFormat(LOCALE, { numeric: 'auto', style: 'short' })
+export const DASH = '–'
+
+export const count = (value: number): string => whole.format(value)
+export const short = (value: number): string => compact.format(value)
+
+/** A measured number: four significant digits, exponent only where digits would not fit. */
+export function measured(value: number | null | undefined): string {
+  if (value === null || value === undefined || Number.isNaN(value)) return DASH
+  if (value === 0) return '0'
+  const size = Math.abs(value)
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace('e+', 'e')
+  if (Number.isInteger(value)) return whole.format(value)
+  return value.toFixed(size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4)
+}
+
+export function bytes(value: number | null | undefined): string {
+  if (value === null || value === undefined) return DASH
+  const units = ['B', 'kB', 'MB', 'GB', 'TB']
+  let size = value
+  let unit = 0
+  while (size >= 1000 && unit < units.length - 1) {
+    size /= 1000
+    unit += 1
+  }
+  return `${size.toFixed(unit === 0 || size >= 100 ? 0 : 1)} ${units[unit]}`
+}
+
+/** "38 s", "4 min 10 s", "2 h 10 min", "3 d 4 h". */
+export function duration(seconds: number | null | undefined): string {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return DASH
+  const s = Math.max(0, Math.round(seconds))
+  if (s < 60) return `${s} s`
+  if (s < 600 && s % 60 !== 0) return `${Math.floor(s / 60)} min ${s % 60} s`
+  if (s < 3600) return `${Math.round(s / 60)} min`
+  if (s < 86_400) {
+    const minutes = Math.round((s % 3600) / 60)
+    return minutes === 60 || minutes === 0 ? `${Math.round(s / 3600)} h` : `${Math.floor(s / 3600)} h ${minutes} min`
+  }
+  const hours = Math.round((s % 86_400) / 3600)
+  return hours === 0 || hours === 24 ? `${Math.round(s / 86_400)} d` : `${Math.floor(s / 86_400)} d ${hours} h`
+}
+
+export function exactTime(iso: string): string {
+  return absolute.format(new Date(iso))
+}
+
+export function relativeTime(iso: string, now: number): string {
+  const seconds = (new Date(iso).getTime() - now) / 1000
+  const size = Math.abs(seconds)
+  if (size < 45) return t('time.justNow')
+  if (size < 3600) return relative.format(Math.round(seconds / 60), 'minute')
+  if (size < 86_400) return relative.format(Math.round(seconds / 3600), 'hour')
+  if (size < 30 * 86_400) return relative.format(Math.round(seconds / 86_400), 'day')
+  return new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium' }).format(new Date(iso))
+}
+
+export type EstimateLike = {
+  value: number | null
+  low: number | null
+  high: number | null
+  n: number
+  reason: string | null
+}
+export type EstimateUnit = 'percent' | 'coefficient'
+export type EstimateText = {
+  value: string
+  range: string | null
+  /** Why there is no value, or no interval around it. */
+  why: string | null
+}
+
+const REASONS: Record<string, Key> = {
+  no_votes: 'reason.no_votes',
+  no_overlap: 'reason.no_overlap',
+  too_few_common: 'reason.too_few_common',
+  one_class: 'reason.one_class',
+  one_annotator: 'reason.one_annotator',
+  too_few_groups: 'reason.too_few_groups',
+}
+
+function reasonText(reason: string | null): string {
+  const key = reason ? REASONS[reason] : undefined
+  if (key) return t(key)
+  // A reason of a newer server is shown by its code rather than hidden.
+  return reason ? reason.replaceAll('_', ' ') : t('reason.unknown')
+}
+
+/** Value and interval with the same digits; an undefined value carries the reason and never NaN. */
+export function estimateText(estimate: EstimateLike, unit: EstimateUnit): EstimateText {
+  const { value, low, high, reason } = estimate
+  if (value === null || !Number.isFinite(value)) {
+    return { value: DASH, range: null, why: t('estimate.undefined', { reason: reasonText(reason) }) }
+  }
+  const digits = (x: number) => (unit === 'percent' ? (x * 100).toFixed(1) : x.toFixed(3).replace('-', '−'))
+  const shown = unit === 'percent' ? `${digits(value)} %` : digits(value)
+  if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) {
+    return { value: shown, range: null, why: reason ? t('estimate.noInterval', { reason: reasonText(reason) }) : null }
+  }
+  return { value: shown, range: `[${digits(low)}, ${digits(high)}]`, why: null }
+}
+
+/** The first characters of a hash, enough to tell two apart by eye. */
+export const shortHash = (hash: string): string => hash.replace(/^sha256:/, '').slice(0, 12)

@@ -1,0 +1,34 @@
+/** Typed strings: `t('key', {param})`. A key, a parameter or a plural that is missing is a type error. */
+import { en } from 'src/ui/i18n/en'
+
+export const LOCALE = 'en'
+
+type Plural = { one: string; other: string }
+type Messages = typeof en
+export type Key = keyof Messages
+
+type Names<S> = S extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never
+type Params<K extends Key> = Messages[K] extends string
+  ? Names<Messages[K]>
+  : Messages[K] extends Plural
+    ? Names<Messages[K]['other']> | 'n'
+    : never
+type Args<K extends Key> = [Params<K>] extends [never] ? [] : [Record<Params<K>, string | number>]
+
+/** A second language is a second file of this type. */
+export type Translation = { [K in Key]: Messages[K] extends string ? string : Plural }
+
+const plurals = new Intl.PluralRules(LOCALE)
+const numbers = new Intl.NumberFormat(LOCALE)
+const messages: Translation = en
+
+export function t<K extends Key>(key: K, ...args: Args<K>): string {
+  const params: Record<string, string | number> = args[0] ?? {}
+  const message: string | Plural = messages[key]
+  const text =
+    typeof message === 'string' ? message : plurals.select(Number(params.n)) === 'one' ? message.one : message.other
+  return text.replace(/\{(\w+)\}/g, (_, name: string) => {
+    const value = params[name]
+    return typeof value === 'number' ? numbers.format(value) : String(value ?? '')
+  })
+}

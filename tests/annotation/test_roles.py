@@ -1,0 +1,168 @@
+"""Who may call what: every route of the schema × every kind of caller, by a table. A new route needs a line here."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from annotation.models import Project, TokenScope
+from annotation.people import create_token
+from tests import world
+
+pytestmark = pytest.mark.django_db
+
+# What a caller gets: o = it works (2xx, or the route's own refusal of what was sent), else the status.
+CALLERS = ("nobody", "stan", "ann", "ada", "vera", "max", "olga", "reads", "writes", "jobs", "elsewhere", "none")
+#             nobody stan ann ada vera max olga | tokens of olga: read, write, jobs, of another project, without scope
+TABLE = {
+    "public":   ("o   o   o   o   o   o   o", "o   o   o   o   o   o"),
+    "self":     ("401 o   o   o   o   o   o", "o   403 403 o   403"),
+    "make":     ("401 o   o   o   o   o   o", "403 o   403 o   403"),
+    "person":   ("401 o   o   o   o   o   o", "403 403 403 403 403"),
+    "static":   ("401 o   o   o   o   o   o", "o   o   o   o   o"),
+    "queue":    ("401 404 o   o   403 o   o", "403 o   403 404 403"),
+    "told":     ("401 404 o   o   403 o   o", "o   403 403 404 403"),
+    "own":      ("401 404 o   o   404 o   o", "403 o   403 404 403"),
+    "read":     ("401 404 403 403 o   o   o", "o   403 403 404 403"),
+    "write":    ("401 404 403 403 403 o   o", "403 o   403 404 403"),
+    "jobs":     ("401 404 403 403 403 o   o", "403 403 o   404 403"),
+    "operator": ("401 404 403 403 403 403 403", "403 403 403 404 403"),
+}  # fmt: skip
+ROUTES = {
+    "session_show": "public", "session_sign_in": "public", "session_sign_out": "public",
+    "tokens_list": "self", "tokens_create": "person", "tokens_revoke": "person",
+    "metrics_list": "static",
+    "annotate_projects": "self", "annotate_guideline": "told", "annotate_queue": "queue",
+    "annotate_heartbeat": "queue", "annotate_release": "queue",
+    "annotate_vote": "own", "annotate_skip": "own", "annotate_flag": "own", "annotate_retract": "own",
+    "projects_list": "self", "projects_create": "make", "projects_show": "read", "projects_change": "write",
+    "guidelines_add": "write", "prompts_list": "read", "comparisons_list": "read", "imports_create": "write",
+    "overview": "read", "snapshots_list": "read", "snapshots_freeze": "write", "snapshots_preview": "read",
+    "snapshots_show": "read", "snapshots_export": "read", "models_list": "read", "models_register": "operator",
+    "methods_list": "read", "jobs_list": "read", "jobs_submit": "jobs", "jobs_show": "read", "jobs_metrics": "read",
+    "jobs_samples": "read", "jobs_log": "read", "jobs_cancel": "jobs", "jobs_retry": "jobs", "jobs_promote": "jobs",
+    "rounds_list": "read", "rounds_start": "jobs", "rounds_show": "read",
+}  # fmt: skip
+OWN_REFUSALS = {  # what was sent cannot be done, whoever asks
+    "session_sign_in": 400,  # a wrong password
+    "tokens_revoke": 404,  # no such token
+}
+NOT_FOR_ONE_PROJECT = {"projects_create": 400}  # a token of one project makes no others
+
+
+def expected(route: str, caller: str) -> int | str:
+    people, tokens = TABLE[ROUTES[route]]
+    return dict(zip(CALLERS, [*people.split(), *tokens.split()], strict=False))[caller]
+
+
+@pytest.fixture
+def scene():
+    return world.build()
+
+
+@pytest.fixture
+def callers(scene):
+    made = {name: world.client(scene.people[name]) for name in ("stan", "ann", "ada", "vera", "max", "olga")}
+    elsewhere = Project.objects.get(slug="elsewhere")
+    scopes = {"reads": ["read"], "writes": ["write"], "jobs": ["jobs"], "elsewhere": ["read", "write", "jobs"], "none": []}
+    for name, given in scopes.items():
+        _, secret = create_token(
+            user=scene.people["olga"], name=name, scopes=[TokenScope(scope) for scope in given], expires_days=1,
+            project=elsewhere if name == "elsewhere" else None, now=timezone.now(),
+        )  # fmt: skip
+        made[name] = world.client(secret=secret)
+    return made | {"nobody": world.client()}
+
+
+def test_every_route_has_a_line_in_the_table():
+    assert {route.name for route in world.routes()} == set(ROUTES)
+
+
+def test_every_caller_gets_from_every_route_what_the_table_says(scene, callers):
+    wrong, calls = [], 0
+    for route in world.routes():
+        for caller in CALLERS:
+            person = caller if caller in scene.people else "olga"
+            with transaction.atomic():
+                # A sign-in or sign-out changes the browser: those get one of their own.
+                browser = callers[caller]
+                cookies = browser.cookies.copy()
+                answer = scene.call(browser, route, person=person)
+                browser.cookies = cookies
+                transaction.set_rollback(True)
+            calls += 1
+            want = expected(route.name, caller)
+            if want == "o":
+                refusal = OWN_REFUSALS.get(route.name)
+                if caller == "elsewhere":
+                    refusal = refusal or NOT_FOR_ONE_PROJECT.get(route.name)
+                ok = answer.status_code == refusal if refusal else 200 <= answer.status_code < 300
+            else:
+                ok = answer.status_code == int(want)
+            if not ok:
+                shown = b"" if answer.streaming else answer.content[:200]
+                wrong.append((route.method, route.name, caller, want, answer.status_code, shown))
+    print(f"{calls} calls")
+    assert wrong == []
+
+
+def test_a_stranger_cannot_tell_a_project_that_is_there_from_one_that_is_not(scene, callers):
+    there, not_there = (callers["stan"].get(f"/api/v1/projects/{slug}") for slug in ("helpful", "nothing"))
+    assert there.status_code == not_there.status_code == 404
+    assert there.json() == not_there.json()
+
+
+def test_a_session_and_a_token_together_are_refused(scene, callers):
+    browser = callers["olga"]
+    browser.credentials(HTTP_AUTHORIZATION="Bearer wnw_whatever")
+    answer = browser.get("/api/v1/projects")
+    assert (answer.status_code, answer.json()["code"]) == (401, "bad_token")
+
+
+@pytest.mark.parametrize("what", ["unknown", "revoked", "expired", "inactive", "malformed"])
+def test_a_token_that_is_no_longer_good_is_refused(scene, what):
+    now = timezone.now()
+    token, secret = create_token(
+        user=scene.people["olga"], name="t", scopes=[TokenScope.READ], project=None, expires_days=1, now=now
+    )
+    if what == "revoked":
+        token.revoked_at = now
+    elif what == "expired":
+        token.expires_at = now
+    elif what == "inactive":
+        scene.people["olga"].is_active = False
+        scene.people["olga"].save()
+    token.save()
+    secret = {"unknown": secret[:-1] + "!", "malformed": secret + " x"}.get(what, secret)
+    answer = world.client(secret=secret).get("/api/v1/projects")
+    assert (answer.status_code, answer.json()["code"]) == (401, "bad_token")
+
+
+def test_a_token_of_one_project_sees_only_it(scene, callers):
+    for address in ("/api/v1/projects", "/api/v1/annotate/projects"):
+        assert {row["slug"] for row in callers["elsewhere"].get(address).json()["items"]} == {"elsewhere"}
+        assert {row["slug"] for row in callers["reads"].get(address).json()["items"]} == {"elsewhere", "helpful"}
+    assert [row["name"] for row in callers["elsewhere"].get("/api/v1/tokens").json()["items"]] == ["elsewhere"]
+
+
+def test_a_secret_is_shown_once_and_stored_as_its_hash(scene, callers):
+    made = callers["olga"].post("/api/v1/tokens", {"name": "ci", "scopes": ["read"], "project": "helpful"}).json()
+    assert made["secret"].startswith("wnw_")
+    listed = callers["olga"].get("/api/v1/tokens")
+    assert made["secret"] not in listed.content.decode()
+    assert world.client(secret=made["secret"]).get("/api/v1/projects/helpful").status_code == 200
+    assert callers["olga"].delete(f"/api/v1/tokens/{made['id']}").status_code == 204
+    assert callers["olga"].delete(f"/api/v1/tokens/{made['id']}").status_code == 204
+    assert world.client(secret=made["secret"]).get("/api/v1/projects/helpful").status_code == 401
+
+
+def test_people_cannot_reach_each_others_tokens_assignments_and_votes(scene, callers):
+    made = callers["olga"].post("/api/v1/tokens", {"name": "ci", "scopes": ["read"]}).json()
+    assert callers["ann"].delete(f"/api/v1/tokens/{made['id']}").status_code == 404
+    for name in ("stan", "ada", "olga", "max"):
+        address = f"/api/v1/annotate/assignments/{scene.leased['ann'].public_id}"
+        for action in ("vote", "skip", "flag"):
+            assert callers[name].post(f"{address}/{action}", {"choice": "left"}).status_code == 404
+        vote = scene.voted["ann"].public_id
+        assert callers[name].post(f"/api/v1/annotate/votes/{vote}/retract").status_code == 404

@@ -1,0 +1,292 @@
+"""A project with some of everything, for tests that walk all routes; and the routes, from the schema.
+
+`mark` makes the texts that an annotator must never see: the canary crawl plants a unique word in each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
+from rest_framework.test import APIClient
+
+from annotation import assignment as assignments
+from annotation.consensus import settle_due
+from annotation.models import (
+    Assignment,
+    AuditEvent,
+    Comparison,
+    Completion,
+    Consensus,
+    Flag,
+    FlagKind,
+    ImportBatch,
+    Project,
+    Prompt,
+    Role,
+    User,
+    Vote,
+)
+from annotation.voting import Answer, record_vote
+from tests import builders
+from training.jobs import submit
+from training.launching import launch
+from training.models import (
+    Checkpoint,
+    Job,
+    JobStatus,
+    ModelKind,
+    ModelSource,
+    ModelVersion,
+    Round,
+    Run,
+    RunMetric,
+    RunSample,
+    Snapshot,
+)
+from training.rounds import SamplingPlan, start_round
+from training.snapshots import FreezeRule, freeze
+
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """An operation of the schema."""
+
+    method: str
+    path: str
+    name: str
+
+
+def routes() -> Iterator[Route]:
+    """Every operation that drf-spectacular finds."""
+    schema = SchemaGenerator().get_schema(request=None, public=True)
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if method in METHODS:
+                yield Route(method=method, path=path, name=operation["operationId"])
+
+
+def client(user: User | None = None, *, secret: str | None = None) -> APIClient:
+    """A browser with a session, or a program with a token."""
+    made = APIClient(raise_request_exception=False)
+    if user is not None:
+        made.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    if secret is not None:
+        made.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
+    return made
+
+
+@dataclass(kw_only=True)
+class World:
+    """Rows to ask for."""
+
+    project: Project
+    people: dict[str, User]
+    leased: dict[str, Assignment]
+    voted: dict[str, Vote]
+    comparisons: list[Comparison]
+    snapshot: Snapshot
+    policy: ModelVersion
+    round: Round
+    queued: Job
+    failed: Job
+    foreign: list[Any] = field(default_factory=list)
+
+    def path(self, route: Route, *, person: str) -> str:
+        """The address of a route with ids of rows that are there, the person's own where they have some."""
+        leased = self.leased.get(person, self.leased["ann"])
+        voted = self.voted.get(person, self.voted["ann"])
+        public_id: object = {
+            "annotate_vote": leased.public_id,
+            "annotate_skip": leased.public_id,
+            "annotate_flag": leased.public_id,
+            "annotate_retract": voted.public_id,
+            "tokens_revoke": uuid4(),
+            "rounds_show": self.round.public_id,
+            "snapshots_show": self.snapshot.public_id,
+            "snapshots_export": self.snapshot.public_id,
+            "jobs_cancel": self.queued.public_id,
+        }.get(route.name, self.failed.public_id)
+        query = {"imports_create": "?kind=prompts"}.get(route.name, "")
+        return route.path.format(slug=self.project.slug, public_id=public_id) + query
+
+    def body(self, route: Route) -> tuple[Any, str]:
+        """A body that the route takes, with its content type."""
+        if route.name == "imports_create":
+            return '{"prompt": "Fresh?"}\n', "application/x-ndjson"
+        body: Any = {
+            "annotate_vote": {"choice": "left", "active_ms": 900},
+            "annotate_skip": {"reason": "too_long"},
+            "annotate_flag": {"kind": "other"},
+            "annotate_queue": {"tab": "route", "n": 2},
+            "annotate_heartbeat": {"tab": "tab"},
+            "annotate_release": {"tab": "tab", "assignments": []},
+            "session_sign_in": {"email": "nobody@example.org", "password": "wrong"},
+            "tokens_create": {"name": "t", "scopes": ["read"]},
+            "projects_create": {"name": "Another one"},
+            "projects_change": {"question": "Which one?"},
+            "guidelines_add": {"text": "Be kind."},
+            "jobs_submit": {
+                "method": "reward", "snapshot": str(self.snapshot.public_id), "model": str(self.policy.public_id),
+            },
+            "jobs_promote": {"name": "promoted"},
+            "models_register": {"name": "m", "path": "/nowhere"},
+            "rounds_start": {"policies": [str(self.policy.public_id)]},
+        }.get(route.name, {})  # fmt: skip
+        return body, "application/json"
+
+    def call(self, browser: APIClient, route: Route, *, person: str = "ann", method: str = "") -> Any:
+        """Call a route as its schema says, or with another method."""
+        verb = method or route.method
+        path = self.path(route, person=person)
+        if verb in {"get", "head"}:
+            return getattr(browser, verb)(path)
+        body, kind = self.body(route)
+        headers = {"Idempotency-Key": str(uuid4())}
+        data = body if kind != "application/json" else None
+        if data is None:
+            return browser.generic(verb.upper(), path, json.dumps(body), content_type=kind, headers=headers)
+        return browser.generic(verb.upper(), path, data, content_type=kind, headers=headers)
+
+
+def build(mark: Callable[[str], str] = lambda name: name) -> World:
+    """The project `helpful`: six comparisons, votes, flags, a snapshot, models, jobs and a round."""
+    now = timezone.now()
+    project = builders.project(overlap=2)
+    people = {"olga": project.created_by, "stan": builders.user("stan")}
+    for name, role in (
+        ("ann", Role.ANNOTATOR), ("ada", Role.ADJUDICATOR), ("vera", Role.VIEWER), ("max", Role.MANAGER),
+        ("ben", Role.ANNOTATOR), ("cid", Role.ANNOTATOR),
+    ):  # fmt: skip
+        people[name] = builders.member(project, name, role)
+    comparisons = builders.comparisons(project, 10)
+    origin = comparisons[0].origin
+    _plant_sources(project, mark)
+    for name in ("ben", "cid"):
+        for item in builders.lease(project, people[name], wanted=4, now=now):
+            record_vote(
+                assignment=item, annotator=people[name], key=uuid4(), now=now,
+                answer=Answer(choice="left", active_ms=1234567, rationale=mark(f"rationale of {name}")),
+            )  # fmt: skip
+    (turned_down,) = builders.lease(project, people["ben"], now=now, tab="flag")
+    assignments.flag(assignment=turned_down, kind=FlagKind.HARMFUL, note=mark("flag note"), now=now)
+    leased, voted = {}, {}
+    for name in ("ann", "ada", "max", "olga"):
+        first, second = builders.lease(project, people[name], wanted=2, now=now)
+        answer = Answer(choice="left", active_ms=5)
+        voted[name] = record_vote(
+            assignment=first, annotator=people[name], key=uuid4(), answer=answer, now=now
+        ).vote
+        leased[name] = second
+    settle_due(now=now)
+    Consensus.objects.filter(project=project, votes_a__gt=1).update(method=mark("consensus method"))
+    snapshot = _snapshot(project, people["olga"], comparisons, mark, now)
+    policy, reward = _models(project, mark)
+    round_ = start_round(
+        project=project, policies=[policy], plan=SamplingPlan(), prompts=2, name=mark("round name"), by=None, now=now
+    )
+    queued = launch(
+        project=project, method="reward", snapshot=snapshot, model=policy, overrides={}, title=mark("job title"),
+        by=people["olga"], now=now,
+    )  # fmt: skip
+    failed = _failed_job(project, snapshot, policy, mark, now)
+    ImportBatch.objects.create(project=project, kind="votes", name=mark("import name"), created_by=people["olga"])
+    AuditEvent.objects.create(project=project, action="x", target=mark("audit target"), details={"note": mark("audit")})
+    elsewhere = builders.project(slug="elsewhere", owner=people["olga"])
+    elsewhere.name = mark("another project")
+    elsewhere.save()
+    return World(
+        project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
+        policy=policy, round=round_, queued=queued, failed=failed, foreign=[reward, origin, elsewhere],
+    )  # fmt: skip
+
+
+def _plant_sources(project: Project, mark: Callable[[str], str]) -> None:
+    for source in project.sources.all():
+        source.name = mark(f"source {source.pk}")
+        source.save()
+    Completion.objects.filter(project=project).update(
+        sampling={"note": mark("sampling")}, logprob=-98765.4321, tokens=7654321
+    )
+    Prompt.objects.filter(project=project).update(category=mark("category"), external_id=mark("external id"))
+
+
+def _snapshot(project, olga, comparisons, mark, now) -> Snapshot:
+    """A frozen snapshot of two comparisons that everybody else is through with."""
+    done = [c for c in comparisons if Consensus.objects.get(comparison=c).state == "settled"]
+    if not done:  # votes on the left of both orders disagree, so make two of them one-sided
+        for row in Consensus.objects.filter(project=project, votes_a__gte=1)[:2]:
+            Consensus.objects.filter(pk=row.pk).update(state="settled", label="a", prob=1.0, share=0.8)
+    made = freeze(project=project, rule=FreezeRule(shares={"train": 1.0, "validation": 0.0, "test": 0.0}), by=olga, name=mark("snapshot name"), now=now)
+    Comparison.objects.filter(votes__annotator__name__in=("ann", "ada", "max", "olga")).update(frozen_at=None)
+    return made
+
+
+def _models(project: Project, mark: Callable[[str], str]) -> tuple[ModelVersion, ModelVersion]:
+    policy = ModelVersion.objects.create(
+        name=mark("policy model"), kind=ModelKind.POLICY, source=ModelSource.PACKAGE, path="base", sha256="1" * 64,
+        parameters=135_000_000,
+    )  # fmt: skip
+    reward = ModelVersion.objects.create(
+        project=project, name=mark("reward model"), kind=ModelKind.REWARD, source=ModelSource.JOB, path="reward",
+        sha256="2" * 64, base=policy, metrics={"test/accuracy": 0.7},
+    )  # fmt: skip
+    return policy, reward
+
+
+def _failed_job(project, snapshot, policy, mark, now) -> Job:
+    job = submit(
+        project=project, method="reward", config={"optim": {"learning_rate": 1e-4}}, snapshot=snapshot, model=policy,
+        title=mark("failed job"), by=None, now=now,
+    )  # fmt: skip
+    run = Run.objects.create(
+        job=job, attempt=1, owner=uuid4(), config_hash="3" * 64, host=mark("host"), started_at=now, ended_at=now,
+        exit_code=1, reason=mark("run reason"), error_tail=mark("error tail"),
+    )  # fmt: skip
+    Checkpoint.objects.create(run=run, step=7, path="x/step-7", sha256="4" * 64, size_bytes=10)
+    RunMetric.objects.create(run=run, seq=1, step=1, time=1.0, values={"train/loss": 0.693}, offset=10)
+    body = {"prompt_id": "p", "prompt": [{"role": "user", "content": "Hm?"}], "completion": mark("sample"), "finish": "end"}
+    RunSample.objects.create(run=run, seq=1, step=1, body=body, offset=10)
+    Job.objects.filter(pk=job.pk).update(
+        status=JobStatus.FAILED, reason=mark("job reason"), attempt=1, started_at=now, ended_at=now + timedelta(seconds=1)
+    )
+    job.refresh_from_db()
+    return job
+
+
+def hidden_ids(world: World) -> dict[str, str]:
+    """Ids, hashes and numbers of rows that an annotator never learns of."""
+    found: dict[str, str] = {}
+    for comparison in world.comparisons:
+        found |= {
+            f"comparison {comparison.pk}": str(comparison.public_id),
+            f"pair hash {comparison.pk}": comparison.pair_hash,
+            f"rank {comparison.pk}": str(comparison.rank),
+            f"origin {comparison.pk}": str(comparison.origin),
+        }
+    for row in Completion.objects.filter(project=world.project):
+        found |= {f"completion {row.pk}": str(row.public_id), f"text hash {row.pk}": row.content_hash}
+    for row in Prompt.objects.filter(project=world.project):
+        found |= {f"prompt {row.pk}": str(row.public_id), f"prompt hash {row.pk}": row.content_hash}
+    for row in world.project.sources.all():
+        found[f"source {row.pk}"] = str(row.public_id)
+    for row in Vote.objects.filter(project=world.project).exclude(annotator=world.people["ann"]):
+        found |= {f"vote {row.pk}": str(row.public_id), f"vote key {row.pk}": str(row.key)}
+    for row in Assignment.objects.filter(project=world.project).exclude(annotator=world.people["ann"]):
+        found[f"assignment {row.pk}"] = str(row.public_id)
+    for name, person in world.people.items():
+        if name != "ann":
+            found |= {f"email of {name}": person.email, f"id of {name}": str(person.public_id)}
+    found |= {"log-probability": "98765.4321", "tokens": "7654321", "milliseconds": "1234567"}
+    found |= {"snapshot hash": world.snapshot.content_hash, "project id": str(world.project.public_id)}
+    assert Flag.objects.exists()
+    assert all(isinstance(UUID(value), UUID) for key, value in found.items() if key.startswith("vote key"))
+    return found
