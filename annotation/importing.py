@@ -234,11 +234,11 @@ def _message(turn: object, i: int) -> dict[str, str]:
 
 def _vote_row(record: dict[str, Any]) -> VoteRow:
     a, b = _text(record, "response_a"), _text(record, "response_b")
-    if a.strip() == b.strip():
-        raise _BadRow("response_b", b, "response_b must differ from response_a")
     raw = record.get("votes")
     if not isinstance(raw, list):
         raise _BadRow("votes", raw, "votes must be a list")
+    if not raw and a.strip() == b.strip():  # people did vote on equal texts (Tulu's data), but nobody is asked to
+        raise _BadRow("response_b", b, "response_b must differ from response_a where votes are still wanted")
     votes: list[tuple[str, Choice, dict[str, Any]]] = []
     for i, vote in enumerate(raw):
         if not isinstance(vote, dict):

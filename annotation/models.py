@@ -2,6 +2,8 @@
 
 Facts (votes, retractions, flags, guideline versions) are never edited; consensus is derived and can be rebuilt. The
 project is in every unique constraint of slot, assignment and vote, so that these tables can be partitioned later.
+
+The module is long because all rows of annotation stand in one place, where their constraints can be read together.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -49,9 +50,10 @@ def add_member(*, project: Project, user: User, role: Role, now: datetime, pseud
         Membership.objects.filter(pk=membership.pk).update(role=role)
         membership.role = role
         return membership
-    number = Membership.objects.filter(project=project).count() + 1
+    taken = set(Membership.objects.filter(project=project).values_list("pseudonym", flat=True))
+    free = (name for n in itertools.count(len(taken) + 1) if (name := f"person-{n:02d}") not in taken)
     return Membership.objects.create(
-        project=project, user=user, role=role, pseudonym=pseudonym or f"person-{number:02d}", created_at=now
+        project=project, user=user, role=role, pseudonym=pseudonym or next(free), created_at=now
     )
 
 
@@ -77,10 +79,21 @@ def imported_annotators(*, project: Project, names: Iterable[str], now: datetime
     for start in range(0, len(addresses), 500):
         for user in User.objects.filter(email__in=addresses[start : start + 500]):
             users[by_email[user.email]] = user
+    members = Membership.objects.filter(project=project)
+    known = set(members.values_list("user_id", flat=True))
+    taken = set(members.values_list("pseudonym", flat=True))
     Membership.objects.bulk_create(
         (
-            Membership(project=project, user=user, role=Role.ANNOTATOR, pseudonym=name[:60], created_at=now)
+            # An imported name may be somebody's pseudonym here: the address tells them apart.
+            Membership(
+                project=project,
+                user=user,
+                role=Role.ANNOTATOR,
+                pseudonym=f"{name[:50]}-{user.email[:8]}" if name in taken else name,
+                created_at=now,
+            )
             for name, user in users.items()
+            if user.pk not in known
         ),
         ignore_conflicts=True,
         batch_size=500,

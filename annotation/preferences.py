@@ -15,6 +15,7 @@ from annotation.consensus import METHOD, settle_due
 from annotation.models import (
     Choice,
     Comparison,
+    ComparisonCompletion,
     Consensus,
     ConsensusState,
     GuidelineVersion,
@@ -72,35 +73,31 @@ def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -
     while settle_due(now=now):
         pass
     dropped: Counter[str] = Counter()
-    rows = list(
-        Consensus.objects.filter(project=project)
-        .select_related("comparison__prompt")
-        .prefetch_related("comparison__places__completion__source")
-        .order_by("comparison__public_id")
-    )
+    rows = Consensus.objects.filter(project=project).select_related("comparison__prompt").order_by("comparison__public_id")
+    texts = _texts(project)
     live_votes = Counter(
         Vote.objects.filter(project=project, retractions__isnull=True).values_list("comparison_id", flat=True)
     )
     preferences = []
     for row in rows:
         counted = row.votes_a + row.votes_tie + row.votes_b
-        reason = _why_not(row, counted, policy)
+        (a, finish_a, source_a), (b, finish_b, source_b) = texts[row.comparison_id]
+        reason = _why_not(row, counted, policy) or ("same_text" if a.strip() == b.strip() else None)
         if reason is not None:
             dropped[reason] += 1
             continue
-        a, b = (place.completion for place in row.comparison.places.all())
         assert row.prob is not None and row.share is not None
         preferences.append(
             Preference(
                 comparison_pk=row.comparison_id,
                 comparison=str(row.comparison.public_id),
                 prompt=row.comparison.prompt.messages,
-                a=a.text,
-                b=b.text,
-                finish_a=a.finish,
-                finish_b=b.finish,
-                source_a=a.source.name,
-                source_b=b.source.name,
+                a=a,
+                b=b,
+                finish_a=finish_a,
+                finish_b=finish_b,
+                source_a=source_a,
+                source_b=source_b,
                 prob=row.prob,
                 share=row.share,
                 votes_a=row.votes_a,
@@ -117,6 +114,19 @@ def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -
         dropped=dict(sorted(dropped.items())),
         guideline_versions=sorted(versions.values_list("number", flat=True)),
     )
+
+
+def _texts(project: Project) -> dict[int, list[tuple[str, str, str]]]:
+    """Text, finish and source of each comparison's completions, in stored order.
+
+    One query: prefetching a few hundred comparisons is too deep an expression for SQLite.
+    """
+    found: dict[int, list[tuple[str, str, str]]] = {}
+    places = ComparisonCompletion.objects.filter(comparison__project=project).order_by("comparison_id", "position")
+    shown = ("comparison_id", "completion__text", "completion__finish", "completion__source__name")
+    for comparison_id, text, finish, source in places.values_list(*shown).iterator():
+        found.setdefault(comparison_id, []).append((text, finish, source))
+    return found
 
 
 def _why_not(row: Consensus, counted: int, policy: LabelPolicy) -> str | None:

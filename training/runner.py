@@ -170,9 +170,9 @@ def run_claimed(
         stop_event=stop_event,
         say=say or (lambda _: None),
     )
-    log.info("job %s (%s) attempt %s starts", job.number, job.method, claim.attempt)
+    log.info("job %s (%s) attempt %s starts", job.pk, job.method, claim.attempt)
     status = attempt.run()
-    log.info("job %s (%s) attempt %s ended: %s", job.number, job.method, claim.attempt, status or "lease lost")
+    log.info("job %s (%s) attempt %s ended: %s", job.pk, job.method, claim.attempt, status or "lease lost")
     return status
 
 

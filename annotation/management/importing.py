@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 from django.utils import timezone
 
 from annotation.consensus import settle_due
@@ -29,11 +31,12 @@ def run(command: BaseCommand, kind: ImportKind, file: Path, options: dict[str, A
     now = timezone.now()
     slug = options["project"] or file.stem.lower().replace("_", "-")
     project = Project.objects.filter(slug=slug).first()
+    made = project is None
     try:
-        if project is None:
-            project = create_project(name=slug, slug=slug, by=_owner(options["owner"]), now=now)
-            command.stdout.write(f"Made the project {slug}.")
-        with file.open("rb") as lines:
+        # A refused file must not leave an empty project behind, so a new one is made in the import's transaction.
+        with file.open("rb") as lines, transaction.atomic() if made else contextlib.nullcontext():
+            if project is None:
+                project = create_project(name=slug, slug=slug, by=_owner(options["owner"]), now=now)
             batch = import_lines(
                 project=project,
                 kind=kind,
@@ -51,6 +54,8 @@ def run(command: BaseCommand, kind: ImportKind, file: Path, options: dict[str, A
         raise CommandError(str(error)) from None
     except DomainError as error:
         raise CommandError(str(error)) from None
+    if made:
+        command.stdout.write(f"Made the project {slug}.")
     while settle_due(now=timezone.now()):
         pass
     command.stdout.write(

@@ -242,53 +242,42 @@ type ParametersProps = {
 }
 
 function Parameters({ method, draft, errors, changed, setField }: ParametersProps) {
-  const groups = new Map<string, Method['fields_shown']>()
-  for (const field of method.fields_shown) {
-    const group = field.path.includes('.') ? (field.path.split('.')[0] ?? '') : t('newJob.general')
-    groups.set(group, [...(groups.get(group) ?? []), field])
-  }
   return (
-    <>
-      {[...groups].map(([group, fields]) => (
-        <section key={group} className={styles.group} aria-label={group}>
-          <h3>{group}</h3>
-          <div className={styles.fields}>
-            {fields.map((field) => {
-              const kind = fieldKind(field.type, field.choices)
-              const shared = {
-                label: field.label,
-                help: field.help,
-                error: errors[field.path],
-                changed: changed.has(field.path),
-                value: draft[field.path] ?? shown(field.default),
-              }
-              const onChange = (event: { target: { value: string } }) => setField(field.path, event.target.value)
-              if (kind === 'choice' || kind === 'boolean') {
-                const options = kind === 'boolean' ? ['true', 'false'] : (field.choices ?? []).map(shown)
-                const words: Record<string, string> = { true: t('form.yes'), false: t('form.no'), '': t('form.none') }
-                return (
-                  <SelectField
-                    key={field.path}
-                    {...shared}
-                    onChange={onChange}
-                    options={options.map((option): [string, string] => [option, words[option] ?? option])}
-                  />
-                )
-              }
-              return (
-                <TextField
-                  key={field.path}
-                  {...shared}
-                  unit={field.unit || undefined}
-                  inputMode={kind === 'number' ? 'decimal' : 'text'}
-                  onChange={onChange}
-                />
-              )
-            })}
-          </div>
-        </section>
-      ))}
-    </>
+    <div className={styles.fields}>
+      {method.fields_shown.map((field) => {
+        const kind = fieldKind(field.type, field.choices)
+        const shared = {
+          label: field.label,
+          help: field.help,
+          title: field.path,
+          error: errors[field.path],
+          changed: changed.has(field.path),
+          value: draft[field.path] ?? shown(field.default),
+        }
+        const onChange = (event: { target: { value: string } }) => setField(field.path, event.target.value)
+        if (kind === 'choice' || kind === 'boolean') {
+          const options = kind === 'boolean' ? ['true', 'false'] : (field.choices ?? []).map(shown)
+          const words: Record<string, string> = { true: t('form.yes'), false: t('form.no'), '': t('form.none') }
+          return (
+            <SelectField
+              key={field.path}
+              {...shared}
+              onChange={onChange}
+              options={options.map((option): [string, string] => [option, words[option] ?? option])}
+            />
+          )
+        }
+        return (
+          <TextField
+            key={field.path}
+            {...shared}
+            unit={field.unit || undefined}
+            inputMode={kind === 'number' ? 'decimal' : 'text'}
+            onChange={onChange}
+          />
+        )
+      })}
+    </div>
   )
 }
 

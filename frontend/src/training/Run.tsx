@@ -199,6 +199,7 @@ function Summary({ slug, job }: { slug: string; job: JobDetail }) {
               {job.steps > 0 && ` (${Math.round(((job.step ?? 0) / job.steps) * 100)} %)`}
             </span>
           )}
+          {!over && job.activity && <span>{job.activity}</span>}
           {!over && job.eta_seconds !== null && <span>{t('run.eta', { duration: duration(job.eta_seconds) })}</span>}
           {!over && job.tokens_per_second !== null && (
             <span>{t('run.speed', { n: Math.round(job.tokens_per_second) })}</span>

@@ -6,7 +6,7 @@ import { jobLogQuery, jobMetricsQuery, jobSamplesQuery, methodsQuery, metricsQue
 import type { JobDetail, Method } from 'src/api/schema'
 import { flatten, shown } from 'src/training/config'
 import styles from 'src/training/Run.module.css'
-import { charts, collect } from 'src/training/series'
+import { type Chart, charts, collect } from 'src/training/series'
 import { LineChart } from 'src/ui/charts/LineChart'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
@@ -51,25 +51,44 @@ export function CurvesTab({ slug, job, active }: TabProps) {
               </label>
               <span className="muted small tabular">{t('run.rows', { n: items.length })}</span>
             </div>
-            <div className={styles.grid}>
-              {charts(collect(items), metrics).map((chart) => (
-                <section key={chart.title} className={styles.chart} aria-label={chart.title}>
-                  <LineChart
-                    title={chart.title}
-                    curves={chart.curves}
-                    band={chart.band}
-                    unit={chart.unit}
-                    help={chart.help}
-                    smoothing={smoothing}
-                    syncKey={job.id}
-                  />
-                </section>
-              ))}
-            </div>
+            <Charts all={charts(collect(items), metrics)} smoothing={smoothing} syncKey={job.id} />
           </>
         )
       }
     </Loaded>
+  )
+}
+
+function Charts({ all, smoothing, syncKey }: { all: Chart[]; smoothing: number; syncKey: string }) {
+  const [open, setOpen] = useState(false)
+  const grid = (shown: Chart[]) => (
+    <div className={styles.grid}>
+      {shown.map(({ title, curves, band, unit, help }) => (
+        <section key={title} className={styles.chart} aria-label={title}>
+          <LineChart
+            title={title}
+            curves={curves}
+            band={band}
+            unit={unit}
+            help={help}
+            smoothing={smoothing}
+            syncKey={syncKey}
+          />
+        </section>
+      ))}
+    </div>
+  )
+  const secondary = all.filter((chart) => chart.secondary)
+  return (
+    <>
+      {grid(all.filter((chart) => !chart.secondary))}
+      {secondary.length > 0 && (
+        <details className={styles.more} onToggle={(event) => setOpen(event.currentTarget.open)}>
+          <summary>{t('run.moreCharts', { n: secondary.length })}</summary>
+          {open && grid(secondary)}
+        </details>
+      )}
+    </>
   )
 }
 
@@ -213,7 +232,7 @@ type Attempt = JobDetail['runs'][number]
 type Checkpoint = JobDetail['checkpoints'][number]
 
 const ATTEMPTS: Column<Attempt>[] = [
-  { name: 'attempt', header: t('history.attempt'), align: 'end', cell: (run) => run.attempt },
+  { name: 'attempt', header: t('history.attempt'), cell: (run) => run.attempt },
   { name: 'started', header: t('history.started'), cell: (run) => <Time at={run.started_at} /> },
   {
     name: 'took',
@@ -233,8 +252,16 @@ const ATTEMPTS: Column<Attempt>[] = [
 ]
 
 const CHECKPOINTS: Column<Checkpoint>[] = [
-  { name: 'step', header: t('chart.stepColumn'), align: 'end', cell: (checkpoint) => count(checkpoint.step) },
-  { name: 'attempt', header: t('history.attempt'), align: 'end', cell: (checkpoint) => checkpoint.attempt },
+  {
+    name: 'step',
+    header: t('chart.stepColumn'),
+    cell: (checkpoint) => (
+      <>
+        {count(checkpoint.step)} {checkpoint.is_best && <Badge tone="ok">{t('promote.bestMark')}</Badge>}
+      </>
+    ),
+  },
+  { name: 'attempt', header: t('history.attempt'), cell: (checkpoint) => checkpoint.attempt },
   { name: 'size', header: t('history.size'), align: 'end', cell: (checkpoint) => bytes(checkpoint.size_bytes) },
   {
     name: 'kept',

@@ -26,6 +26,8 @@ export function collect(rows: readonly MetricRow[]): Series {
 
 export type Chart = {
   title: string
+  /** About the machine and the data rather than about what is learned: shown on demand. */
+  secondary: boolean
   unit: string
   help: string
   curves: Curve[]
@@ -57,6 +59,9 @@ const TOGETHER: Record<string, string> = {
   longer_wins: 'accuracy',
 }
 const GROUPS: Record<string, number> = { train: 0, eval: 1, rollout: 2, policy: 3, test: 9 }
+/** Groups and single names that tell of the machine, the clock and the data. */
+const SECONDARY = new Set(['data', 'memory', 'speed', 'time', 'gpu'])
+const SECONDARY_NAMES = new Set(['epoch', 'tokens', 'samples'])
 /** Groups written at evaluations only. */
 const SPARSE = new Set(['eval', 'rollout'])
 /** Counts and interval ends are told elsewhere, or are no curve. */
@@ -82,6 +87,11 @@ function rank(name: string): number {
   return place < 0 ? FIRST.length : place
 }
 
+function isSecondary(name: string): boolean {
+  const [group, last] = split(name)
+  return SECONDARY.has(group) || SECONDARY_NAMES.has(last)
+}
+
 /** One chart a quantity: `train/loss` and `eval/loss` share theirs. Test figures are numbers, not curves. */
 export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] {
   const known = new Map(metrics.map((metric) => [metric.name, metric]))
@@ -95,7 +105,8 @@ export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] 
     const [group, last] = split(name)
     const curve = series.get(name)
     if (!curve || HIDDEN.has(last) || group === 'test') continue
-    const title = TOGETHER[last] ?? last
+    // `time/step` alone would read as a step; the group belongs to its name.
+    const title = SECONDARY.has(group) ? `${group} ${last}` : (TOGETHER[last] ?? last)
     byTitle.set(title, [...(byTitle.get(title) ?? []), curve])
   }
   return [...byTitle].map(([title, curves]) => {
@@ -106,6 +117,7 @@ export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] 
     const banded = title === 'accuracy' && first?.name === 'eval/accuracy' && low && high
     return {
       title: readable(title),
+      secondary: first !== undefined && isSecondary(first.name),
       unit: metric?.unit ?? '',
       help: metric?.help ?? '',
       curves: curves.map((curve) => ({ ...curve, sparse: SPARSE.has(split(curve.name)[0]) })),

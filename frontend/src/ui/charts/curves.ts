@@ -9,8 +9,13 @@ export type Curve = {
   sparse?: boolean
 }
 
-/** Exponential smoothing with a corrected start, so that the first points are not pulled to zero. */
-export function smooth(ys: readonly number[], weight: number): number[] {
+/** A curve of this many points or fewer is drawn as measured. */
+const FEW_POINTS = 5
+
+/** Exponential smoothing with a corrected start, so that the first points are not pulled to zero. A short curve gets less
+ * of it than asked for: there is little to average over yet. */
+export function smooth(ys: readonly number[], asked: number): number[] {
+  const weight = Math.min(asked, 1 - FEW_POINTS / ys.length)
   if (weight <= 0) return [...ys]
   let sum = 0
   let norm = 0
