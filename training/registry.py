@@ -21,6 +21,7 @@ from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.models import Project, User
 from annotation.people import audit
+from training.jobs import submit
 from training.models import Checkpoint, Job, ModelKind, ModelSource, ModelVersion, Run
 
 _REFUSED_SUFFIXES = frozenset({".py", ".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".msgpack"})
@@ -249,8 +250,6 @@ def promote(*, checkpoint: Checkpoint, name: str, by: User | None, now: datetime
     Raises:
         NameTaken: a model of the project has the name. Invalid: the name is empty or the files are gone.
     """
-    from training.jobs import submit  # noqa: PLC0415  (jobs' runner calls `register_result` here)
-
     job = checkpoint.run.job
     name = name.strip()
     if not name or len(name) > 120 or any(not character.isprintable() for character in name):

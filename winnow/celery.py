@@ -23,7 +23,7 @@ def _configure() -> None:
     app.conf.update(
         broker_url=redis_url or "directory://localhost/",
         broker_transport_options=(
-            {"socket_connect_timeout": 2, "socket_timeout": 5}
+            {"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 1, "interval_start": 0}
             if redis_url
             else {"directory": str(settings.DATA_DIR / "broker")}
         ),

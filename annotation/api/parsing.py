@@ -45,10 +45,9 @@ class JSONLinesParser(BaseParser):
 
     media_type = "application/x-ndjson"
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> bytes:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         _check_size(parser_context, most=MOST_IMPORT_BYTES)
-        data: bytes = stream.read()
-        return data
+        return stream.read()
 
 
 def _check_size(parser_context: Any, *, most: int) -> None:

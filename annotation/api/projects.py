@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -321,7 +321,7 @@ class ImportsView(ProjectView):
             raise ValidationError({"kind": [f"must be prompts or votes, got {kind!r}"]})
         if on_error not in {"refuse", "skip"}:
             raise ValidationError({"on_error": [f"must be refuse or skip, got {on_error!r}"]})
-        body: bytes = request.data or b""  # without a body DRF gives an empty dict
+        body = cast(bytes, request.data or b"")  # without a body DRF gives an empty dict
         batch = import_lines(
             project=self.project,
             kind=ImportKind(kind),

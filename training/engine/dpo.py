@@ -19,7 +19,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from training.engine import loop, losses
+from training.engine import loop, losses, starting
 from training.engine.config import DpoConfig, DpoOptions, Dtype, Link
 from training.engine.diagnostics import policy_alarms
 from training.engine.evaluate import Judged, accuracy_metrics
@@ -47,10 +47,10 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
     status = Status(out)
     status.update("loading")
     manifest = verify_preferences(config.data.snapshot)
-    device = loop.prepare_device(config)
-    saved = loop.find_resume(out, resume)
+    device = starting.prepare_device(config)
+    saved = starting.find_resume(out, resume)
     if saved is not None:
-        loop.check_same_run(config, saved)
+        starting.check_same_run(config, saved)
     base = Path(config.models.base)
     lineage = loop.Lineage(snapshot=manifest.content_hash, base=content_hash(base))
     text = load_text(base)
@@ -85,20 +85,20 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
         reference = model.requires_grad_(requires_grad=False)
         model = load_policy(saved.path / "model" if saved is not None else base, device=device.type)
         use_packed_attention(model)
-    session = loop.start_run(
+    session = starting.start_run(
         config,
         kind="policy",
         out=out,
         supervision=supervision,
         status=status,
         text=text,
-        model=loop.make_trainable(model, config, saved),
+        model=starting.make_trainable(model, config, saved),
         train=train,
         lineage=lineage,
         saved=saved,
         device=device,
     )
-    loop.check_packing(session, lambda pack: completion_logprobs(session.model, pack))
+    starting.check_packing(session, lambda pack: completion_logprobs(session.model, pack))
     with session.ending():
         while not session.is_over:
             if not session.is_open:

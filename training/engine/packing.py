@@ -163,7 +163,7 @@ def hidden_states(model: Any, pack: Pack) -> Tensor:
     return hidden
 
 
-def _attention(  # noqa: PLR0917 - the signature that transformers calls
+def _attention(
     module: torch.nn.Module,
     query: Tensor,  # [1, H, N, d]
     key: Tensor,  # [1, H_kv, N, d]

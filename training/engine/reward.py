@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.engine import loop, losses
+from training.engine import loop, losses, starting
 from training.engine.checkpoint import load_head
 from training.engine.config import RewardConfig
 from training.engine.diagnostics import reward_alarms
@@ -40,10 +40,10 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
     status = Status(out)
     status.update("loading")
     manifest = verify_preferences(config.data.snapshot)
-    device = loop.prepare_device(config)
-    saved = loop.find_resume(out, resume)
+    device = starting.prepare_device(config)
+    saved = starting.find_resume(out, resume)
     if saved is not None:
-        loop.check_same_run(config, saved)
+        starting.check_same_run(config, saved)
     base = Path(config.models.base)
     text = load_text(base)
     train, validation, test = (
@@ -56,11 +56,11 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
         saved.path / "model" if saved is not None and whole else base, seed=config.seed, device=device.type
     )
     use_packed_attention(model)
-    model = loop.make_trainable(model, config, saved)
+    model = starting.make_trainable(model, config, saved)
     score_head(model).weight.requires_grad_(True)
     if saved is not None and not whole:
         load_head(model, saved.path)
-    session = loop.start_run(
+    session = starting.start_run(
         config,
         kind="reward",
         out=out,
@@ -73,7 +73,7 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
         saved=saved,
         device=device,
     )
-    loop.check_packing(session, lambda pack: scores(model, pack))
+    starting.check_packing(session, lambda pack: scores(model, pack))
     with session.ending():
         while not session.is_over:
             if not session.is_open:

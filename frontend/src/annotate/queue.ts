@@ -93,7 +93,8 @@ export function queueReducer(state: QueueState, event: QueueEvent): QueueState {
       }
     }
     case 'counted':
-      return { ...state, votes: event.votes, remaining: event.remaining }
+      // A vote that has arrived frees its lease, so there may be more to take.
+      return { ...state, votes: event.votes, remaining: event.remaining, dry: false }
   }
 }
 

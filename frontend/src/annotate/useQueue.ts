@@ -38,8 +38,13 @@ export function useQueue(slug: string, tab: string | null, outbox: OutboxState) 
   useEffect(() => {
     if (state.error === null) return
     const pause = Math.min(RETRY_MS * 2 ** (state.failures - 1), LONGEST_RETRY_MS)
-    const timer = setTimeout(() => dispatch({ kind: 'retry' }), pause)
-    return () => clearTimeout(timer)
+    const retry = () => dispatch({ kind: 'retry' })
+    const timer = setTimeout(retry, pause)
+    window.addEventListener('online', retry)
+    return () => {
+      clearTimeout(timer)
+      window.removeEventListener('online', retry)
+    }
   }, [state.error, state.failures])
 
   const { leaseMinutes } = state

@@ -1,0 +1,149 @@
+"""Snapshots: freeze, preview, list, export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from django.http import Http404, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from annotation.api.access import ProjectView, user_of
+from annotation.api.pagination import CURSOR_PARAMETERS, page
+from annotation.api.parsing import FiniteFloatField
+from annotation.preferences import LabelPolicy
+from training import queries
+from training.api.serializers import (
+    NumbersField,
+    SnapshotCountsSerializer,
+    SnapshotListSerializer,
+    SnapshotSerializer,
+)
+from training.models import Snapshot
+from training.snapshots import FreezeRule, Layout, export_lines, freeze, preview
+from training.splits import PARTS
+
+
+class SharesSerializer(serializers.Serializer[Any]):
+    train = FiniteFloatField(min_value=0, max_value=1)
+    validation = FiniteFloatField(min_value=0, max_value=1)
+    test = FiniteFloatField(min_value=0, max_value=1)
+
+
+class FreezeSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True)
+    min_votes = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    tie_rule = serializers.ChoiceField(choices=["half", "drop"], required=False)
+    min_confidence = FiniteFloatField(min_value=0, max_value=1, required=False)
+    shares = SharesSerializer(required=False)
+
+    def rule(self) -> FreezeRule:
+        values = self.validated_data
+        named = {key: values[key] for key in ("min_votes", "tie_rule", "min_confidence") if key in values}
+        policy = LabelPolicy(**named)
+        return (
+            FreezeRule(policy=policy, shares=dict(values["shares"]))
+            if "shares" in values
+            else FreezeRule(policy=policy)
+        )
+
+
+class PreviewSerializer(serializers.Serializer[Any]):
+    preferences = serializers.IntegerField()
+    ties = serializers.IntegerField()
+    dropped = NumbersField()
+    splits = SnapshotCountsSerializer()
+
+
+class SnapshotsView(ProjectView):
+    """Frozen data sets."""
+
+    @extend_schema(operation_id="snapshots_list", responses=SnapshotListSerializer, parameters=CURSOR_PARAMETERS)
+    def get(self, request: Request, slug: str) -> Response:
+        """Snapshots, newest first."""
+        return page(
+            request, queries.snapshots(self.project), lambda rows: list(SnapshotSerializer(rows, many=True).data)
+        )
+
+    @extend_schema(operation_id="snapshots_freeze", request=FreezeSerializer, responses={201: SnapshotSerializer})
+    def post(self, request: Request, slug: str) -> Response:
+        """Freeze every settled comparison that the rule takes. It cannot be undone."""
+        data = FreezeSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        snapshot = freeze(
+            project=self.project,
+            rule=data.rule(),
+            by=user_of(request),
+            name=data.validated_data.get("name", ""),
+            now=timezone.now(),
+        )
+        return Response(SnapshotSerializer(snapshot).data, status=status.HTTP_201_CREATED)
+
+
+class SnapshotPreviewView(ProjectView):
+    """What freezing now would give."""
+
+    @extend_schema(
+        operation_id="snapshots_preview",
+        responses=PreviewSerializer,
+        parameters=[OpenApiParameter("min_votes", int), OpenApiParameter("tie_rule", str, enum=["half", "drop"])],
+    )
+    def get(self, request: Request, slug: str) -> Response:
+        """Counts, nothing is written."""
+        data = FreezeSerializer(data={key: request.query_params[key] for key in request.query_params})
+        data.is_valid(raise_exception=True)
+        found = preview(project=self.project, rule=data.rule(), now=timezone.now())
+        body = asdict(found) | {"splits": {**found.splits, "total": found.preferences}}
+        return Response(PreviewSerializer(body).data)
+
+
+class SnapshotView(ProjectView):
+    """One snapshot."""
+
+    @extend_schema(operation_id="snapshots_show", responses=SnapshotSerializer)
+    def get(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """Its counts, rule, hash and agreement."""
+        return Response(SnapshotSerializer(_snapshot(self, public_id)).data)
+
+
+class SnapshotExportView(ProjectView):
+    """A snapshot's lines as a file."""
+
+    @extend_schema(
+        operation_id="snapshots_export",
+        responses={(200, "application/x-ndjson"): OpenApiTypes.STR},
+        parameters=[
+            OpenApiParameter("layout", str, enum=[item.value for item in Layout], description="Default trl."),
+            OpenApiParameter("split", str, enum=["all", *PARTS], description="Default all."),
+        ],
+    )
+    def get(self, request: Request, slug: str, public_id: UUID) -> HttpResponseBase:
+        """JSON Lines: `trl` (conversational) and `plain` load in TRL as they are; `winnow` has everything."""
+        snapshot = _snapshot(self, public_id)
+        layout, part = request.query_params.get("layout", "trl"), request.query_params.get("split", "all")
+        if layout not in {item.value for item in Layout}:
+            raise ValidationError({"layout": [f"must be trl, plain or winnow, got {layout!r}"]})
+        if part not in {"all", *PARTS}:
+            raise ValidationError({"split": [f"must be all, train, validation or test, got {part!r}"]})
+        lines = export_lines(snapshot, layout=Layout(layout), part=None if part == "all" else part)
+        response = StreamingHttpResponse(lines, content_type="application/x-ndjson")
+        name = f"{self.project.slug}-v{snapshot.number}-{part}.{layout}.jsonl"
+        response["Content-Disposition"] = f'attachment; filename="{name}"'
+        response["X-Content-Hash"] = snapshot.content_hash
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+def _snapshot(view: ProjectView, public_id: UUID) -> Snapshot:
+    snapshot: Snapshot | None = queries.snapshots(view.project).filter(public_id=public_id).first()
+    if snapshot is None:
+        raise Http404
+    return snapshot
