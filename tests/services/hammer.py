@@ -128,12 +128,12 @@ def let_leases_run_out(execute: Execute, *, rng: random.Random) -> None:
     execute("COMMIT")
 
 
-def hammer(site: Site, *, clients: int, seconds: float, kills: int) -> list[Path]:
+def hammer(site: Site, *, clients: int, tokens: Sequence[str], seconds: float, kills: int) -> list[Path]:
     """Let clients vote while leases run out and the web is killed; the files of what they were told."""
     files = [site.directory / f"client-{i}.jsonl" for i in range(clients)]
     command = [sys.executable, "-m", "tests.services.hammer", "client", str(site.port), str(seconds)]
     processes = [
-        subprocess.Popen([*command, site.tokens[i % len(site.tokens)], str(file), str(i)], env=site.environ)
+        subprocess.Popen([*command, tokens[i % len(tokens)], str(file), str(i)], env=site.environ)
         for i, file in enumerate(files)
     ]
     over = threading.Event()

@@ -7,7 +7,6 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -36,7 +35,7 @@ def site(request, tmp_path_factory) -> Iterator[Site]:
             made.workers, made.threads = 2, 8
         stack.callback(made.kill)
         # Fewer people than clients, so that some have two tabs; the last is only for the first test.
-        made.seed(comparisons=150, overlap=3, people=CLIENTS[request.param] * 3 // 4 + 1)
+        made.seed(comparisons=90, overlap=3, people=CLIENTS[request.param] * 3 // 4 + 1)
         yield made
 
 
@@ -72,16 +71,15 @@ def test_a_vote_is_there_when_the_web_is_killed_right_after_its_answer(site: Sit
 
 
 def test_no_acknowledged_vote_is_lost_or_counted_too_often(site: Site):
-    clients, kills = CLIENTS["postgresql" if site.url else "sqlite"], site.kills
+    clients = CLIENTS["postgresql" if site.url else "sqlite"]
     site.start()
-    voters = replace(site, tokens=site.tokens[:-1])
-    files = hammer(voters, clients=clients, seconds=9, kills=2)
+    files = hammer(site, clients=clients, tokens=site.tokens[:-1], seconds=9, kills=2)
     with site.database() as execute:
         found = check(execute, read_answers(files))
     site.kill()
     print(f"\n{'PostgreSQL' if site.url else 'SQLite'}: {clients} clients, 2 kills, {found}")
     assert found.faults == {}, (site.directory / "web.log").read_text()[-3000:]
-    assert found.acknowledged > 50
+    assert found.acknowledged > 20
     assert found.stored >= found.acknowledged
 
 

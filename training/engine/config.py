@@ -2,8 +2,8 @@
 
 `parse_config` turns a JSON object into one of them, so that a bad value fails when a job is submitted and not an hour
 later. A key that no dataclass has is an error, so a misspelt option can never be ignored. Defaults stand here and
-nowhere else; `presets.py` scales the learning rate. Sections that a method does not use are absent from its config. The file is long
-because all options of all methods are in it: a reader looks for an option here and nowhere else.
+nowhere else; `presets.py` scales the learning rate. Sections that a method does not use are absent from its config. The
+file is long because all options of all methods are in it: a reader looks for an option here and nowhere else.
 """
 
 from __future__ import annotations
