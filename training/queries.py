@@ -33,10 +33,14 @@ MOST_LINES = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundProgress:
-    """How far a round is; completions that came out the same, or empty, make no comparison."""
+    """How far a round is. `failed` completions will not come: their prompt is too long for a policy's context.
+
+    Completions that came out the same, or empty, make no comparison.
+    """
 
     completions_wanted: int
     completions_done: int
+    failed: int
     comparisons: int
     rate_per_minute: float | None
     eta_seconds: float | None
@@ -156,6 +160,7 @@ def round_progress(made: Round, *, now: datetime) -> RoundProgress:
     return RoundProgress(
         completions_wanted=wanted,
         completions_done=done,
+        failed=wanted - done if made.job.status == JobStatus.SUCCEEDED else 0,
         comparisons=Comparison.objects.filter(origin=made.public_id).count(),
         rate_per_minute=rate,
         eta_seconds=60 * (wanted - done) / rate if rate else None,

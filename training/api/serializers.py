@@ -243,6 +243,7 @@ class RoundSerializer(serializers.Serializer[Any]):
     overlap = serializers.IntegerField()
     completions_wanted = serializers.IntegerField(source="progress.completions_wanted")
     completions_done = serializers.IntegerField(source="progress.completions_done")
+    failed = serializers.IntegerField(source="progress.failed")
     comparisons = serializers.IntegerField(source="progress.comparisons")
     rate_per_minute = serializers.FloatField(source="progress.rate_per_minute", allow_null=True)
     eta_seconds = serializers.FloatField(source="progress.eta_seconds", allow_null=True)

@@ -165,9 +165,9 @@ def _fill(
         with torch.no_grad(), loop.precision(config, device):
             return completion_logprobs(model, pack)
 
-    def between(done: int, count: int) -> None:
+    def between(_done: int, _count: int) -> None:
         supervision.raise_if_overdue(grace_seconds=config.stop.grace_seconds)
-        status.update("reference", step=done, steps=count)
+        status.update("reference")  # no steps: these are packs of the cache, not optimizer steps
 
     groups = [[pair.sharing for pair in batch] for batch in batches]
     everything = [group for batch in groups for group in batch]

@@ -304,13 +304,15 @@ class _Progress:
 def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> dict[str, Any]:
     """Write OUT/completions.jsonl, a line as soon as a completion is there, and OUT/result.json last.
 
-    Lines of `resume` (or of a former attempt in OUT itself) that belong to this config are kept, a broken last one is
+    A prompt that leaves no room for a completion in some policy's context is skipped for all of them and listed in the
+    result. Lines of `resume` (or of a former attempt in OUT itself) that belong to this config are kept, a broken last one is
     cut off, and only the missing completions are sampled. A stop is heeded after the current token: what is in work is
     dropped, and a resumed run writes it again, alike.
     """
     status = Status(out)
     status.update("loading")
-    prompts = read_prompts(Path(config.data.prompts))
+    policies = [_load_policy(policy) for policy in config.models.policies]
+    prompts, too_long = _fitting(read_prompts(Path(config.data.prompts)), policies)
     target = out / "completions.jsonl"
     kept = _read_kept(resume or target, config=config, prompts=prompts)
     aside = out / ".completions.partial"
@@ -318,7 +320,6 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     aside.replace(target)
     lines = LineFile(target, keep_bytes=target.stat().st_size)
     total = len(prompts) * config.sampling.completions * len(config.models.policies)
-    policies = [_load_policy(policy) for policy in config.models.policies]
     progress = _Progress(
         status=status,
         metrics=LineFile(out / "metrics.jsonl", keep_bytes=0),
@@ -358,6 +359,7 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         "alarms": [],
         "lineage": {"snapshot": None, "models": {name: sha256 for name, _, _, sha256 in policies}},
         "completions": made,
+        "skipped": [{"prompt_id": prompt.id, "reason": "too_long"} for prompt in too_long],
     }
     status.update("done" if made == total else "stopped", step=made, steps=total)
     write_json(out / "result.json", result)
@@ -367,6 +369,19 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
 def _load_policy(policy: PolicyConfig) -> tuple[str, Any, Text, str]:
     directory = Path(policy.path)
     return policy.name, models.load_policy(directory), load_text(directory), models.content_hash(directory)
+
+
+def _fitting(
+    prompts: list[Prompt], policies: list[tuple[str, Any, Text, str]]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts that every policy can read with a token to spare, and the others."""
+    contexts = [(text, models.context_tokens(model)) for _, model, text, _ in policies]
+    fitting: list[Prompt] = []
+    too_long: list[Prompt] = []
+    for prompt in prompts:
+        fits = all(len(text.prompt_ids(prompt.messages)) < context for text, context in contexts)
+        (fitting if fits else too_long).append(prompt)
+    return fitting, too_long
 
 
 def _chunks(config: SampleConfig, prompts: list[Prompt]) -> Iterator[list[Prompt]]:

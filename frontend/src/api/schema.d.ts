@@ -476,6 +476,7 @@ export type Round = {
     overlap: number;
     completions_wanted: number;
     completions_done: number;
+    failed: number;
     comparisons: number;
     rate_per_minute: number | null;
     eta_seconds: number | null;
@@ -806,6 +807,7 @@ export type RoundWritable = {
     overlap: number;
     completions_wanted: number;
     completions_done: number;
+    failed: number;
     comparisons: number;
     rate_per_minute: number | null;
     eta_seconds: number | null;

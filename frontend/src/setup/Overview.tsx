@@ -4,7 +4,7 @@ import { Pause, Play, Users } from 'lucide-react'
 import type { ReactNode } from 'react'
 import { useMembership } from 'src/api/membership'
 import { keys, overviewQuery, patchProject, projectQuery } from 'src/api/queries'
-import type { Overview, Person } from 'src/api/schema'
+import type { Overview, Person, Project } from 'src/api/schema'
 import styles from 'src/setup/Overview.module.css'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
 import { count, duration } from 'src/ui/format'
@@ -12,6 +12,7 @@ import { type Key, t } from 'src/ui/i18n/t'
 import { Hash, Progress, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
+import { SelectField } from 'src/ui/widgets/Field'
 import { JobStatus } from 'src/ui/widgets/JobStatus'
 import { Card, Page, Stack } from 'src/ui/widgets/Page'
 import { Empty, ErrorPanel, Loaded, Notice, SkeletonBoxes } from 'src/ui/widgets/States'
@@ -52,13 +53,15 @@ export default function OverviewPage() {
       {pause.isError && <ErrorPanel what={t('overview.pauseFailed')} error={pause.error} />}
       {paused && <Notice tone="warn">{t('overview.pausedNotice')}</Notice>}
       <Loaded query={overview} what={t('overview.failed')} skeleton={<SkeletonBoxes boxes={4} height={140} />}>
-        {(data) => <Panels slug={slug} data={data} canManage={canManage} />}
+        {(data) => <Panels slug={slug} data={data} project={project.data} canManage={canManage} />}
       </Loaded>
     </Page>
   )
 }
 
-function Panels({ slug, data, canManage }: { slug: string; data: Overview; canManage: boolean }) {
+type PanelsProps = { slug: string; data: Overview; project: Project | undefined; canManage: boolean }
+
+function Panels({ slug, data, project, canManage }: PanelsProps) {
   const { agreement, rates } = data
   return (
     <>
@@ -83,10 +86,33 @@ function Panels({ slug, data, canManage }: { slug: string; data: Overview; canMa
                 ? t('rates.noEta')
                 : t('rates.eta', { duration: duration(rates.eta_hours * 3600) })}
             </p>
+            {project && canManage && <VotesWanted slug={slug} overlap={project.overlap} />}
           </Card>
           <Work slug={slug} data={data} />
         </Stack>
       </div>
+    </>
+  )
+}
+
+/** Votes wanted of each comparison. Less settles at once what has enough; frozen comparisons stay as they are. */
+function VotesWanted({ slug, overlap }: { slug: string; overlap: number }) {
+  const client = useQueryClient()
+  const change = useMutation({
+    mutationFn: (wanted: number) => patchProject(slug, { overlap: wanted }),
+    onSuccess: () => client.invalidateQueries({ queryKey: keys.project(slug) }),
+  })
+  const offered = [...new Set([1, 2, 3, 4, 5, 7, 9, overlap])].sort((a, b) => a - b)
+  return (
+    <>
+      <SelectField
+        label={t('overview.votesWanted')}
+        help={t('overview.votesWantedHelp')}
+        value={change.isPending ? change.variables : overlap}
+        onChange={(event) => change.mutate(Number(event.target.value))}
+        options={offered.map((n) => [String(n), String(n)])}
+      />
+      {change.isError && <ErrorPanel what={t('overview.votesWantedFailed')} error={change.error} />}
     </>
   )
 }

@@ -112,6 +112,7 @@ function RoundRow({ slug, round }: { slug: string; round: Round }) {
         )}
         <span>{t('round.prompts', { n: round.prompts })}</span>
         <span>{t('round.comparisons', { n: round.comparisons })}</span>
+        {round.failed > 0 && <span title={t('round.failedWhy')}>{t('round.leftOut', { n: round.failed })}</span>}
         <span>
           {t('round.sampling', {
             completions: round.completions,

@@ -1,0 +1,47 @@
+"""How many queries an annotator's click costs: the numbers do not grow with the project."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from tests import builders, world
+
+pytestmark = pytest.mark.django_db
+SESSION = 2  # the session and its user
+
+
+@pytest.mark.parametrize("size", [10, 100])
+def test_a_click_costs_a_fixed_number_of_queries(size):
+    project = builders.project(overlap=2)
+    ann = builders.member(project, "ann")
+    builders.comparisons(project, size)
+    browser = world.client(ann)
+
+    def cost(address, body, **headers):
+        with CaptureQueriesContext(connection, ) as queries:
+            answer = browser.post(f"/api/v1/annotate/{address}", body, headers=headers)
+        assert answer.status_code in {200, 201, 204}, answer.content
+        return len(queries) - SESSION, answer
+
+    costs = {}
+    costs["first task"], _ = cost("projects/helpful/queue", {"tab": "t", "n": 1})
+    costs["two more tasks"], answer = cost("projects/helpful/queue", {"tab": "t", "n": 3})
+    task, other, third = answer.json()["items"]
+    key = {"Idempotency-Key": str(uuid4())}
+    costs["vote"], voted = cost(f"assignments/{task['assignment']}/vote", {"choice": "left"}, **key)
+    costs["replay"], _ = cost(f"assignments/{task['assignment']}/vote", {"choice": "left"}, **key)
+    costs["heartbeat"], _ = cost("projects/helpful/heartbeat", {"tab": "t"})
+    costs["skip"], _ = cost(f"assignments/{other['assignment']}/skip", {"reason": "too_long"})
+    costs["undo"], _ = cost(f"votes/{voted.json()['vote']}/retract", {})
+    costs["release"], _ = cost("projects/helpful/release", {"tab": "t", "assignments": [third["assignment"]]})
+    print(costs)
+    assert costs == COSTS
+
+
+# With the two statements of a transaction. A lease: own leases, claim, behind the start, highest priority, balance of
+# sides (2), insert, slot. A vote: key, last vote, slot, guideline, insert, slot done, consensus, other tabs, assignment.
+COSTS = {}
