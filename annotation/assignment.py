@@ -22,6 +22,8 @@ from annotation.models import (
     Assignment,
     AssignmentState,
     Comparison,
+    Consensus,
+    ConsensusState,
     Flag,
     FlagKind,
     Project,
@@ -121,11 +123,13 @@ def take_over(slot: Slot, *, now: datetime) -> bool:
 
 
 def claimable(project: Project, annotator: User, now: datetime) -> QuerySet[Slot]:
-    """Free slots of comparisons that this person has not met (or has given back)."""
+    """Free slots of comparisons that this person has not met (or has given back) and that flags have not withdrawn."""
     met = Assignment.objects.filter(
         project=project, comparison_id=OuterRef("comparison_id"), annotator=annotator
     ).exclude(state__in=GIVEN_BACK)
-    return Slot.objects.filter(free_slot(now), ~Exists(met), project=project).exclude(state=SlotState.DONE)
+    withdrawn = Consensus.objects.filter(comparison_id=OuterRef("comparison_id"), state=ConsensusState.WITHDRAWN)
+    free = Slot.objects.filter(free_slot(now), ~Exists(met), ~Exists(withdrawn), project=project)
+    return free.exclude(state=SlotState.DONE)
 
 
 def _claim(project: Project, annotator: User, now: datetime) -> Slot | None:

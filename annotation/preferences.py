@@ -73,7 +73,9 @@ def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -
     while settle_due(now=now):
         pass
     dropped: Counter[str] = Counter()
-    rows = Consensus.objects.filter(project=project).select_related("comparison__prompt").order_by("comparison__public_id")
+    rows = (
+        Consensus.objects.filter(project=project).select_related("comparison__prompt").order_by("comparison__public_id")
+    )
     texts = _texts(project)
     live_votes = Counter(
         Vote.objects.filter(project=project, retractions__isnull=True).values_list("comparison_id", flat=True)

@@ -98,8 +98,9 @@ def record_vote(*, assignment: Assignment, annotator: User, key: UUID, answer: A
     try:
         with write(), transaction.atomic():
             return _record(assignment, annotator, key, choice, body, digest, answer.active_ms, now)
-    except IntegrityError:
-        # Somebody was faster: either this very request (a replay in flight), or another vote of the same person.
+    except (IntegrityError, AlreadyVoted):
+        # Somebody was faster: either this very request (a replay in flight, committed after we looked for its key), or
+        # another vote of the same person.
         known = _known(assignment, annotator, key, digest)
         if known is not None:
             return known

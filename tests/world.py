@@ -182,9 +182,7 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     for name in ("ann", "ada", "max", "olga"):
         first, second = builders.lease(project, people[name], wanted=2, now=now)
         answer = Answer(choice="left", active_ms=5)
-        voted[name] = record_vote(
-            assignment=first, annotator=people[name], key=uuid4(), answer=answer, now=now
-        ).vote
+        voted[name] = record_vote(assignment=first, annotator=people[name], key=uuid4(), answer=answer, now=now).vote
         leased[name] = second
     settle_due(now=now)
     Consensus.objects.filter(project=project, votes_a__gt=1).update(method=mark("consensus method"))
@@ -225,7 +223,13 @@ def _snapshot(project, olga, comparisons, mark, now) -> Snapshot:
     if not done:  # votes on the left of both orders disagree, so make two of them one-sided
         for row in Consensus.objects.filter(project=project, votes_a__gte=1)[:2]:
             Consensus.objects.filter(pk=row.pk).update(state="settled", label="a", prob=1.0, share=0.8)
-    made = freeze(project=project, rule=FreezeRule(shares={"train": 1.0, "validation": 0.0, "test": 0.0}), by=olga, name=mark("snapshot name"), now=now)
+    made = freeze(
+        project=project,
+        rule=FreezeRule(shares={"train": 1.0, "validation": 0.0, "test": 0.0}),
+        by=olga,
+        name=mark("snapshot name"),
+        now=now,
+    )
     Comparison.objects.filter(votes__annotator__name__in=("ann", "ada", "max", "olga")).update(frozen_at=None)
     return made
 
@@ -253,10 +257,19 @@ def _failed_job(project, snapshot, policy, mark, now) -> Job:
     )  # fmt: skip
     Checkpoint.objects.create(run=run, step=7, path="x/step-7", sha256="4" * 64, size_bytes=10)
     RunMetric.objects.create(run=run, seq=1, step=1, time=1.0, values={"train/loss": 0.693}, offset=10)
-    body = {"prompt_id": "p", "prompt": [{"role": "user", "content": "Hm?"}], "completion": mark("sample"), "finish": "end"}
+    body = {
+        "prompt_id": "p",
+        "prompt": [{"role": "user", "content": "Hm?"}],
+        "completion": mark("sample"),
+        "finish": "end",
+    }
     RunSample.objects.create(run=run, seq=1, step=1, body=body, offset=10)
     Job.objects.filter(pk=job.pk).update(
-        status=JobStatus.FAILED, reason=mark("job reason"), attempt=1, started_at=now, ended_at=now + timedelta(seconds=1)
+        status=JobStatus.FAILED,
+        reason=mark("job reason"),
+        attempt=1,
+        started_at=now,
+        ended_at=now + timedelta(seconds=1),
     )
     job.refresh_from_db()
     return job

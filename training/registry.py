@@ -5,7 +5,6 @@ A registered directory holds safetensors and JSON only; anything that could run 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.models import Project, User
 from annotation.people import audit
+from training.engine.files import directory_hash
 from training.jobs import submit
 from training.models import Checkpoint, Job, ModelKind, ModelSource, ModelVersion, Run
 
@@ -212,16 +212,6 @@ def count_parameters(directory: Path) -> int:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise RefusedModel(f"path: {file.name} is no safetensors file") from None
     return total
-
-
-def directory_hash(directory: Path) -> str:
-    """sha256 over the names and the sha256 of all files, in order of the names (as the engine's own)."""
-    digest = hashlib.sha256()
-    for file in _files(directory):
-        with file.open("rb") as handle:
-            inner = hashlib.file_digest(handle, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(directory).as_posix()}\0{inner}\n".encode())
-    return digest.hexdigest()
 
 
 def _files(directory: Path) -> Iterator[Path]:

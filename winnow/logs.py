@@ -63,6 +63,7 @@ def logging_config(*, level: str, style: str, tty: bool) -> None:
                 "django.request": {"level": "ERROR"},
                 "django.server": {"level": "WARNING"},
                 "gunicorn.access": {"level": "WARNING"},
+                "axes": {"level": "WARNING"},  # at INFO it writes e-mail addresses
                 "celery.worker.strategy": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},
             },

@@ -108,7 +108,8 @@ class SessionView(NoStore, APIView):
         user = authenticate(request._request, **credentials)
         if user is None:
             if AxesProxyHandler.is_locked(request._request, credentials):
-                request._request.axes_locked_out = False  # else its middleware puts a page in the place of our answer
+                # Else its middleware puts a page of its own in the place of our answer.
+                request._request.axes_locked_out = False  # type: ignore[attr-defined]
                 raise TooManyAttempts("Too many attempts. Wait 15 minutes, then try again.")
             raise BadCredentials("That email and password don't match.")
         login(request._request, user)

@@ -117,7 +117,9 @@ def test_two_answers_at_once_are_one_vote_and_a_refusal():
     builders.comparisons(project, 6)
     for _ in range(6):
         (leased,) = builders.lease(project, ann)
-        results = together(lambda leased=leased: builders.vote(leased, "a"), lambda leased=leased: builders.vote(leased, "b"))
+        results = together(
+            lambda leased=leased: builders.vote(leased, "a"), lambda leased=leased: builders.vote(leased, "b")
+        )
         assert errors(results, AlreadyVoted) == []
         assert sum(isinstance(item, AlreadyVoted) for item in results) == 1
     assert Vote.objects.count() == 6
@@ -193,10 +195,16 @@ def test_a_vote_taken_back_while_freezing_is_either_in_the_snapshot_or_gone():
         assert errors(results, Frozen, NoPreferences) == []
         if isinstance(results[0], NoPreferences):
             continue
-        lines = [line["id"] for part in ("train", "validation", "test") for line in iter_lines(snapshot_path(results[0]), part)]
+        lines = [
+            line["id"]
+            for part in ("train", "validation", "test")
+            for line in iter_lines(snapshot_path(results[0]), part)
+        ]
         undone = {str(pk) for pk in Retraction.objects.values_list("vote__comparison__public_id", flat=True)}
         assert not undone & set(lines)
-        frozen = {str(pk) for pk in Comparison.objects.filter(frozen_at__isnull=False).values_list("public_id", flat=True)}
+        frozen = {
+            str(pk) for pk in Comparison.objects.filter(frozen_at__isnull=False).values_list("public_id", flat=True)
+        }
         assert set(lines) == frozen
 
 

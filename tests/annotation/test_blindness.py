@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 from uuid import uuid4
 
@@ -27,10 +28,8 @@ def leaks(response, secrets: dict[str, str]) -> list[str]:
     body = b"".join(response.streaming_content) if response.streaming else response.content
     shown = body.decode(errors="replace") + "\n".join(f"{name}: {value}" for name, value in response.items())
     shown += response.cookies.output()
-    try:  # escapes in JSON must hide nothing
+    with suppress(ValueError):  # escapes in JSON must hide nothing
         shown += json.dumps(json.loads(body), ensure_ascii=False)
-    except ValueError:
-        pass
     return [name for name, secret in secrets.items() if secret in shown]
 
 

@@ -221,7 +221,11 @@ def test_the_api_says_what_came_in_and_what_was_refused(project):
 
     answer = send('{"prompt": "x"}\r\n{"prompt": "y\u2028z"}\n', "kind=prompts")
     assert answer.status_code == 201
-    assert {key: answer.json()[key] for key in ("rows", "imported", "errors")} == {"rows": 2, "imported": 2, "errors": []}
+    assert {key: answer.json()[key] for key in ("rows", "imported", "errors")} == {
+        "rows": 2,
+        "imported": 2,
+        "errors": [],
+    }
     refused = send('{"prompt": "q"}\n{"prompt": 5}\n', "kind=prompts")
     assert (refused.status_code, refused.json()["code"]) == (400, "bad_rows")
     assert refused.json()["details"]["errors"] == [

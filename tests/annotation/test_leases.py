@@ -11,7 +11,8 @@ from scipy.stats import binom
 
 from annotation import assignment as assignments
 from annotation.assignment import AssignmentOver
-from annotation.models import Assignment, AssignmentState, Flag, FlagKind, Slot, SlotState
+from annotation.consensus import settle_due
+from annotation.models import Assignment, AssignmentState, Flag, FlagKind, Project, Slot, SlotState
 from tests import builders
 from tests.builders import NOW
 
@@ -285,9 +286,7 @@ def test_sides_are_balanced_over_a_comparison_and_over_a_sitting():
     people = [builders.member(project, name) for name in ("ann", "ben")]
     rng = random.Random(7)
     for person in people:
-        while leased := assignments.lease(
-            project=project, annotator=person, tab="tab", wanted=5, now=NOW, rng=rng
-        ):
+        while leased := assignments.lease(project=project, annotator=person, tab="tab", wanted=5, now=NOW, rng=rng):
             for item in leased:
                 builders.vote(item)
     for comparison in made:
@@ -319,3 +318,13 @@ def test_a_claim_is_nine_statements_and_uses_the_queue_index(project, ann, djang
         builders.lease(project, ann)
     plan = assignments.claimable(project, ann, NOW).order_by("-priority", "rank")[:1].explain()
     assert "slot_queue" in plan or connection.vendor == "postgresql", plan
+
+
+def test_a_withdrawn_comparison_is_handed_to_nobody(project, ann):
+    Project.objects.update(flag_limit=1)
+    builders.comparisons(project, 1)
+    ada = builders.member(project, "ada")
+    (leased,) = builders.lease(project, ann)
+    assignments.flag(assignment=leased, kind=FlagKind.PERSONAL_DATA, note="", now=NOW)
+    settle_due(now=NOW)
+    assert builders.lease(project, ada) == []

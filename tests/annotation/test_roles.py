@@ -65,7 +65,13 @@ def scene():
 def callers(scene):
     made = {name: world.client(scene.people[name]) for name in ("stan", "ann", "ada", "vera", "max", "olga")}
     elsewhere = Project.objects.get(slug="elsewhere")
-    scopes = {"reads": ["read"], "writes": ["write"], "jobs": ["jobs"], "elsewhere": ["read", "write", "jobs"], "none": []}
+    scopes = {
+        "reads": ["read"],
+        "writes": ["write"],
+        "jobs": ["jobs"],
+        "elsewhere": ["read", "write", "jobs"],
+        "none": [],
+    }
     for name, given in scopes.items():
         _, secret = create_token(
             user=scene.people["olga"], name=name, scopes=[TokenScope(scope) for scope in given], expires_days=1,

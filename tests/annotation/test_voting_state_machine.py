@@ -99,7 +99,9 @@ class Voting(RuleBasedStateMachine):
         slots = list(Slot.objects.filter(comparison_id=lease.comparison_id).select_related("assignment"))
         if any(slot.state == SlotState.LEASED and slot.assignment.annotator_id == lease.annotator_id for slot in slots):
             return True
-        free = [s for s in slots if s.state == SlotState.OPEN or (s.state == "leased" and s.lease_expires_at < self.now)]
+        free = [
+            s for s in slots if s.state == SlotState.OPEN or (s.state == "leased" and s.lease_expires_at < self.now)
+        ]
         excess = len(slots) - Comparison.objects.get(pk=lease.comparison_id).overlap
         return len(free) > max(0, excess)
 
@@ -181,9 +183,7 @@ class Voting(RuleBasedStateMachine):
         who, tab = i % len(PEOPLE), TABS[j % 2]
         if j % 4 < 2:
             ids = [item.public_id for item in self.leases]
-            assignments.release(
-                project=self.project, annotator=self.people[who], tab=tab, public_ids=ids, now=self.now
-            )
+            assignments.release(project=self.project, annotator=self.people[who], tab=tab, public_ids=ids, now=self.now)
         else:
             assignments.renew(project=self.project, annotator=self.people[who], tab=tab, now=self.now)
 
@@ -208,7 +208,9 @@ class Voting(RuleBasedStateMachine):
         )
         for row in Consensus.objects.all():
             letters = Counter(Slot.objects.filter(comparison=row.comparison_id).values_list("vote__choice", flat=True))
-            assert (row.votes_a, row.votes_tie, row.votes_b) == tuple(letters[c] for c in (Choice.A, Choice.TIE, Choice.B))
+            assert (row.votes_a, row.votes_tie, row.votes_b) == tuple(
+                letters[c] for c in (Choice.A, Choice.TIE, Choice.B)
+            )
 
     @rule(what=st.sampled_from(STEPS), i=any_index, j=any_index)
     def step(self, what, i, j):
@@ -247,6 +249,9 @@ class Voting(RuleBasedStateMachine):
             else:
                 assert slot.assignment.state == AssignmentState.LEASED
                 assert slot.assignment.lease_expires_at == slot.lease_expires_at
+        # Only a surplus vote that was taken back leaves a lease without a slot.
+        bare = Assignment.objects.filter(state=AssignmentState.LEASED, slots=None)
+        assert not bare.filter(votes__isnull=True).exists()
         for comparison, overlap in Comparison.objects.values_list("pk", "overlap"):
             assert taken[comparison] <= self.most[comparison]
             assert total[comparison] >= overlap

@@ -15,6 +15,7 @@ from training.engine import convert, models
 from training.engine.checkpoint import save_checkpoint
 from training.engine.config import ConvertConfig, parse_config
 from training.engine.errors import ModelError
+from training.engine.files import directory_hash
 from training.engine.text import load_text
 
 IDS = torch.tensor([[1, 5, 77, 200, 33, 2]])
@@ -36,7 +37,7 @@ def _checkpoint(folder: Path, base: Path, *, kind: str, adapter: bool = True) ->
         text=load_text(base),
         optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]),
         state={},
-        facts={"kind": kind, "base_sha256": models.content_hash(base), "reward": {"mean": 0.25}},
+        facts={"kind": kind, "base_sha256": directory_hash(base), "reward": {"mean": 0.25}},
         step=7,
         adapter=adapter,
     )
@@ -63,8 +64,8 @@ def test_a_policy_adapter_becomes_a_model_with_the_same_logits(
     result = _run(tmp_path / "out", source=source, base=base)
     merged = models.load_policy(tmp_path / "out" / "model")
     assert (models.outputs(merged, IDS) - models.outputs(adapted, IDS)).abs().max() < models.MERGE_TOLERANCE
-    assert result["model"]["sha256"] == models.content_hash(tmp_path / "out" / "model")
-    assert result["lineage"]["models"]["base"] == models.content_hash(base)
+    assert result["model"]["sha256"] == directory_hash(tmp_path / "out" / "model")
+    assert result["lineage"]["models"]["base"] == directory_hash(base)
     assert result == json.loads((tmp_path / "out" / "result.json").read_text())
     progress = [line.split(maxsplit=2) for line in capsys.readouterr().err.splitlines() if line.startswith("progress")]
     shares = [float(share) for _, share, _ in progress]

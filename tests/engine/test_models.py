@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tests.engine.tiny import tiny_model
 from training.engine import models
 from training.engine.errors import ModelError
+from training.engine.files import directory_hash
 from training.engine.text import load_text
 
 IDS = [1, 5, 77, 200, 33, 2]
@@ -91,10 +92,10 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 
 def test_the_content_hash_is_of_names_and_bytes(tmp_path: Path) -> None:
     one, two = tiny_model(tmp_path / "a"), tiny_model(tmp_path / "b")
-    assert models.content_hash(one) == models.content_hash(two)
-    assert models.content_hash(one) != models.content_hash(tiny_model(tmp_path / "c", seed=1))
+    assert directory_hash(one) == directory_hash(two)
+    assert directory_hash(one) != directory_hash(tiny_model(tmp_path / "c", seed=1))
     (two / "model.safetensors").rename(two / "other.safetensors")
-    assert models.content_hash(one) != models.content_hash(two)
+    assert directory_hash(one) != directory_hash(two)
 
 
 def test_an_adapted_model_starts_as_its_base_and_can_be_switched_off(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_saved_reward_model_loads_elsewhere_and_reads_the_end_token(tmp_path: 
     base = tiny_model(tmp_path / "m", pad_is_end=True)
     model, text = models.load_reward_model(base, seed=3), load_text(base)
     digest = models.save_model(model, text, tmp_path / "r", winnow={"score_mean": 0.5})
-    assert digest == models.content_hash(tmp_path / "r")
+    assert digest == directory_hash(tmp_path / "r")
     assert models.is_reward_model(tmp_path / "r")
     assert not list(tmp_path.glob(".partial*"))
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "r")

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny import tiny_model
-from training.engine import models, sampling
+from training.engine import sampling
 from training.engine.config import SampleConfig, parse_config
 from training.engine.errors import SnapshotError
+from training.engine.files import directory_hash
 from training.engine.metrics import METRICS
 from training.engine.supervision import Supervision
 
@@ -71,7 +72,7 @@ def test_every_policy_answers_every_prompt_prompt_by_prompt(raw: dict[str, Any],
     assert all(line["tokens"] == len(line["token_ids"]) <= 12 and line["logprob"] < 0 for line in lines)
     assert (result["status"], result["step"]) == ("done", 20)
     assert result == json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["lineage"]["models"]["two"] == models.content_hash(tmp_path / "two")
+    assert result["lineage"]["models"]["two"] == directory_hash(tmp_path / "two")
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert (status["phase"], status["step"], status["steps"]) == ("done", 20, 20)
     metrics = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

@@ -3,9 +3,9 @@
     python -m tests.services.hammer seed    make an empty database into a project with voters; prints their tokens
     python -m tests.services.hammer client  vote for some seconds; one line for each answer, synced to the disk
 
-A client writes down the key that the server *echoed*, and only after the answer: a tool that pairs answers with requests
-by itself may mix them up after a reconnect. The checker is SQL over the rows, and knows nothing of the code that wrote
-them. Only for scratch databases: leases are made to run out by hand.
+A client writes down the key that the server *echoed*, and only after the answer: a tool that pairs answers with
+requests by itself may mix them up after a reconnect. The checker is SQL over the rows, and knows nothing of the code
+that wrote them. Only for scratch databases: leases are made to run out by hand.
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ def check(execute: Execute, answers: Sequence[dict[str, Any]]) -> Findings:
     }
     taken_back = {
         UUID(str(vote))
-        for (vote,) in execute("SELECT v.public_id FROM annotation_vote v JOIN annotation_retraction r ON r.vote_id = v.id")
+        for (vote,) in execute(
+            "SELECT v.public_id FROM annotation_vote v JOIN annotation_retraction r ON r.vote_id = v.id"
+        )
     }
     in_slots = Counter(pk for (pk,) in execute("SELECT vote_id FROM annotation_slot WHERE vote_id IS NOT NULL"))
     found.stored = len(votes)
@@ -340,7 +342,12 @@ class Client:
         if told["key"] != str(key):
             self.write(kind="misunderstanding", about="the echo of another key")
         self.write(
-            kind="vote", key=told["key"], vote=told["vote"], assignment=assignment, choice=choice, counted=told["counted"]
+            kind="vote",
+            key=told["key"],
+            vote=told["vote"],
+            assignment=assignment,
+            choice=choice,
+            counted=told["counted"],
         )
         self.sent.append((assignment, key, choice, told["vote"]))
         return dict(told)

@@ -87,9 +87,10 @@ LOSSES = {
     "lost": "DELETE FROM annotation_vote WHERE id = {vote}",
     "lost, another answer": "UPDATE annotation_vote SET choice = 'tie' WHERE id = {vote}",
     "doubled": (
-        "INSERT INTO annotation_vote (public_id, project_id, comparison_id, assignment_id, annotator_id, repetition, key, "
-        "choice, body, body_hash, created_at) SELECT '{fresh}', project_id, comparison_id, assignment_id, annotator_id, "
-        "repetition, '{fresh}', choice, body, body_hash, created_at FROM annotation_vote WHERE id = {vote}"
+        "INSERT INTO annotation_vote (public_id, project_id, comparison_id, assignment_id, annotator_id, repetition, "
+        "key, choice, body, body_hash, created_at) SELECT '{fresh}', project_id, comparison_id, assignment_id, "
+        "annotator_id, repetition, '{fresh}', choice, body, body_hash, created_at FROM annotation_vote "
+        "WHERE id = {vote}"
     ),
     "above_k": "UPDATE annotation_comparison SET overlap = 0",
     "done_without_vote": "UPDATE annotation_slot SET vote_id = NULL WHERE vote_id = {vote}",

@@ -69,7 +69,8 @@ def test_a_directory_becomes_a_row_with_size_and_hash(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", ["model.py", "Code.PY", "pytorch_model.bin", "x.pt", "x.PTH", "x.pkl", "x.pickle", "x.ckpt", "x.h5", "x.msgpack"]
+    "file",
+    ["model.py", "Code.PY", "pytorch_model.bin", "x.pt", "x.PTH", "x.pkl", "x.pickle", "x.ckpt", "x.h5", "x.msgpack"],
 )
 def test_a_file_that_could_run_code_is_refused_at_any_depth(tmp_path, file):
     made = directory(tmp_path)
@@ -113,7 +114,13 @@ def test_only_directories_below_the_allowed_roots_can_be_named(tmp_path, setting
     inside, outside = directory(tmp_path / "roots"), directory(tmp_path / "elsewhere")
     (tmp_path / "roots" / "link").symlink_to(outside)
     assert register_local(name="in", path=str(inside), by=olga, now=NOW).kind == ModelKind.POLICY
-    for path in (outside, tmp_path / "roots" / "link", tmp_path / "roots" / ".." / "elsewhere" / "m", "/etc", tmp_path / "nothing"):
+    for path in (
+        outside,
+        tmp_path / "roots" / "link",
+        tmp_path / "roots" / ".." / "elsewhere" / "m",
+        "/etc",
+        tmp_path / "nothing",
+    ):
         with pytest.raises(UnknownModel):
             register_local(name="out", path=str(path), by=olga, now=NOW)
     reward = directory(tmp_path / "roots", "reward", config={"architectures": ["LlamaForSequenceClassification"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from itertools import pairwise
 from uuid import uuid4
 
 import pytest
@@ -128,9 +129,7 @@ def test_the_prompts_of_a_round_are_a_function_of_seed_and_time(project, tmp_pat
     for i in range(8):
         builders.prompt(project, f"Prompt {i}?")
     base = policy()
-    first, same, other = (
-        start(project, base, plan=SamplingPlan(seed=seed), prompts=5) for seed in (1, 1, 2)
-    )
+    first, same, other = (start(project, base, plan=SamplingPlan(seed=seed), prompts=5) for seed in (1, 1, 2))
     assert round_prompts(first) == round_prompts(same) != round_prompts(other)
     before = round_prompts(first)
     late = builders.prompt(project, "Late?")
@@ -178,10 +177,12 @@ def test_however_the_lines_are_cut_the_comparisons_are_the_same(django_db_blocke
         project = builders.project(overlap=1, slug=f"s{uuid4().hex[:8]}")
         for i in range(2):
             builders.prompt(project, f"Prompt {i}?")
-        made = start(project, policy("m1", project=project), policy("m2", project=project), plan=SamplingPlan(completions=2))
+        made = start(
+            project, policy("m1", project=project), policy("m2", project=project), plan=SamplingPlan(completions=2)
+        )
         lines = [lines_of(made)[i] for i in order]
         edges = sorted({0, *cuts, 8})
-        total = sum(ingest(made.job, lines[a:b], now=NOW) for a, b in zip(edges, edges[1:], strict=False))
+        total = sum(ingest(made.job, lines[a:b], now=NOW) for a, b in pairwise(edges))
         assert total == Comparison.objects.filter(origin=made.public_id).count() == 4
         transaction.set_rollback(True)
 

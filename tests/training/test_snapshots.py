@@ -84,7 +84,13 @@ def test_surplus_votes_are_told_apart(project):
     (extra,) = builders.lease(project, late) or [None]
     assert extra is None
     Vote.objects.create(
-        project=project, comparison=made, annotator=late, key=made.public_id, choice=Choice.B, body_hash="", created_at=NOW
+        project=project,
+        comparison=made,
+        annotator=late,
+        key=made.public_id,
+        choice=Choice.B,
+        body_hash="",
+        created_at=NOW,
     )
     (line,) = records(frozen(project))
     assert line["meta"]["votes"] == {"chosen": 1, "tie": 0, "rejected": 0, "surplus": 1}

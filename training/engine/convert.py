@@ -23,7 +23,7 @@ from training.engine import models
 from training.engine.checkpoint import MANIFEST, load_head, verify_checkpoint
 from training.engine.config import ConvertConfig
 from training.engine.errors import ModelError
-from training.engine.files import Status, write_json
+from training.engine.files import Status, directory_hash, write_json
 from training.engine.text import Text, load_text, text_of
 
 _PROBE = [{"role": "user", "content": "Name three colours of the rainbow, and say where they come from."}]
@@ -128,7 +128,7 @@ def _from_adapter(source: Path, target: Path, *, base: Path | None, name: str, p
         raise ModelError(f"{source}: is an adapter; name the model it was trained on (models.base)")
     record = models.read_json(source / "winnow.json")
     progress(0.05, "checking base")
-    base_sha256 = models.content_hash(base)
+    base_sha256 = directory_hash(base)
     trained_on = record["base_sha256"]
     if trained_on != base_sha256:
         raise ModelError(f"{base}: is not the model that {source} was trained on (sha256 {base_sha256}, {trained_on})")
@@ -198,6 +198,6 @@ def _require_finite(outputs: Tensor, where: Path) -> None:
 
 def _facts(target: Path, text: Text) -> dict[str, Any]:
     record = models.read_json(target / "winnow.json")
-    facts: dict[str, Any] = {"sha256": models.content_hash(target), "end_token": text.tokenizer.decode([text.end_id])}
+    facts: dict[str, Any] = {"sha256": directory_hash(target), "end_token": text.tokenizer.decode([text.end_id])}
     names = ("name", "kind", "parameters", "dtype", "base_sha256")
     return facts | {name: record[name] for name in names if name in record}

@@ -23,10 +23,10 @@ from training.engine import loop, losses, starting
 from training.engine.config import DpoConfig, DpoOptions, Dtype, Link
 from training.engine.diagnostics import policy_alarms
 from training.engine.evaluate import Judged, accuracy_metrics
-from training.engine.files import Status
+from training.engine.files import Status, directory_hash
 from training.engine.logprobs import completion_logprobs
 from training.engine.loop import Batch, Run
-from training.engine.models import adapters_off, content_hash, load_policy
+from training.engine.models import adapters_off, load_policy
 from training.engine.packing import Pack, Sharing, build_pack, use_packed_attention
 from training.engine.pairs import Pair, check_scored_tokens, load_part, verify_preferences
 from training.engine.reference import ReferenceCache
@@ -52,7 +52,7 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
     if saved is not None:
         starting.check_same_run(config, saved)
     base = Path(config.models.base)
-    lineage = loop.Lineage(snapshot=manifest.content_hash, base=content_hash(base))
+    lineage = loop.Lineage(snapshot=manifest.content_hash, base=directory_hash(base))
     text = load_text(base)
     train, validation, test = (
         load_part(part, data=config.data, labels=config.dpo.labels, text=text)

@@ -38,6 +38,17 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def directory_hash(directory: Path) -> str:
+    """sha256 over the names and the sha256 of all files of a model directory, in order of the names.
+
+    `winnow.json` counts: it holds no times.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256_of_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
 class LineFile:
     """JSON Lines that are only appended, each line in one write; `size` is where the next one begins."""
 

@@ -8,7 +8,6 @@ winnow.json. A reward model is a trunk with a scalar head, no bias, and loads el
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from training.engine.errors import ModelError
+from training.engine.files import directory_hash
 from training.engine.text import Text
 
 # Standard error carries our own progress lines.
@@ -82,16 +82,6 @@ def _check_settings(path: Path, *, name: str) -> None:
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-
-
-def content_hash(directory: Path) -> str:
-    """sha256 over the sorted relative names and the sha256 of each file. winnow.json counts: it holds no times."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            inner = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(directory).as_posix()}\0{inner}\n".encode())
-    return digest.hexdigest()
 
 
 def is_reward_model(directory: Path) -> bool:
@@ -324,7 +314,7 @@ def save_model(model: Any, text: Text, directory: Path, *, winnow: Mapping[str, 
     aside.mkdir(parents=True)
     write_model(model, text, aside, winnow=winnow)
     publish(aside, directory)
-    return content_hash(directory)
+    return directory_hash(directory)
 
 
 def publish(aside: Path, directory: Path) -> None:

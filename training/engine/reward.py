@@ -22,9 +22,9 @@ from training.engine.checkpoint import load_head
 from training.engine.config import RewardConfig
 from training.engine.diagnostics import reward_alarms
 from training.engine.evaluate import Judged, accuracy_metrics, correlation, mean_and_spread, probability_metrics
-from training.engine.files import Status
+from training.engine.files import Status, directory_hash
 from training.engine.loop import Batch, Run
-from training.engine.models import content_hash, load_reward_model, score_head
+from training.engine.models import load_reward_model, score_head
 from training.engine.packing import Pack, hidden_states, use_packed_attention
 from training.engine.pairs import Pair, check_scored_tokens, load_part, verify_preferences
 from training.engine.supervision import Supervision
@@ -69,7 +69,7 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
         text=text,
         model=model,
         train=train,
-        lineage=loop.Lineage(snapshot=manifest.content_hash, base=content_hash(base)),
+        lineage=loop.Lineage(snapshot=manifest.content_hash, base=directory_hash(base)),
         saved=saved,
         device=device,
     )

@@ -28,7 +28,7 @@ from training.engine import models
 from training.engine.config import PolicyConfig, SampleConfig
 from training.engine.decoding import Decoder, Prefix
 from training.engine.errors import Diverged, ModelError, SnapshotError
-from training.engine.files import LineFile, Status, write_json
+from training.engine.files import LineFile, Status, directory_hash, write_json
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
 
@@ -305,9 +305,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     """Write OUT/completions.jsonl, a line as soon as a completion is there, and OUT/result.json last.
 
     A prompt that leaves no room for a completion in some policy's context is skipped for all of them and listed in the
-    result. Lines of `resume` (or of a former attempt in OUT itself) that belong to this config are kept, a broken last one is
-    cut off, and only the missing completions are sampled. A stop is heeded after the current token: what is in work is
-    dropped, and a resumed run writes it again, alike.
+    result. Lines of `resume` (or of a former attempt in OUT itself) that belong to this config are kept, a broken last
+    one is cut off, and only the missing completions are sampled. A stop is heeded after the current token: what is in
+    work is dropped, and a resumed run writes it again, alike.
     """
     status = Status(out)
     status.update("loading")
@@ -368,12 +368,10 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
 
 def _load_policy(policy: PolicyConfig) -> tuple[str, Any, Text, str]:
     directory = Path(policy.path)
-    return policy.name, models.load_policy(directory), load_text(directory), models.content_hash(directory)
+    return policy.name, models.load_policy(directory), load_text(directory), directory_hash(directory)
 
 
-def _fitting(
-    prompts: list[Prompt], policies: list[tuple[str, Any, Text, str]]
-) -> tuple[list[Prompt], list[Prompt]]:
+def _fitting(prompts: list[Prompt], policies: list[tuple[str, Any, Text, str]]) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts that every policy can read with a token to spare, and the others."""
     contexts = [(text, models.context_tokens(model)) for _, model, text, _ in policies]
     fitting: list[Prompt] = []

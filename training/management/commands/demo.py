@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from winnow.supervisor import Group, programs, wait_until_serving
 
 PROMPTS, OVERLAP, SEED = 40, 3, 7
 SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 96, "seed": SEED}
-SHARES = {"train": 0.65, "validation": 0.1, "test": 0.25}
+SHARES = {"train": 0.55, "validation": 0.05, "test": 0.4}
 REWARD = {"batch": {"pairs": 8, "epochs": 2}, "seed": SEED}
 DPO = {"batch": {"pairs": 8, "epochs": 3}, "eval": {"prompts": 2}, "seed": SEED}
 MOST_SECONDS = 1800
@@ -104,6 +105,8 @@ class Command(BaseCommand):
             owner, people = self._people(environ)
         log = sys.stdout if options["keep_log"] else (home / "log.txt").open("w", encoding="utf-8")
         group = Group(programs(read_environment(environ)), environ=environ, log=log)
+        # `timeout` and service managers send SIGTERM: the processes must end with us then too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         group.start()
         try:
             base = f"http://127.0.0.1:{port}"
