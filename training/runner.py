@@ -4,6 +4,8 @@ The child knows no database, and this process loads no weights. Whatever happens
 is not fed kills itself, and a runner that has lost its lease kills the child and writes nothing more. How an attempt
 ended is read from `error.json`, `result.json` and the exit code, and passed to `training.jobs`, which alone decides
 what becomes of the job.
+
+The module is long because an attempt is one story, told from claim to end in one place.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def test_without_a_network_the_message_says_how_to_go_on(monkeypatch, capfd):
 @pytest.mark.real_model
 def test_a_model_that_is_there_is_registered_once_and_a_second_call_is_quick(real_model, data_dir):
     (data_dir / "models").mkdir()
-    (data_dir / "models" / NAME).symlink_to(real_model)
+    (data_dir / "models" / NAME).symlink_to(real_model.resolve())
     call_command("fetch_base_model")
     started = time.monotonic()
     call_command("fetch_base_model")
