@@ -13,7 +13,7 @@ from training.models import ModelVersion
 from training.rounds import SamplingPlan, start_round
 
 BASE_MODEL = "smollm2-135m-instruct"
-FIRST_ROUND = SamplingPlan(completions=2, temperature=1.0, top_p=0.95, max_new_tokens=128, seed=1)
+FIRST_ROUND = SamplingPlan(completions=2, temperature=0.7, top_p=0.95, max_new_tokens=128, seed=1)
 
 
 class Command(BaseCommand):
