@@ -71,7 +71,13 @@ function Panels({ slug, data, project, canManage }: PanelsProps) {
           <Card title={t('agreement.title')} note={t('agreement.note')}>
             <div className={styles.estimates}>
               <EstimateFigure label={t('agreement.percent')} estimate={agreement.percent} unit="percent" bar />
-              <EstimateFigure label={t('agreement.alpha')} estimate={agreement.alpha} unit="coefficient" bar />
+              <EstimateFigure
+                label={t('agreement.alpha')}
+                estimate={agreement.alpha}
+                unit="coefficient"
+                bar
+                from={(agreement.alpha.low ?? 0) < 0 ? -1 : 0} // below 0: people agree less than chance
+              />
               <EstimateFigure label={t('agreement.unanimous')} estimate={agreement.unanimous} unit="percent" bar />
             </div>
           </Card>
