@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from annotation.consensus import METHOD, settle_due
 from annotation.models import (
@@ -170,13 +169,3 @@ def mark_frozen(preferences: Sequence[Preference], *, now: datetime) -> None:
     ids = [item.comparison_pk for item in preferences]
     for start in range(0, len(ids), 500):
         Comparison.objects.filter(pk__in=ids[start : start + 500], frozen_at__isnull=True).update(frozen_at=now)
-
-
-def as_meta(preference: Preference) -> dict[str, Any]:
-    """What a snapshot line says of the votes, in stored order."""
-    return {
-        "a": preference.votes_a,
-        "tie": preference.votes_tie,
-        "b": preference.votes_b,
-        "surplus": preference.surplus,
-    }

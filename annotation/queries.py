@@ -16,7 +16,6 @@ from django.db.models import Count, F, Max, Prefetch, Q, QuerySet
 
 from annotation.consensus import CLASSES
 from annotation.models import (
-    AssignmentState,
     Comparison,
     ComparisonCompletion,
     Consensus,
@@ -209,8 +208,3 @@ def prompts(project: Project, *, search: str = "", category: str = "") -> QueryS
 def votes_of(project: Project, annotator: User) -> int:
     """How many live votes a person has in a project."""
     return Vote.objects.filter(project=project, annotator=annotator, retractions__isnull=True).count()
-
-
-def leased_now(project: Project, *, now: datetime) -> int:
-    """Live leases."""
-    return project.assignments.filter(state=AssignmentState.LEASED, lease_expires_at__gte=now).count()

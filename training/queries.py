@@ -102,14 +102,6 @@ def metrics_after(job: Job, *, after: int, limit: int) -> list[RunMetric]:
     return list(RunMetric.objects.filter(run__job=job, pk__gt=after).order_by("pk")[:limit])
 
 
-def curve(job: Job) -> list[RunMetric]:
-    """The job's whole curve: each step from the latest attempt that has it, in order of steps."""
-    latest: dict[int, RunMetric] = {}
-    for row in RunMetric.objects.filter(run__job=job).order_by("run__attempt", "seq"):
-        latest[row.step] = row
-    return [latest[step] for step in sorted(latest)]
-
-
 def samples_after(job: Job, *, after: int, limit: int) -> list[RunSample]:
     """Sample lines by cursor."""
     return list(RunSample.objects.filter(run__job=job, pk__gt=after).order_by("pk")[:limit])

@@ -37,14 +37,6 @@ class TooManyAttempts(DomainError):
     kind = Kind.TOO_MANY
 
 
-class ErrorSerializer(serializers.Serializer[Any]):
-    """Every error body."""
-
-    code = serializers.CharField()
-    message = serializers.CharField()
-    details = serializers.DictField()
-
-
 class UserProjectSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField(source="project.slug")
     name = serializers.CharField(source="project.name")
