@@ -103,6 +103,7 @@ def _take(project: Project, annotator: User, tab: str, now: datetime, rng: rando
         annotator=annotator,
         tab=tab,
         sides=_draw_sides(project, annotator, slot, rng),
+        form_number=project.form_number,
         lease_expires_at=expires,
         created_at=now,
     )

@@ -21,6 +21,8 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from annotation.feedback import Form, read_form
+
 
 class UserManager(BaseUserManager["User"]):
     """Makes users; the e-mail address is the name to sign in with."""
@@ -80,22 +82,57 @@ class Role(models.TextChoices):
     def can_manage(self) -> bool:
         return self in {Role.MANAGER, Role.OWNER}
 
+    @property
+    def can_adjudicate(self) -> bool:
+        return self in {Role.ADJUDICATOR, Role.MANAGER, Role.OWNER}
+
+
+class OverlapRule(models.TextChoices):
+    """How many votes a comparison wants: always the same, or until its posterior is clear (STATISTICS 6.1)."""
+
+    FIXED = "fixed"
+    ADAPTIVE = "adaptive"
+
 
 class Project(models.Model):
-    """One annotation task: its question, how many votes each comparison wants, and its rules."""
+    """One annotation task: what it asks, how many votes each comparison wants, and the rules of its quality."""
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     slug = models.SlugField(max_length=60, unique=True)
     name = models.CharField(max_length=120)
     question = models.CharField(max_length=200, default="Which response is better?")
-    overlap = models.PositiveSmallIntegerField(default=3, help_text="Votes wanted of each new comparison.")
+    form = models.JSONField(default=dict, help_text="The feedback form, as `feedback.read_form` reads it.")
+    form_number = models.PositiveIntegerField(default=1, help_text="Counts the forms; earlier ones are FormVersion.")
     lease_minutes = models.PositiveSmallIntegerField(default=15)
-    allow_tie = models.BooleanField(default=True)
     dispute_below = models.FloatField(default=0.6, help_text="A top share below this is disputed.")
     flag_limit = models.PositiveSmallIntegerField(default=2, help_text="So many flags withdraw a comparison.")
     paused_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+
+    overlap = models.PositiveSmallIntegerField(default=3, help_text="Votes wanted of each new comparison, if fixed.")
+    overlap_rule = models.CharField(max_length=8, choices=OverlapRule, default=OverlapRule.FIXED)
+    min_votes = models.PositiveSmallIntegerField(default=2, help_text="Adaptive: votes before it may stop.")
+    max_votes = models.PositiveSmallIntegerField(default=7, help_text="Adaptive: votes at which it stops anyway.")
+    stop_at = models.FloatField(default=0.95, help_text="Adaptive: posterior of the top class at which it stops.")
+    full_share = models.FloatField(default=0.15, help_text="Adaptive: random share that gets all votes regardless.")
+    expert_votes = models.PositiveSmallIntegerField(default=0, help_text="Votes of experts that a dispute adds.")
+    finish_started = models.BooleanField(default=False, help_text="Comparisons that have a vote go first.")
+    person_cap = models.PositiveIntegerField(null=True, blank=True, help_text="Most votes of one person.")
+    vote_cap = models.PositiveIntegerField(null=True, blank=True, help_text="Most votes of the project.")
+
+    gold_share = models.FloatField(default=0.0, help_text="Share of a person's tasks that are hidden gold.")
+    repeat_share = models.FloatField(default=0.0, help_text="Share that repeat an earlier task with sides swapped.")
+    repeat_after = models.PositiveSmallIntegerField(default=20, help_text="Own votes between a task and its repeat.")
+    confirm_guideline = models.BooleanField(default=False, help_text="Work starts when the guideline is confirmed.")
+    practice_items = models.PositiveSmallIntegerField(default=0, help_text="Explained gold before qualifying.")
+    qualification_items = models.PositiveSmallIntegerField(default=0, help_text="Gold in an attempt; 0: none needed.")
+    pass_mark = models.FloatField(default=0.8, help_text="Share of right answers that passes.")
+    attempts_allowed = models.PositiveSmallIntegerField(default=2)
+    retry_hours = models.PositiveSmallIntegerField(default=24)
+    feedback_every = models.PositiveIntegerField(default=0, help_text="Votes between two feedbacks; 0: none.")
+    pause_below = models.FloatField(null=True, blank=True, help_text="Gold accuracy that pauses, surely below it.")
+    pause_min_gold = models.PositiveSmallIntegerField(default=10, help_text="Gold answers before that rule acts.")
 
     class Meta:
         constraints = [
@@ -104,10 +141,36 @@ class Project(models.Model):
             models.CheckConstraint(
                 condition=Q(dispute_below__gte=0, dispute_below__lte=1), name="project_dispute_share"
             ),
+            models.CheckConstraint(
+                condition=Q(min_votes__gte=1, min_votes__lte=F("max_votes"), max_votes__lte=99),
+                name="project_adaptive_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(gold_share__gte=0, repeat_share__gte=0, gold_share__lte=0.5, repeat_share__lte=0.5),
+                name="project_hidden_shares",
+            ),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def feedback(self) -> Form:
+        """What a task of this project asks."""
+        return read_form(self.form)
+
+
+class FormVersion(models.Model):
+    """A feedback form that a project had before: answers to tasks that were shown with it are still read by it."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="forms")
+    number = models.PositiveIntegerField()
+    form = models.JSONField()
+    replaced_at = models.DateTimeField(default=timezone.now)
+    replaced_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "number"], name="form_number")]
 
 
 class Membership(models.Model):
@@ -117,6 +180,14 @@ class Membership(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=12, choices=Role)
     pseudonym = models.CharField(max_length=60)
+    languages = models.JSONField(default=list, help_text="What they read well: en, de, …")
+    skills = models.JSONField(default=list, help_text="Tags such as medicine; `expert` gets the disputed ones.")
+    cap = models.PositiveIntegerField(null=True, blank=True, help_text="Most votes; empty: the project's.")
+    reliability = models.FloatField(null=True, help_text="Derived: P(a vote is right), one-coin.")
+    paused_at = models.DateTimeField(null=True, blank=True)
+    pause_reason = models.CharField(max_length=300, blank=True)
+    excluded_at = models.DateTimeField(null=True, blank=True, help_text="Their votes do not count.")
+    left_at = models.DateTimeField(null=True, blank=True, help_text="Removed: no access, but the pseudonym stays.")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -137,6 +208,17 @@ class GuidelineVersion(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "number"], name="guideline_number")]
+
+
+class GuidelineReading(models.Model):
+    """A person confirmed that they read a guideline version: a fact."""
+
+    guideline = models.ForeignKey(GuidelineVersion, on_delete=models.CASCADE, related_name="readings")
+    user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["guideline", "user"], name="guideline_read_once")]
 
 
 class SourceKind(models.TextChoices):
@@ -170,20 +252,56 @@ def content_hash(*parts: str) -> str:
     return digest.hexdigest()
 
 
+class ImportState(models.TextChoices):
+    """Where an import stands. `refused`: rows were bad and skipping them was not asked for, so nothing came in."""
+
+    QUEUED = "queued"
+    CHECKING = "checking"
+    LOADING = "loading"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
 class ImportBatch(models.Model):
-    """One import: what came in, and what was refused by line."""
+    """One import: how far it is, what came in, and what was refused by line.
+
+    A large file is a task: the row says that work is due, a worker claims it by compare-and-set under a lease, and one
+    that dies is claimed again and goes on, because loading a row twice adds nothing.
+    """
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="imports")
-    kind = models.CharField(max_length=12)
+    kind = models.CharField(max_length=20)
+    format = models.CharField(max_length=8, default="jsonl")
     name = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=8, choices=ImportState, default=ImportState.DONE)
+    skip_bad_rows = models.BooleanField(default=False)
+    file = models.CharField(max_length=300, blank=True, help_text="Below the data directory, while it is needed.")
+    size_bytes = models.PositiveBigIntegerField(default=0)
     rows = models.PositiveIntegerField(default=0)
+    rows_done = models.PositiveIntegerField(default=0, help_text="Rows checked, then rows loaded.")
     imported = models.PositiveIntegerField(default=0)
     duplicates = models.PositiveIntegerField(default=0)
     skipped = models.PositiveIntegerField(default=0)
-    errors = models.JSONField(default=list)
+    errors = models.JSONField(default=list, help_text="The first refused rows; the report file has them all.")
+    reason = models.CharField(max_length=300, blank=True)
+    owner = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    nudged_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["lease_expires_at"],
+                condition=Q(state__in=["queued", "checking", "loading"]),
+                name="import_unfinished",
+            )
+        ]
 
 
 class Prompt(models.Model):
@@ -194,7 +312,10 @@ class Prompt(models.Model):
     messages = models.JSONField(help_text='[{"role": "user", "content": "…"}, …]')
     content_hash = models.CharField(max_length=64)
     category = models.CharField(max_length=80, blank=True)
+    language = models.CharField(max_length=12, blank=True, help_text="en, de, …; empty: anybody may judge it.")
     external_id = models.CharField(max_length=200, blank=True)
+    meta = models.JSONField(default=dict, help_text="What an import brought beside: licence, tags, …")
+    author = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
     batch = models.ForeignKey(ImportBatch, on_delete=models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -224,12 +345,40 @@ class Completion(models.Model):
     logprob = models.FloatField(null=True, help_text="Σ log π(y | x) of its own policy, nats.")
     origin = models.UUIDField(help_text="Public id of the round or import that brought it.")
     index = models.PositiveIntegerField(default=0)
+    external_id = models.CharField(max_length=200, blank=True)
+    author = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["origin", "prompt", "source", "index"], name="completion_once_an_origin")
         ]
+        indexes = [models.Index(fields=["prompt", "content_hash"], name="completion_content")]
+
+
+class CompletionScore(models.Model):
+    """What a reward model (or another scorer) said of a completion. Never shown to annotators."""
+
+    completion = models.ForeignKey(Completion, on_delete=models.CASCADE, related_name="scores")
+    scorer = models.CharField(max_length=200, help_text="Public id of the reward model, or a name from an import.")
+    value = models.FloatField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["completion", "scorer"], name="score_once_a_scorer")]
+
+
+class Audience(models.Model):
+    """Who may judge some comparisons, as tags that a person must all have: `lang:de skill:medicine`.
+
+    The row is here so that a claim knows which audiences a project has without looking through its slots. Everybody is
+    the empty key, which needs no row.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="audiences")
+    key = models.CharField(max_length=120)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "key"], name="audience_once")]
 
 
 class Comparison(models.Model):
@@ -240,9 +389,12 @@ class Comparison(models.Model):
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="comparisons")
     origin = models.UUIDField(db_index=True, help_text="Public id of the round or import that made it.")
     pair_hash = models.CharField(max_length=64, help_text="Of the prompt and the set of texts: the same pair once.")
-    overlap = models.PositiveSmallIntegerField()
+    overlap = models.PositiveSmallIntegerField(help_text="Votes wanted now; the adaptive rule may raise it.")
+    full_overlap = models.BooleanField(default=False, help_text="In the random share that the adaptive rule leaves.")
+    audience = models.CharField(max_length=120, blank=True, default="")
     priority = models.SmallIntegerField(default=0)
     rank = models.PositiveIntegerField()
+    external_id = models.CharField(max_length=200, blank=True)
     frozen_at = models.DateTimeField(null=True, blank=True, help_text="Taken into a snapshot: votes stay as they are.")
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -276,6 +428,17 @@ class AssignmentState(models.TextChoices):
     RELEASED = "released"
 
 
+class Purpose(models.TextChoices):
+    """Why a person has a comparison. Only `wanted` has a slot and counts; to the annotator all look the same."""
+
+    WANTED = "wanted"
+    GOLD = "gold"
+    REPEAT = "repeat"
+    PRACTICE = "practice"
+    QUALIFICATION = "qualification"
+    REFERENCE = "reference"
+
+
 # A person who is through with a comparison does not get it again; an expired or released lease is no such mark.
 GIVEN_BACK = (AssignmentState.EXPIRED, AssignmentState.RELEASED)
 
@@ -294,6 +457,8 @@ class Assignment(models.Model):
     tab = models.CharField(max_length=64)
     sides = models.CharField(max_length=9)
     repetition = models.PositiveSmallIntegerField(default=0)
+    purpose = models.CharField(max_length=13, choices=Purpose, default=Purpose.WANTED)
+    form_number = models.PositiveIntegerField(default=1, help_text="The form that the person sees.")
     state = models.CharField(max_length=8, choices=AssignmentState, default=AssignmentState.LEASED)
     lease_expires_at = models.DateTimeField()
     reason = models.CharField(max_length=200, blank=True)
@@ -313,6 +478,12 @@ class Assignment(models.Model):
             models.Index(fields=["project", "comparison", "annotator"], name="assignment_seen"),
             models.Index(fields=["lease_expires_at"], condition=Q(state="leased"), name="assignment_lease"),
         ]
+
+    def form(self) -> Form:
+        """The form that this task was shown with, which the project may have changed since."""
+        if self.form_number == self.project.form_number:
+            return self.project.feedback
+        return read_form(FormVersion.objects.get(project_id=self.project_id, number=self.form_number).form)
 
     def side_of(self, letter: str) -> str:
         """`left` or `right` for a stored letter of a pair."""
@@ -340,13 +511,15 @@ class Vote(models.Model):
     assignment = models.ForeignKey(Assignment, on_delete=models.PROTECT, null=True, related_name="votes")
     annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="votes")
     repetition = models.PositiveSmallIntegerField(default=0)
+    purpose = models.CharField(max_length=13, choices=Purpose, default=Purpose.WANTED)
     key = models.UUIDField()
-    choice = models.CharField(max_length=3, choices=Choice)
-    body = models.JSONField(default=dict, help_text="rationale, strength and what else was answered.")
+    choice = models.CharField(max_length=3, choices=Choice, blank=True, help_text="Empty unless there are two.")
+    body = models.JSONField(default=dict, help_text="The rest of the answer in stored order, as `feedback.store` says.")
     body_hash = models.CharField(max_length=64)
     active_ms = models.PositiveIntegerField(null=True)
     guideline = models.ForeignKey(GuidelineVersion, on_delete=models.PROTECT, null=True, related_name="+")
     replaces = models.ForeignKey("Retraction", on_delete=models.PROTECT, null=True, related_name="replacements")
+    external_id = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -396,7 +569,8 @@ class Slot(models.Model):
     assignment = models.ForeignKey(Assignment, on_delete=models.PROTECT, null=True, related_name="slots")
     vote = models.ForeignKey(Vote, on_delete=models.PROTECT, null=True, related_name="slots")
     lease_expires_at = models.DateTimeField(null=True)
-    priority = models.SmallIntegerField(default=0)
+    audience = models.CharField(max_length=120, blank=True, default="")
+    priority = models.SmallIntegerField(default=0, help_text="Twice the comparison's, and 1 more once it is started.")
     rank = models.PositiveIntegerField()
 
     class Meta:
@@ -412,7 +586,14 @@ class Slot(models.Model):
             ),
         ]
         indexes = [
-            models.Index(F("project"), F("priority").desc(), F("rank"), condition=~Q(state="done"), name="slot_queue"),
+            models.Index(
+                F("project"),
+                F("audience"),
+                F("priority").desc(),
+                F("rank"),
+                condition=~Q(state="done"),
+                name="slot_queue",
+            ),
             models.Index(fields=["comparison"], name="slot_comparison"),
         ]
 
@@ -458,12 +639,20 @@ class Consensus(models.Model):
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="consensuses")
     comparison = models.OneToOneField(Comparison, on_delete=models.CASCADE, related_name="consensus")
     state = models.CharField(max_length=12, choices=ConsensusState, default=ConsensusState.OPEN)
-    label = models.CharField(max_length=3, choices=Choice, blank=True, help_text="Empty: no unique top class.")
+    label = models.CharField(max_length=3, choices=Choice, blank=True, help_text="Empty: no unique top, or not a pair.")
     prob = models.FloatField(null=True, help_text="P(a wins) + ½ P(tie) by the method.")
     share = models.FloatField(null=True, help_text="Smoothed share of a, ties half.")
     votes_a = models.PositiveSmallIntegerField(default=0)
     votes_tie = models.PositiveSmallIntegerField(default=0)
     votes_b = models.PositiveSmallIntegerField(default=0)
+    votes = models.PositiveSmallIntegerField(default=0, help_text="Counted votes, whatever the kind.")
+    both_bad = models.PositiveSmallIntegerField(default=0, help_text="Of the ties.")
+    top_share = models.FloatField(null=True, help_text="Share of the leading class; of several pairs the mean.")
+    posterior = models.FloatField(null=True, help_text="P(leading class), by the annotators' reliability.")
+    details = models.JSONField(
+        default=dict, help_text="pairs and ranking of several completions, strength, ratings, criteria."
+    )
+    stopped = models.CharField(max_length=12, blank=True, help_text="Adaptive: confident, cap or full.")
     method = models.CharField(max_length=40, default="majority/1")
     due_at = models.DateTimeField(null=True, blank=True, help_text="Set by each change of the facts; null: up to date.")
     settled_at = models.DateTimeField(null=True, blank=True)
@@ -473,6 +662,208 @@ class Consensus(models.Model):
             models.Index(fields=["project", "state"], name="consensus_state"),
             models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="consensus_due"),
         ]
+
+
+class GoldOrigin(models.TextChoices):
+    """How a gold comparison came to be."""
+
+    GIVEN = "given"
+    CONSTRUCTED = "constructed"
+    PROMOTED = "promoted"
+
+
+class GoldUse(models.TextChoices):
+    """What a gold comparison is for; one is never used for two things, or practice would give a test away."""
+
+    HIDDEN = "hidden"
+    PRACTICE = "practice"
+    QUALIFICATION = "qualification"
+
+
+class Gold(models.Model):
+    """A comparison whose answer is known. Never shown as such; `answer` is in stored order."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="gold")
+    comparison = models.OneToOneField(Comparison, on_delete=models.CASCADE, related_name="gold")
+    use = models.CharField(max_length=13, choices=GoldUse, default=GoldUse.HIDDEN)
+    origin = models.CharField(max_length=11, choices=GoldOrigin)
+    answer = models.JSONField(help_text='{"choice": "a"} or {"ranking": [["b"], ["a", "c"]]}.')
+    explanation = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["project", "use"], condition=Q(retired_at__isnull=True), name="gold_live"),
+        ]
+
+
+class QualificationAttempt(models.Model):
+    """A person's try at the qualification; closed once, with its score."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="attempts")
+    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    number = models.PositiveSmallIntegerField()
+    guideline = models.ForeignKey(GuidelineVersion, on_delete=models.PROTECT, null=True, related_name="+")
+    items = models.PositiveSmallIntegerField(help_text="Gold comparisons in it.")
+    right = models.PositiveSmallIntegerField(null=True)
+    passed = models.BooleanField(null=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "annotator", "number"], name="attempt_number")]
+
+
+class FeedbackGiven(models.Model):
+    """What a person was told of their own work, and when: a fact, so that it is told once."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="feedback_given")
+    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    votes = models.PositiveIntegerField(help_text="Own votes at that moment.")
+    body = models.JSONField(default=dict)
+    created_at = models.DateTimeField(default=timezone.now)
+    read_at = models.DateTimeField(null=True)
+
+
+class AdjudicationKind(models.TextChoices):
+    """What an adjudicator did. The newest fact of a comparison says where it stands."""
+
+    REQUEST = "request"
+    RULING = "ruling"
+    REOPENING = "reopening"
+    ESCALATION = "escalation"
+
+
+class Adjudication(models.Model):
+    """A named person's decision about a comparison: a fact. A later one supersedes an earlier."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="adjudications")
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="adjudications")
+    kind = models.CharField(max_length=10, choices=AdjudicationKind)
+    by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    answer = models.JSONField(null=True, help_text='Of a ruling: {"choice": "a"}, {"ranking": …} or {"invalid": true}.')
+    first_answer = models.JSONField(null=True, help_text="What the adjudicator said before seeing the votes.")
+    reason = models.CharField(max_length=2000, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [models.Index(fields=["comparison", "id"], name="adjudication_newest")]
+
+
+class Exclusion(models.Model):
+    """A person's votes stop counting, or count again (`lifted`): a fact each time."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="exclusions")
+    user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    lifted = models.BooleanField(default=False)
+    reason = models.CharField(max_length=300)
+    by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+
+
+class Conversation(models.Model):
+    """A person writes prompts by chatting: at each turn two fresh completions are compared, the better one goes on."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="conversations")
+    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="conversations")
+    system = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+    rating = models.PositiveSmallIntegerField(null=True, help_text="Of the whole, when it ended: 1 to 7.")
+
+
+class TurnState(models.TextChoices):
+    """Where a turn stands."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    FAILED = "failed"
+    VOTED = "voted"
+
+
+class ConversationTurn(models.Model):
+    """A message of the person, and the comparison of two completions that answer it.
+
+    `origin` names the sampling: the round of a worker, or this turn's own id where an outside server answers. A turn
+    that waits is claimed by compare-and-set, so that it is sampled once though its message be doubled.
+    """
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="turns")
+    number = models.PositiveSmallIntegerField()
+    prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT, related_name="+")
+    state = models.CharField(max_length=7, choices=TurnState, default=TurnState.WAITING)
+    origin = models.UUIDField(null=True)
+    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, null=True, related_name="turns")
+    chosen = models.ForeignKey(Completion, on_delete=models.PROTECT, null=True, related_name="+")
+    error = models.CharField(max_length=300, blank=True)
+    tries = models.PositiveSmallIntegerField(default=0)
+    owner = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    ready_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["conversation", "number"], name="turn_number")]
+        indexes = [models.Index(fields=["state"], condition=Q(state="waiting"), name="turn_waiting")]
+
+
+class Invitation(models.Model):
+    """A link that makes one person a member; single use, and only the sha256 of its secret is kept."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=12, choices=Role, default=Role.ANNOTATOR)
+    email = models.EmailField(blank=True, help_text="If given, only this address may accept.")
+    languages = models.JSONField(default=list)
+    skills = models.JSONField(default=list)
+    secret_hash = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True)
+    accepted_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+    revoked_at = models.DateTimeField(null=True)
+
+
+class Webhook(models.Model):
+    """Where a project's events go. The secret signs each delivery; it is shown once."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="webhooks")
+    url = models.URLField(max_length=500)
+    events = models.JSONField(default=list)
+    secret = models.CharField(max_length=80)
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    paused_at = models.DateTimeField(null=True)
+    pause_reason = models.CharField(max_length=300, blank=True)
+    removed_at = models.DateTimeField(null=True)
+
+
+class Delivery(models.Model):
+    """An event on its way to a webhook, written in the transaction of the event; the tick sends and repeats it."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="deliveries")
+    event = models.CharField(max_length=40)
+    body = models.JSONField()
+    tries = models.PositiveSmallIntegerField(default=0)
+    next_at = models.DateTimeField(null=True, help_text="Null: delivered or given up.")
+    delivered_at = models.DateTimeField(null=True)
+    status = models.PositiveSmallIntegerField(null=True, help_text="HTTP status of the last try.")
+    error = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [models.Index(fields=["next_at"], condition=Q(next_at__isnull=False), name="delivery_due")]
 
 
 class TokenScope(models.TextChoices):
@@ -518,3 +909,6 @@ class AuditEvent(models.Model):
     target = models.CharField(max_length=120, blank=True)
     details = models.JSONField(default=dict)
     created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [models.Index(fields=["project", "-id"], name="audit_project")]

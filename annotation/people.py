@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -12,8 +12,19 @@ from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
 from annotation.errors import DomainError, Invalid, Kind
+from annotation.feedback import Form
 from annotation.gate import write
-from annotation.models import AuditEvent, GuidelineVersion, Membership, Project, Role, Token, TokenScope, User
+from annotation.models import (
+    AuditEvent,
+    FormVersion,
+    GuidelineVersion,
+    Membership,
+    Project,
+    Role,
+    Token,
+    TokenScope,
+    User,
+)
 
 
 class SlugTaken(DomainError):
@@ -23,8 +34,23 @@ class SlugTaken(DomainError):
     kind = Kind.CONFLICT
 
 
+class HasVotes(DomainError):
+    """A setting cannot change any more, because work has been done under it."""
+
+    code = "has_votes"
+    kind = Kind.CONFLICT
+
+
 def create_project(
-    *, name: str, by: User, slug: str = "", guideline: str = "", overlap: int = 3, now: datetime, **settings: object
+    *,
+    name: str,
+    by: User,
+    slug: str = "",
+    guideline: str = "",
+    overlap: int = 3,
+    form: Form | None = None,
+    now: datetime,
+    **settings: object,
 ) -> Project:
     """A project with its first guideline version and `by` as its owner."""
     slug = slug or slugify(name)[:60]
@@ -33,7 +59,13 @@ def create_project(
     try:
         with write(), transaction.atomic():
             project = Project.objects.create(
-                name=name, slug=slug, overlap=overlap, created_by=by, created_at=now, **settings
+                name=name,
+                slug=slug,
+                overlap=overlap,
+                form=(form or Form()).as_dict(),
+                created_by=by,
+                created_at=now,
+                **settings,
             )
             add_member(project=project, user=by, role=Role.OWNER, now=now)
             GuidelineVersion.objects.create(project=project, number=1, text=guideline, created_by=by, created_at=now)
@@ -43,18 +75,49 @@ def create_project(
     return project
 
 
+def change_form(*, project: Project, form: Form, by: User, now: datetime) -> int:
+    """Give a project another feedback form; its number. The same form again changes nothing.
+
+    Tasks that people hold keep the form that they were shown with.
+
+    Raises:
+        HasVotes: there are comparisons, and the kind or the number of completions would change.
+    """
+    with write(), transaction.atomic():
+        locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        current = locked.feedback
+        if form == current:
+            return locked.form_number
+        if (form.kind, form.size) != (current.kind, current.size) and locked.comparisons.exists():
+            raise HasVotes(
+                f"form.kind: this project has comparisons for a {current.kind} of {current.size}; "
+                f"make another project for a {form.kind} of {form.size}.",
+                details={"form.kind": ["cannot change once there are comparisons"]},
+            )
+        FormVersion.objects.create(
+            project=locked, number=locked.form_number, form=locked.form, replaced_at=now, replaced_by=by
+        )
+        project.form, project.form_number = form.as_dict(), locked.form_number + 1
+        Project.objects.filter(pk=project.pk).update(form=project.form, form_number=project.form_number)
+        return project.form_number
+
+
 def add_member(*, project: Project, user: User, role: Role, now: datetime, pseudonym: str = "") -> Membership:
-    """Give a person a role; a second call changes the role. The pseudonym (for exports) is numbered by joining."""
+    """Give a person a role; a second call changes the role. The pseudonym (for exports) is random: it tells
+    nothing, and a project that is imported elsewhere keeps it."""
     membership = Membership.objects.filter(project=project, user=user).first()
     if membership is not None:
-        Membership.objects.filter(pk=membership.pk).update(role=role)
-        membership.role = role
+        Membership.objects.filter(pk=membership.pk).update(role=role, left_at=None)
+        membership.role, membership.left_at = role, None
         return membership
-    taken = set(Membership.objects.filter(project=project).values_list("pseudonym", flat=True))
-    free = (name for n in itertools.count(len(taken) + 1) if (name := f"person-{n:02d}") not in taken)
     return Membership.objects.create(
-        project=project, user=user, role=role, pseudonym=pseudonym or next(free), created_at=now
+        project=project, user=user, role=role, pseudonym=pseudonym or new_pseudonym(), created_at=now
     )
+
+
+def new_pseudonym() -> str:
+    """`person-` and 40 random bits in letters that are not mistaken for each other."""
+    return "person-" + "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(8))
 
 
 def imported_annotators(*, project: Project, names: Iterable[str], now: datetime) -> dict[str, User]:

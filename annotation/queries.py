@@ -113,7 +113,7 @@ def agreement(project: Project) -> dict[str, Estimate]:
     code = {choice.value: k for k, choice in enumerate(CLASSES)}
     items, item = np.unique(rows[:, 0].astype(np.int64), return_inverse=True)
     label = np.array([code[choice] for choice in rows[:, 2]], dtype=np.int64)
-    if not project.allow_tie and not (label == 1).any():
+    if not project.feedback.has_tie and not (label == 1).any():
         label, K = label // 2, 2
     else:
         K = len(CLASSES)

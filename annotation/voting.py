@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
@@ -15,14 +14,15 @@ from annotation.assignment import take_over
 from annotation.clock import free_slot, lease_end
 from annotation.consensus import mark_due
 from annotation.errors import DomainError, Invalid, Kind
+from annotation.feedback import Answer, StoredAnswer, store
 from annotation.gate import write
 from annotation.models import (
     GIVEN_BACK,
     Assignment,
     AssignmentState,
-    Choice,
     Comparison,
     GuidelineVersion,
+    Purpose,
     Retraction,
     Slot,
     SlotState,
@@ -60,22 +60,11 @@ class Frozen(DomainError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What a person answered, in displayed sides; `active_ms` is focused time."""
-
-    choice: str
-    active_ms: int | None = None
-    rationale: str = ""
-
-    def stored(self, assignment: Assignment) -> tuple[Choice, dict[str, Any]]:
-        """The choice in stored order, and the body."""
-        choice = Choice.TIE if self.choice == "tie" else Choice(assignment.letter_of(self.choice))
-        return choice, {"rationale": self.rationale} if self.rationale else {}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What the answer to a vote says: the vote, whether a wanted slot took it, and whether it was stored before."""
+    """What the answer to a vote says: the vote, whether it counts, and whether it was stored before.
+
+    `counted` is true of gold and repeats too, which have no slot: else it would tell them from the others.
+    """
 
     vote: Vote
     counted: bool
@@ -89,15 +78,13 @@ def record_vote(*, assignment: Assignment, annotator: User, key: UUID, answer: A
 
     Raises:
         KeyReused: the key belongs to another answer. AlreadyVoted: a live vote of this person is there.
-        Invalid: `choice` is a tie where the project allows none.
+        BadAnswer: the project's form does not allow it.
     """
-    if answer.choice == "tie" and not assignment.project.allow_tie:
-        raise Invalid("choice: this project allows no tie, got 'tie'", details={"choice": ["no ties here"]})
-    choice, body = answer.stored(assignment)
-    digest = _body_hash(choice, body)
+    stored = store(assignment.form(), answer, sides=assignment.sides)
+    digest = _body_hash(stored)
     try:
         with write(), transaction.atomic():
-            return _record(assignment, annotator, key, choice, body, digest, answer.active_ms, now)
+            return _record(assignment, annotator, key, stored, digest, answer.active_ms, now)
     except (IntegrityError, AlreadyVoted):
         # Somebody was faster: either this very request (a replay in flight, committed after we looked for its key), or
         # another vote of the same person.
@@ -111,8 +98,7 @@ def _record(
     assignment: Assignment,
     annotator: User,
     key: UUID,
-    choice: Choice,
-    body: dict[str, Any],
+    answer: StoredAnswer,
     digest: str,
     active_ms: int | None,
     now: datetime,
@@ -129,9 +115,10 @@ def _record(
         assignment=assignment,
         annotator=annotator,
         repetition=assignment.repetition,
+        purpose=assignment.purpose,
         key=key,
-        choice=choice,
-        body=body,
+        choice=answer.choice,
+        body=answer.body,
         body_hash=digest,
         active_ms=active_ms,
         guideline=guideline,
@@ -151,7 +138,7 @@ def _record(
         repetition=assignment.repetition,
     ).exclude(state__in=GIVEN_BACK).exclude(pk=assignment.pk).update(state=AssignmentState.RELEASED, ended_at=now)
     Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.VOTED, ended_at=now)
-    return Receipt(vote=vote, counted=slot is not None, replayed=False)
+    return Receipt(vote=vote, counted=_counts(vote, has_slot=slot is not None), replayed=False)
 
 
 def _known(assignment: Assignment, annotator: User, key: UUID, digest: str) -> Receipt | None:
@@ -160,7 +147,11 @@ def _known(assignment: Assignment, annotator: User, key: UUID, digest: str) -> R
         return None
     if (vote.annotator_id, vote.assignment_id, vote.body_hash) != (annotator.pk, assignment.pk, digest):
         raise KeyReused(f"The idempotency key {key} belongs to another vote.")
-    return Receipt(vote=vote, counted=Slot.objects.filter(vote=vote).exists(), replayed=True)
+    return Receipt(vote=vote, counted=_counts(vote, has_slot=Slot.objects.filter(vote=vote).exists()), replayed=True)
+
+
+def _counts(vote: Vote, *, has_slot: bool) -> bool:
+    return has_slot or vote.purpose != Purpose.WANTED
 
 
 def _open_retraction(assignment: Assignment) -> Retraction | None:
@@ -182,6 +173,8 @@ def _open_retraction(assignment: Assignment) -> Retraction | None:
 
 def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
     """The assignment's own slot if it still is; else that of the person's other lease; else a free one; else none."""
+    if assignment.purpose != Purpose.WANTED:
+        return None
     slots = Slot.objects.filter(project_id=assignment.project_id, comparison_id=assignment.comparison_id)
     # Wait for a slot that is ours: a heartbeat of the same tab may hold it just now, which makes the vote no surplus.
     own = slots.filter(state=SlotState.LEASED).select_for_update(no_key=True, of=("self",))
@@ -192,7 +185,7 @@ def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
             assignment__repetition=assignment.repetition,
             assignment__state=AssignmentState.LEASED,
         ).first()
-    if mine is not None or assignment.repetition:
+    if mine is not None:
         return mine
     if connection.features.has_select_for_update_skip_locked:
         slots = slots.select_for_update(skip_locked=True, no_key=True, of=("self",))
@@ -235,6 +228,8 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
     return vote.assignment
 
 
-def _body_hash(choice: Choice, body: dict[str, Any]) -> str:
-    text = json.dumps({"choice": choice, **body}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def _body_hash(answer: StoredAnswer) -> str:
+    text = json.dumps(
+        {"choice": answer.choice, **answer.body}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -11,6 +11,7 @@ from django.contrib.auth.hashers import make_password
 
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
+from annotation.feedback import Answer
 from annotation.importing import messages_hash
 from annotation.models import (
     Assignment,
@@ -27,7 +28,7 @@ from annotation.models import (
 )
 from annotation.pairing import Pair, create_comparisons
 from annotation.people import add_member, create_project
-from annotation.voting import Answer, Receipt, record_vote
+from annotation.voting import Receipt, record_vote
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery staple"

@@ -18,6 +18,7 @@ from rest_framework.test import APIClient
 
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
+from annotation.feedback import Answer
 from annotation.models import (
     Assignment,
     AuditEvent,
@@ -33,7 +34,7 @@ from annotation.models import (
     User,
     Vote,
 )
-from annotation.voting import Answer, record_vote
+from annotation.voting import record_vote
 from tests import builders
 from training.jobs import submit
 from training.launching import launch

@@ -33,7 +33,7 @@ def require_scope(request: Request, scope: TokenScope) -> None:
 
 def membership_of(request: Request, slug: str) -> Membership:
     """The caller's membership in a project; 404 for strangers and for tokens of another project."""
-    rows = Membership.objects.select_related("project").filter(user=user_of(request), project__slug=slug)
+    rows = Membership.objects.select_related("project").filter(user=user_of(request), project__slug=slug, left_at=None)
     if isinstance(request.auth, Token) and request.auth.project_id is not None:
         rows = rows.filter(project_id=request.auth.project_id)
     membership = rows.first()
@@ -75,10 +75,36 @@ class ProjectView(NoStore, APIView):
         require_scope(request, self.write_scope)
 
 
-class AnnotatorProjectView(NoStore, APIView):
-    """An annotator's view of a project."""
+class OwnerView(ProjectView):
+    """A view whose unsafe methods are the owner's alone, such as who the members are."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if request.method not in {"GET", "HEAD", "OPTIONS"} and self.role is not Role.OWNER:
+            raise PermissionDenied("Only an owner of the project can do this.")
+
+
+class AdjudicatorView(NoStore, APIView):
+    """A view for those who decide disputes: adjudicators, managers and owners."""
 
     project: Project
+    role: Role
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        membership = membership_of(request, kwargs["slug"])
+        self.project, self.role = membership.project, Role(membership.role)
+        if not self.role.can_adjudicate:
+            raise PermissionDenied("Disputes are decided by adjudicators; ask an owner for that role.")
+        is_read = request.method in {"GET", "HEAD", "OPTIONS"}
+        require_scope(request, TokenScope.READ if is_read else TokenScope.WRITE)
+
+
+class AnnotatorProjectView(NoStore, APIView):
+    """An annotator's view of a project, with their membership."""
+
+    project: Project
+    membership: Membership
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -86,4 +112,4 @@ class AnnotatorProjectView(NoStore, APIView):
         if not Role(membership.role).can_annotate:
             raise PermissionDenied("Your role here reads only; ask an owner to let you annotate.")
         require_scope(request, TokenScope.READ if request.method == "GET" else TokenScope.WRITE)
-        self.project = membership.project
+        self.project, self.membership = membership.project, membership

@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 
 from annotation import assignment as assignments
 from annotation.api.access import AnnotatorProjectView, NoStore, require_scope, user_of
+from annotation.feedback import LETTERS, SIDES, Answer, FeedbackKind, Rationale, shown
 from annotation.models import (
     Assignment,
     ComparisonCompletion,
@@ -35,9 +36,8 @@ from annotation.models import (
 )
 from annotation.queries import votes_of
 from annotation.tasks import wake_settling
-from annotation.voting import Answer, record_vote, retract
+from annotation.voting import record_vote, retract
 
-SIDES = ("left", "right", "tie")
 SKIP_REASONS = ("cannot_judge", "need_expertise", "too_long", "broken", "rather_not")
 
 
@@ -46,15 +46,60 @@ class MessageSerializer(serializers.Serializer[Any]):
     content = serializers.CharField()
 
 
+class CriterionSerializer(serializers.Serializer[Any]):
+    key = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # DRF's metaclass keeps fields apart from attributes
+    description = serializers.CharField(allow_blank=True)
+    anchors = serializers.ListField(child=serializers.CharField())
+
+
+class ReasonChipSerializer(serializers.Serializer[Any]):
+    key = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]
+
+
+class FormSerializer(serializers.Serializer[Any]):
+    """A feedback form as the screen needs it; `annotation.feedback.Form` says what each setting means."""
+
+    kind = serializers.ChoiceField(choices=[kind.value for kind in FeedbackKind])
+    size = serializers.IntegerField()
+    allow_tie = serializers.BooleanField()
+    allow_both_bad = serializers.BooleanField()
+    points = serializers.IntegerField()
+    criteria = CriterionSerializer(many=True)
+    rationale = serializers.ChoiceField(choices=[item.value for item in Rationale])
+    reasons = ReasonChipSerializer(many=True)
+    reasons_required = serializers.BooleanField()
+    read_first = serializers.BooleanField()
+    read_points = serializers.IntegerField()
+
+
+class AnswerSerializer(serializers.Serializer[Any]):
+    """An answer as the screen has it: sides left and right, letters A, B, … from left to right."""
+
+    choice = serializers.ChoiceField(choices=SIDES, required=False, allow_null=True)
+    scale = serializers.IntegerField(required=False, allow_null=True)
+    ranking = serializers.ListField(
+        child=serializers.ListField(child=serializers.CharField(max_length=1), max_length=9),
+        required=False, allow_null=True, max_length=9,
+    )  # fmt: skip
+    ratings = serializers.DictField(
+        child=serializers.DictField(child=serializers.IntegerField(allow_null=True)), required=False, allow_null=True
+    )
+    criteria = serializers.DictField(child=serializers.JSONField(), required=False)
+    reasons = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=20)
+    rationale = serializers.CharField(max_length=4000, required=False, allow_blank=True)
+    first_ratings = serializers.DictField(child=serializers.IntegerField(), required=False)
+
+
 class TaskSerializer(serializers.Serializer[Any]):
     assignment = serializers.UUIDField()
     prompt = MessageSerializer(many=True)
-    left = serializers.CharField()
-    right = serializers.CharField()
+    completions = serializers.ListField(child=serializers.CharField(allow_blank=True), help_text="From left to right.")
     question = serializers.CharField()
-    allow_tie = serializers.BooleanField()
+    form = FormSerializer()
     lease_expires_at = serializers.DateTimeField()
-    choice = serializers.ChoiceField(choices=SIDES, allow_null=True)
+    answer = AnswerSerializer(allow_null=True, help_text="What the person said before they took it back.")
 
 
 class QueueSerializer(serializers.Serializer[Any]):
@@ -90,7 +135,7 @@ class AnnotateProjectSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField()
     name = serializers.CharField()
     question = serializers.CharField()
-    allow_tie = serializers.BooleanField()
+    kind = serializers.ChoiceField(choices=[kind.value for kind in FeedbackKind])
     votes = serializers.IntegerField()
     remaining = serializers.IntegerField()
     paused = serializers.BooleanField()
@@ -107,10 +152,8 @@ class GuidelineSerializer(serializers.Serializer[Any]):
     text = serializers.CharField()
 
 
-class VoteSerializer(serializers.Serializer[Any]):
-    choice = serializers.ChoiceField(choices=SIDES)
+class VoteSerializer(AnswerSerializer):
     active_ms = serializers.IntegerField(min_value=0, max_value=86_400_000, required=False, allow_null=True)
-    rationale = serializers.CharField(max_length=4000, required=False, allow_blank=True)
 
 
 class ReceiptSerializer(serializers.Serializer[Any]):
@@ -139,12 +182,14 @@ def render_tasks(project: Project, leased: Sequence[Assignment]) -> list[dict[st
     """Tasks in the order of the assignments, as the annotator may see them; three queries."""
     by_id = {
         row.pk: row
-        for row in Assignment.objects.filter(pk__in=[item.pk for item in leased]).select_related("comparison__prompt")
+        for row in Assignment.objects.filter(pk__in=[item.pk for item in leased]).select_related(
+            "comparison__prompt", "project"
+        )
     }
     texts: dict[int, dict[str, str]] = {}
     places = ComparisonCompletion.objects.filter(comparison_id__in=[row.comparison_id for row in by_id.values()])
     for comparison_id, position, text in places.values_list("comparison_id", "position", "completion__text"):
-        texts.setdefault(comparison_id, {})["ab"[position]] = text
+        texts.setdefault(comparison_id, {})[LETTERS[position]] = text
     former = {
         vote.assignment_id: vote
         for vote in Vote.objects.filter(assignment_id__in=by_id, retractions__isnull=False).order_by("pk")
@@ -152,20 +197,16 @@ def render_tasks(project: Project, leased: Sequence[Assignment]) -> list[dict[st
     tasks = []
     for item in leased:
         row = by_id[item.pk]
-        shown = texts[row.comparison_id]
         earlier = former.get(row.pk)
         tasks.append(
             {
                 "assignment": row.public_id,
                 "prompt": row.comparison.prompt.messages,
-                "left": shown[row.sides[0]],
-                "right": shown[row.sides[1]],
+                "completions": [texts[row.comparison_id][letter] for letter in row.sides],
                 "question": project.question,
-                "allow_tie": project.allow_tie,
+                "form": row.form().as_dict(),
                 "lease_expires_at": item.lease_expires_at,
-                "choice": None
-                if earlier is None
-                else ("tie" if earlier.choice == "tie" else row.side_of(earlier.choice)),
+                "answer": None if earlier is None else shown(earlier.choice, earlier.body, sides=row.sides),
             }
         )
     return tasks
@@ -179,7 +220,7 @@ class AnnotateProjectsView(NoStore, APIView):
         """The caller's projects with what is left to do."""
         require_scope(request, TokenScope.READ)
         user, now = user_of(request), timezone.now()
-        rows = Membership.objects.filter(user=user).select_related("project").order_by("project__name")
+        rows = Membership.objects.filter(user=user, left_at=None).select_related("project").order_by("project__name")
         if isinstance(request.auth, Token) and request.auth.project_id is not None:
             rows = rows.filter(project_id=request.auth.project_id)
         items = [
@@ -187,7 +228,7 @@ class AnnotateProjectsView(NoStore, APIView):
                 "slug": row.project.slug,
                 "name": row.project.name,
                 "question": row.project.question,
-                "allow_tie": row.project.allow_tie,
+                "kind": row.project.feedback.kind.value,
                 "votes": votes_of(row.project, user),
                 "remaining": assignments.remaining(project=row.project, annotator=user, now=now),
                 "paused": row.project.paused_at is not None,
@@ -277,7 +318,10 @@ class _OwnAssignmentView(NoStore, APIView):
     def own(self, request: Request, public_id: UUID) -> Assignment:
         require_scope(request, TokenScope.WRITE)
         rows = Assignment.objects.select_related("project").filter(
-            public_id=public_id, annotator=user_of(request), project__memberships__user=user_of(request)
+            public_id=public_id,
+            annotator=user_of(request),
+            project__memberships__user=user_of(request),
+            project__memberships__left_at=None,
         )
         if isinstance(request.auth, Token) and request.auth.project_id is not None:
             rows = rows.filter(project_id=request.auth.project_id)
@@ -308,11 +352,7 @@ class VoteView(_OwnAssignmentView):
             assignment=assignment,
             annotator=user_of(request),
             key=_idempotency_key(request),
-            answer=Answer(
-                choice=data.validated_data["choice"],
-                active_ms=data.validated_data.get("active_ms"),
-                rationale=data.validated_data.get("rationale", ""),
-            ),
+            answer=Answer(**data.validated_data),
             now=now,
         )
         if receipt.counted and not receipt.replayed:
@@ -378,7 +418,12 @@ class RetractView(NoStore, APIView):
         require_scope(request, TokenScope.WRITE)
         vote = (
             Vote.objects.select_related("assignment__project", "project")
-            .filter(public_id=public_id, annotator=user_of(request), project__memberships__user=user_of(request))
+            .filter(
+                public_id=public_id,
+                annotator=user_of(request),
+                project__memberships__user=user_of(request),
+                project__memberships__left_at=None,
+            )
             .first()
         )
         if vote is None or (isinstance(request.auth, Token) and request.auth.project_id not in {None, vote.project_id}):

@@ -16,13 +16,14 @@ from rest_framework.views import APIView
 
 from annotation import queries
 from annotation.api.access import NoStore, ProjectView, require_scope, user_of
-from annotation.api.annotate import GuidelineSerializer, MessageSerializer
+from annotation.api.annotate import FormSerializer, GuidelineSerializer, MessageSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField, JSONLinesParser, query_text
+from annotation.feedback import read_form
 from annotation.importing import ImportKind, import_lines
 from annotation.models import Comparison, ConsensusState, Project, Role, Token, TokenScope
 from annotation.pairing import change_overlap
-from annotation.people import add_guideline, audit, create_project
+from annotation.people import add_guideline, audit, change_form, create_project
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -45,15 +46,19 @@ class ProjectSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField()
     name = serializers.CharField()
     question = serializers.CharField()
+    form = serializers.SerializerMethodField()
     overlap = serializers.IntegerField()
     lease_minutes = serializers.IntegerField()
-    allow_tie = serializers.BooleanField()
     dispute_below = serializers.FloatField()
     flag_limit = serializers.IntegerField()
     paused = serializers.SerializerMethodField()
     guideline = serializers.SerializerMethodField()
     my_role = serializers.SerializerMethodField()
     created_at = serializers.DateTimeField()
+
+    @extend_schema_field(FormSerializer())
+    def get_form(self, project: Project) -> Any:
+        return FormSerializer(project.feedback.as_dict()).data
 
     def get_paused(self, project: Project) -> bool:
         return project.paused_at is not None
@@ -78,13 +83,14 @@ class ProjectCreateSerializer(serializers.Serializer[Any]):
     question = serializers.CharField(max_length=200, required=False)
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
     lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
-    allow_tie = serializers.BooleanField(required=False)
+    form = serializers.DictField(required=False, help_text="A feedback form; what is left out has its default.")
     guideline = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
 
 
 class ProjectPatchSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120, required=False)
     question = serializers.CharField(max_length=200, required=False)
+    form = serializers.DictField(required=False, help_text="A whole feedback form: what is left out has its default.")
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
     lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
     dispute_below = FiniteFloatField(min_value=0, max_value=1, required=False)
@@ -166,7 +172,7 @@ class ProjectsView(NoStore, APIView):
     def get(self, request: Request) -> Response:
         """Projects where the caller may read the researcher's screens."""
         require_scope(request, TokenScope.READ)
-        rows = user_of(request).memberships.select_related("project").order_by("project__name")
+        rows = user_of(request).memberships.filter(left_at=None).select_related("project").order_by("project__name")
         if isinstance(request.auth, Token) and request.auth.project_id is not None:
             rows = rows.filter(project_id=request.auth.project_id)
         items = [
@@ -184,7 +190,9 @@ class ProjectsView(NoStore, APIView):
             raise ValidationError({"name": ["this token belongs to one project and cannot make others"]})
         data = ProjectCreateSerializer(data=request.data)
         data.is_valid(raise_exception=True)
-        project = create_project(by=user_of(request), now=timezone.now(), **data.validated_data)
+        values = dict(data.validated_data)
+        values["form"] = read_form(values.get("form", {}))
+        project = create_project(by=user_of(request), now=timezone.now(), **values)
         body = ProjectSerializer(project, context={"role": Role.OWNER.value}).data
         return Response(body, status=status.HTTP_201_CREATED)
 
@@ -206,6 +214,8 @@ class ProjectDetailView(ProjectView):
         unknown = set(request.data) - set(data.fields)
         if unknown:
             raise ValidationError({name: ["this setting does not exist"] for name in sorted(unknown)})
+        if "form" in values:
+            change_form(project=self.project, form=read_form(values.pop("form")), by=user_of(request), now=now)
         if "overlap" in values:
             change_overlap(project=self.project, overlap=values.pop("overlap"), now=now)
         if "paused" in values:

@@ -64,7 +64,7 @@ class UserSerializer(serializers.Serializer[Any]):
 
     @extend_schema_field(UserProjectSerializer(many=True))
     def get_projects(self, user: User) -> Any:
-        rows = user.memberships.select_related("project").order_by("project__name")
+        rows = user.memberships.filter(left_at=None).select_related("project").order_by("project__name")
         return UserProjectSerializer(rows, many=True).data
 
 

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from django.urls import path
 
-from annotation.api import annotate, projects, sessions
+from annotation.api import (
+    adjudication,
+    annotate,
+    audit,
+    conversations,
+    exports,
+    gold,
+    imports,
+    members,
+    pairing,
+    projects,
+    qualification,
+    quality,
+    sessions,
+    webhooks,
+)
 
 urlpatterns = [
     path("session", sessions.SessionView.as_view()),
@@ -25,4 +40,15 @@ urlpatterns = [
     path("projects/<slug:slug>/prompts", projects.PromptsView.as_view()),
     path("projects/<slug:slug>/comparisons", projects.ComparisonsView.as_view()),
     path("projects/<slug:slug>/imports", projects.ImportsView.as_view()),
+    *qualification.urlpatterns,
+    *conversations.urlpatterns,
+    *gold.urlpatterns,
+    *quality.urlpatterns,
+    *adjudication.urlpatterns,
+    *imports.urlpatterns,
+    *exports.urlpatterns,
+    *pairing.urlpatterns,
+    *members.urlpatterns,
+    *webhooks.urlpatterns,
+    *audit.urlpatterns,
 ]

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from annotation import assignment as assignments
 from annotation.assignment import AssignmentOver
 from annotation.consensus import rebuild, settle_due
+from annotation.feedback import Answer
 from annotation.models import (
     Assignment,
     AssignmentState,
@@ -36,7 +37,7 @@ from annotation.models import (
     Vote,
 )
 from annotation.pairing import change_overlap
-from annotation.voting import AlreadyRetracted, AlreadyVoted, Answer, KeyReused, record_vote, retract
+from annotation.voting import AlreadyRetracted, AlreadyVoted, KeyReused, record_vote, retract
 from tests import builders
 from tests.builders import NOW
 

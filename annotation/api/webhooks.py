@@ -1,0 +1,7 @@
+"""Webhooks and their deliveries."""
+
+from __future__ import annotations
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []
