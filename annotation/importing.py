@@ -35,6 +35,7 @@ from annotation.models import (
     User,
     Vote,
     content_hash,
+    messages_hash,
 )
 from annotation.pairing import Pair, create_comparisons
 from annotation.people import imported_annotators
@@ -118,11 +119,6 @@ class _Read:
     rows: list[Any] = field(default_factory=list)
     errors: list[RowError] = field(default_factory=list)
     lines: int = 0
-
-
-def messages_hash(messages: list[dict[str, str]]) -> str:
-    """The content hash of a conversation."""
-    return content_hash(*(part for turn in messages for part in (turn["role"], turn["content"])))
 
 
 def import_lines(

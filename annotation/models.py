@@ -252,6 +252,11 @@ def content_hash(*parts: str) -> str:
     return digest.hexdigest()
 
 
+def messages_hash(messages: list[dict[str, str]]) -> str:
+    """The content hash of a conversation."""
+    return content_hash(*(part for turn in messages for part in (turn["role"], turn["content"])))
+
+
 class ImportState(models.TextChoices):
     """Where an import stands. `refused`: rows were bad and skipping them was not asked for, so nothing came in."""
 

@@ -12,7 +12,6 @@ from django.contrib.auth.hashers import make_password
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
 from annotation.feedback import Answer
-from annotation.importing import messages_hash
 from annotation.models import (
     Assignment,
     Comparison,
@@ -25,6 +24,7 @@ from annotation.models import (
     SourceKind,
     User,
     content_hash,
+    messages_hash,
 )
 from annotation.pairing import Pair, create_comparisons
 from annotation.people import add_member, create_project
