@@ -186,6 +186,10 @@ class Membership(models.Model):
     reliability = models.FloatField(null=True, help_text="Derived: P(a vote is right), one-coin.")
     paused_at = models.DateTimeField(null=True, blank=True)
     pause_reason = models.CharField(max_length=300, blank=True)
+    requalify_at = models.DateTimeField(
+        null=True, blank=True, help_text="Attempts before it do not count; a pass after it lifts a pause before it."
+    )
+    judged_from = models.DateTimeField(null=True, blank=True, help_text="Gold answers before it pause nobody.")
     excluded_at = models.DateTimeField(null=True, blank=True, help_text="Their votes do not count.")
     left_at = models.DateTimeField(null=True, blank=True, help_text="Removed: no access, but the pseudonym stays.")
     created_at = models.DateTimeField(default=timezone.now)
