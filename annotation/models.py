@@ -330,6 +330,7 @@ class Prompt(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "content_hash"], name="prompt_content")]
+        indexes = [models.Index(fields=["project", "external_id"], name="prompt_external")]
 
 
 class Finish(models.TextChoices):
@@ -362,7 +363,10 @@ class Completion(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["origin", "prompt", "source", "index"], name="completion_once_an_origin")
         ]
-        indexes = [models.Index(fields=["prompt", "content_hash"], name="completion_content")]
+        indexes = [
+            models.Index(fields=["prompt", "content_hash"], name="completion_content"),
+            models.Index(fields=["project", "external_id"], name="completion_external"),
+        ]
 
 
 class CompletionScore(models.Model):
@@ -409,6 +413,7 @@ class Comparison(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "pair_hash"], name="comparison_pair")]
+        indexes = [models.Index(fields=["project", "external_id"], name="comparison_external")]
 
 
 class ComparisonCompletion(models.Model):
@@ -544,6 +549,7 @@ class Vote(models.Model):
         indexes = [
             models.Index(fields=["annotator", "created_at"], name="vote_person_time"),
             models.Index(fields=["project", "id"], name="vote_project"),
+            models.Index(fields=["project", "external_id"], name="vote_external"),
         ]
 
 
