@@ -4,20 +4,23 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('annotation', '0004_remove_project_allow_tie'),
+        ("annotation", "0004_remove_project_allow_tie"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='membership',
-            name='judged_from',
-            field=models.DateTimeField(blank=True, help_text='Gold answers before it pause nobody.', null=True),
+            model_name="membership",
+            name="judged_from",
+            field=models.DateTimeField(blank=True, help_text="Gold answers before it pause nobody.", null=True),
         ),
         migrations.AddField(
-            model_name='membership',
-            name='requalify_at',
-            field=models.DateTimeField(blank=True, help_text='Attempts before it do not count; a pass after it lifts a pause before it.', null=True),
+            model_name="membership",
+            name="requalify_at",
+            field=models.DateTimeField(
+                blank=True,
+                help_text="Attempts before it do not count; a pass after it lifts a pause before it.",
+                null=True,
+            ),
         ),
     ]
