@@ -1,10 +1,10 @@
-"""From votes to one label per item: vote counts, the majority, and the soft labels that training reads.
+"""From votes to one label per item: vote counts, the majority, posteriors, and the soft labels that training reads.
 
 Pure functions of arrays. Classes of a pair are 0 = a, 1 = tie, 2 = b, or 0 = a, 1 = b without a tie option; a strength
 scale is ascending from "a clearly" to "b clearly" with its tie, if any, in the middle. Labels speak of the completion,
 never of the side it was shown on.
 
-Shapes: V votes, n items, K classes.
+Shapes: V votes, n items, K classes, W annotators.
 """
 
 from __future__ import annotations
@@ -59,6 +59,26 @@ class SoftLabels:
     share: FloatArray
     p_tie: FloatArray
     confidence: FloatArray
+    reason: IntArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneCoin:
+    """What `one_coin` found.
+
+    Attributes:
+        q: [n, K] posterior of each class; the class shares in items without votes.
+        accuracy: [W] P(a vote is right) of each annotator; the prior's ⅔ without votes.
+        pi: [K] class shares.
+        n_iter: steps taken; converged: whether they sufficed.
+        reason: [n] 0, or the number of `no_votes`.
+    """
+
+    q: FloatArray
+    accuracy: FloatArray
+    pi: FloatArray
+    n_iter: int
+    converged: bool
     reason: IntArray
 
 
@@ -138,3 +158,91 @@ def soft_labels(result: Majority, counts: npt.ArrayLike) -> SoftLabels:
         confidence=result.share.max(axis=1),
         reason=np.where(has_votes, 0, result.reason),
     )
+
+
+def one_coin(
+    item: npt.ArrayLike,
+    annotator: npt.ArrayLike,
+    label: npt.ArrayLike,
+    *,
+    n_items: int,
+    n_annotators: int,
+    K: int,
+    tol: float = 1e-6,
+    max_iter: int = 500,
+) -> OneCoin:
+    """Dawid and Skene's model with one number a person: right with p, else any other class alike. O(V) a step.
+
+    p = (c + 4)/(n + 6) with c the expected right votes of n. For the online path and for people with few votes only:
+    where errors are not symmetric it errs more than the majority (bluebirds 41.7 % against 24.1 %).
+
+    Args:
+        item, annotator, label: [V] codes from 0. tol: mean |Δq| at which it stops.
+
+    Raises:
+        ValueError: naming the argument that is malformed.
+
+    Source: Dawid & Skene 1979 with tied confusion rows; Zhang, Chen, Zhou & Jordan 2014 for its faults.
+    """
+    counts = vote_counts(item, label, n_items=n_items, K=K)
+    items, labels = check_codes(item, name="item"), check_codes(label, name="label")
+    W = check_size(n_annotators, name="n_annotators")
+    people = check_codes(annotator, name="annotator", size=W, length=len(items))
+    votes = counts.sum(axis=1)
+    has_votes = votes > 0
+    given = np.bincount(people, minlength=W)
+    q = np.where(has_votes[:, None], counts / np.where(has_votes, votes, 1.0)[:, None], 1 / K)
+    p, pi, step, converged = np.full(W, 4 / 6), np.full(K, 1 / K), 0, not has_votes.any()
+    while not converged and step < max_iter:
+        step += 1
+        right = np.bincount(people, weights=q[items, labels], minlength=W)
+        p = np.clip((right + 4) / (given + 6), 1e-6, 1 - 1e-6)
+        pi = q[has_votes].mean(axis=0)
+        fresh = update_posterior(np.tile(pi, (len(q), 1)), coin_confusion(p, K=K), items, people, labels)
+        converged = bool(np.abs(fresh - q)[has_votes].mean() < tol)
+        q = fresh
+    reason = np.where(has_votes, 0, Reason.NO_VOTES.number).astype(np.int64)
+    return OneCoin(q=q, accuracy=p, pi=pi, n_iter=step, converged=converged, reason=reason)
+
+
+def coin_confusion(accuracy: npt.ArrayLike, *, K: int) -> FloatArray:
+    """θ [W, true, observed] of people who are right with p and otherwise take any other class alike."""
+    p = np.asarray(accuracy, dtype=np.float64)
+    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
+        raise ValueError("accuracy must hold probabilities in one dimension")
+    K = check_size(K, name="K", at_least=2)
+    other = ((1 - p) / (K - 1))[:, None, None]
+    return np.where(np.eye(K, dtype=bool), p[:, None, None], other)
+
+
+def update_posterior(
+    q: npt.ArrayLike, theta: npt.ArrayLike, item: npt.ArrayLike, annotator: npt.ArrayLike, label: npt.ArrayLike
+) -> FloatArray:
+    """Posterior [n, K] after more votes: log q_i += log θ_{w, ·, l}, renormalised. O(K) a vote.
+
+    Equals the batch E-step at a fixed θ, whatever the order and however the votes are cut into calls.
+
+    Args:
+        q: [n, K] before the votes, a row each with positive mass. theta: [W, true, observed].
+        item, annotator, label: [V] codes from 0; an item may come several times.
+
+    Raises:
+        ValueError: naming the argument that is malformed, or when the votes leave no class possible.
+    """
+    before, confusion = np.asarray(q, dtype=np.float64), np.asarray(theta, dtype=np.float64)
+    if before.ndim != 2 or not np.all(np.isfinite(before)) or np.any(before < 0) or np.any(before.sum(axis=1) <= 0):
+        raise ValueError(f"q must have shape (items, classes) and rows with positive mass, got {before.shape}")
+    K = before.shape[1]
+    if confusion.ndim != 3 or confusion.shape[1:] != (K, K):
+        raise ValueError(f"theta must have shape (annotators, {K}, {K}), got {confusion.shape}")
+    items = check_codes(item, name="item", size=len(before))
+    people = check_codes(annotator, name="annotator", size=len(confusion), length=len(items))
+    labels = check_codes(label, name="label", size=K, length=len(items))
+    with np.errstate(divide="ignore"):
+        log_q, log_theta = np.log(before), np.log(confusion)
+    np.add.at(log_q, items, log_theta[people, :, labels])
+    top = log_q.max(axis=1, keepdims=True) if len(log_q) else log_q[:, :1]
+    if np.any(np.isneginf(top)):
+        raise ValueError("theta leaves no class possible for some item")
+    mass = np.exp(log_q - top)
+    return np.asarray(mass / mass.sum(axis=1, keepdims=True))
