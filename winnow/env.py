@@ -7,6 +7,7 @@ be read stops the start with the name and the value.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,14 @@ VARIABLES: tuple[Variable, ...] = (
         default="",
         help="A local wheel or GGUF file of the base model, where there is no network.",
     ),
+    Variable(
+        name="WINNOW_OUTBOUND",
+        default="",
+        help="Comma-separated: public (https to public addresses), host:port of private servers; unset: nothing.",
+    ),
 )
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
+_ENDPOINT = re.compile(r"public|(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]):[0-9]{1,5}")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -82,6 +89,7 @@ class Environment:
     threads: int
     model_roots: tuple[Path, ...]
     base_model: Path | None
+    outbound: tuple[str, ...]
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
@@ -115,6 +123,10 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
     def items(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text(name).split(",") if part.strip())
 
+    outbound = tuple(item.lower() for item in items("WINNOW_OUTBOUND"))
+    for item in outbound:
+        if not _ENDPOINT.fullmatch(item):
+            raise EnvironmentError_(f"WINNOW_OUTBOUND must hold public and host:port, got {item!r}")
     secret_key = text("WINNOW_SECRET_KEY")
     if secret_key and (len(secret_key) < 32 or "change-me" in secret_key):
         raise EnvironmentError_("WINNOW_SECRET_KEY must be at least 32 random characters and not the example's value")
@@ -137,6 +149,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         threads=integer("WINNOW_THREADS", low=0, high=1024),
         model_roots=tuple(Path(item).resolve() for item in items("WINNOW_MODEL_ROOTS")),
         base_model=Path(base_model).resolve() if base_model else None,
+        outbound=outbound,
     )
 
 

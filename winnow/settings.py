@@ -199,3 +199,4 @@ RUNS_DIR = DATA_DIR / "runs"
 SNAPSHOTS_DIR = DATA_DIR / "snapshots"
 CACHE_DIR = DATA_DIR / "cache"
 MODEL_ROOTS = ENV.model_roots
+OUTBOUND = ENV.outbound
