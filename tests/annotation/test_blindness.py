@@ -16,7 +16,7 @@ from tests import builders, world
 from training.models import Job, ModelVersion
 
 pytestmark = pytest.mark.django_db
-TASK = {"assignment", "prompt", "left", "right", "question", "allow_tie", "lease_expires_at", "choice"}
+TASK = {"assignment", "prompt", "completions", "question", "form", "lease_expires_at", "answer"}
 
 
 class Canaries(dict[str, str]):
@@ -84,7 +84,7 @@ def test_the_keys_of_an_annotators_answers_are_these_and_no_others():
     listed = browser.get("/api/v1/annotate/projects").json()
     assert set(listed) == {"items", "next"}
     (row,) = listed["items"]
-    assert set(row) == {"slug", "name", "question", "allow_tie", "votes", "remaining", "paused", "guideline_number"}
+    assert set(row) == {"slug", "name", "question", "kind", "votes", "remaining", "paused", "guideline_number"}
     assert set(browser.get("/api/v1/annotate/projects/helpful/guideline").json()) == {"number", "text"}
     queue = browser.post("/api/v1/annotate/projects/helpful/queue", {"tab": "t", "n": 2}).json()
     assert set(queue) == {"items", "done", "votes", "remaining", "lease_minutes"}
@@ -99,7 +99,7 @@ def test_the_keys_of_an_annotators_answers_are_these_and_no_others():
     undone = browser.post(f"/api/v1/annotate/votes/{voted.json()['vote']}/retract").json()
     assert set(undone) == {"task"}
     assert set(undone["task"]) == TASK
-    assert undone["task"]["choice"] == "left"
+    assert undone["task"]["answer"] == {"choice": "left"}
     address = f"/api/v1/annotate/assignments/{second['assignment']}"
     assert browser.post(f"{address}/skip", {"reason": "too_long"}).content == b""
     assert browser.post(f"{address}/flag", {"kind": "other"}).content == b""
@@ -119,8 +119,8 @@ def test_a_task_reads_the_same_whichever_source_is_on_the_left():
     for name in ("ann", "ben"):
         browser = world.client(builders.member(project, name))
         tasks += browser.post("/api/v1/annotate/projects/helpful/queue", {"tab": "t", "n": 1}).json()["items"]
-    assert [{task["left"], task["right"]} for task in tasks] == [texts, texts]
-    assert tasks[0]["left"] == tasks[1]["right"]
+    assert [set(task["completions"]) for task in tasks] == [texts, texts]
+    assert tasks[0]["completions"] == tasks[1]["completions"][::-1]
     assert len({task["assignment"] for task in tasks}) == 2
 
 

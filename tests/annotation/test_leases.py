@@ -316,7 +316,7 @@ def test_a_claim_is_nine_statements_and_uses_the_queue_index(project, ann, djang
     # start only where the person has come to the end.
     with django_assert_num_queries(9):
         builders.lease(project, ann)
-    plan = assignments.claimable(project, ann, NOW).order_by("-priority", "rank")[:1].explain()
+    plan = assignments.claimable(project, ann, NOW).filter(audience="").order_by("-priority", "rank")[:1].explain()
     assert "slot_queue" in plan or connection.vendor == "postgresql", plan
 
 

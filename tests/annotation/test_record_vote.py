@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 
 from annotation import assignment as assignments
 from annotation.errors import Invalid
+from annotation.feedback import Form
 from annotation.models import Assignment, AssignmentState, Retraction, Role, Slot, SlotState, Vote
 from annotation.pairing import change_overlap
 from annotation.voting import (
@@ -107,11 +108,11 @@ def test_a_second_vote_with_a_new_key_is_refused(project, ann):
 
 
 def test_a_tie_is_refused_where_the_project_allows_none(ann):
-    strict = builders.project(slug="strict", allow_tie=False)
+    strict = builders.project(slug="strict", form=Form(allow_tie=False))
     builders.member(strict, "ann")
     builders.comparisons(strict)
     (leased,) = builders.lease(strict, ann)
-    with pytest.raises(Invalid, match="allows no tie"):
+    with pytest.raises(Invalid, match="choice: must be one of left, right, got 'tie'"):
         builders.vote(leased, "tie")
     assert not Vote.objects.exists()
 
