@@ -115,6 +115,7 @@ class World:
             "snapshots_show": self.snapshot.public_id,
             "snapshots_export": self.snapshot.public_id,
             "jobs_cancel": self.queued.public_id,
+            "comparisons_show": self.comparisons[0].public_id,
         }.get(route.name, self.failed.public_id)
         query = {"imports_create": "?kind=prompts"}.get(route.name, "")
         return route.path.format(slug=self.project.slug, public_id=public_id) + query

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 from django.utils import timezone
@@ -21,7 +20,7 @@ from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField, JSONLinesParser, query_text
 from annotation.feedback import read_form
 from annotation.importing import ImportKind, import_lines
-from annotation.models import Comparison, ConsensusState, Project, Role, Token, TokenScope
+from annotation.models import Project, Role, Token, TokenScope
 from annotation.pairing import change_overlap
 from annotation.people import add_guideline, audit, change_form, create_project
 
@@ -113,37 +112,6 @@ class PromptSerializer(serializers.Serializer[Any]):
 
 class PromptListSerializer(serializers.Serializer[Any]):
     items = PromptSerializer(many=True)
-    next = serializers.CharField(allow_null=True)
-
-
-class ComparisonCompletionSerializer(serializers.Serializer[Any]):
-    label = serializers.CharField()  # type: ignore[assignment]  # DRF's metaclass keeps fields apart from attributes
-    text = serializers.CharField()
-    source = serializers.CharField()  # type: ignore[assignment]
-    finish = serializers.CharField()
-
-
-class VoteCountsSerializer(serializers.Serializer[Any]):
-    a = serializers.IntegerField()
-    tie = serializers.IntegerField()
-    b = serializers.IntegerField()
-
-
-class ComparisonSerializer(serializers.Serializer[Any]):
-    id = serializers.UUIDField()
-    prompt = MessageSerializer(many=True)
-    category = serializers.CharField()
-    completions = ComparisonCompletionSerializer(many=True)
-    votes = VoteCountsSerializer()
-    votes_wanted = serializers.IntegerField()
-    state = serializers.ChoiceField(choices=ConsensusState.choices)
-    label = serializers.CharField(allow_null=True)  # type: ignore[assignment]
-    prob = serializers.FloatField(allow_null=True)
-    frozen = serializers.BooleanField()
-
-
-class ComparisonListSerializer(serializers.Serializer[Any]):
-    items = ComparisonSerializer(many=True)
     next = serializers.CharField(allow_null=True)
 
 
@@ -257,56 +225,6 @@ class PromptsView(ProjectView):
             category=query_text(request, "category"),
         )
         return page(request, rows, lambda found: list(PromptSerializer(found, many=True).data))
-
-
-class ComparisonsView(ProjectView):
-    """The project's comparisons, with sources and votes: never for annotators."""
-
-    @extend_schema(
-        operation_id="comparisons_list",
-        responses=ComparisonListSerializer,
-        parameters=[
-            OpenApiParameter("state", str, enum=ConsensusState.values),
-            OpenApiParameter("round", OpenApiTypes.UUID, description="Of this round only."),
-            *CURSOR_PARAMETERS,
-        ],
-    )
-    def get(self, request: Request, slug: str) -> Response:
-        """Comparisons, newest first."""
-        state = request.query_params.get("state", "")
-        if state and state not in ConsensusState.values:
-            raise ValidationError({"state": [f"must be one of {', '.join(ConsensusState.values)}, got {state!r}"]})
-        origin = request.query_params.get("round", "")
-        if origin:
-            origin = str(serializers.UUIDField().run_validation(origin))
-        return page(request, queries.comparisons(self.project, state=state, origin=origin), _render_comparisons)
-
-
-def _render_comparisons(rows: Sequence[Comparison]) -> list[Any]:
-    items = [
-        {
-            "id": row.public_id,
-            "prompt": row.prompt.messages,
-            "category": row.prompt.category,
-            "completions": [
-                {
-                    "label": "abcdefghi"[place.position],
-                    "text": place.completion.text,
-                    "source": place.completion.source.name,
-                    "finish": place.completion.finish,
-                }
-                for place in row.places.all()
-            ],
-            "votes": {"a": row.consensus.votes_a, "tie": row.consensus.votes_tie, "b": row.consensus.votes_b},
-            "votes_wanted": row.overlap,
-            "state": row.consensus.state,
-            "label": row.consensus.label or None,
-            "prob": row.consensus.prob,
-            "frozen": row.frozen_at is not None,
-        }
-        for row in rows
-    ]
-    return list(ComparisonSerializer(items, many=True).data)
 
 
 class ImportsView(ProjectView):
