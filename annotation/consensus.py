@@ -1,25 +1,49 @@
-"""What the votes of a comparison say together: derived from the facts, and rebuilt from them with the same result.
+"""Where each comparison stands: derived from the facts, and rebuilt from them with the same result.
 
 A change of the facts marks the row as due in its own transaction; `settle_due` computes what is due, in batches, and
-clears a mark only if nothing changed meanwhile. So a lost wake-up delays a consensus and never loses it.
+clears a mark only if nothing changed meanwhile. So a lost wake-up delays a consensus and never loses it. `tally` says
+what the votes say, `overlap` whether there should be more of them; this module reads the facts and decides the state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-import numpy as np
 from django.db import transaction
 from django.db.models import Count
 
+from annotation import overlap
 from annotation.gate import write
-from annotation.models import Choice, Consensus, ConsensusState, Flag, Project, Slot, SlotState
-from annotation.statistics.aggregation import Majority, majority, soft_labels
+from annotation.models import (
+    Adjudication,
+    AdjudicationKind,
+    ComparisonCompletion,
+    Consensus,
+    ConsensusState,
+    Flag,
+    Project,
+    Slot,
+    SlotState,
+    Webhook,
+)
+from annotation.tally import Ballot, Tally, ruled, tallies
+from annotation.webhooks import Event, emit
 
-METHOD = "majority/1"
+METHOD = "majority/2"
 BATCH = 500
-CLASSES = (Choice.A, Choice.TIE, Choice.B)
+_WRITTEN = [
+    "state", "label", "prob", "share", "votes_a", "votes_tie", "votes_b", "votes", "both_bad", "top_share", "posterior",
+    "details", "stopped", "method", "due_at", "settled_at",
+]  # fmt: skip
+_EVENTS = {
+    ConsensusState.SETTLED: Event.COMPARISON_SETTLED,
+    ConsensusState.DISPUTED: Event.COMPARISON_DISPUTED,
+    ConsensusState.ADJUDICATED: Event.COMPARISON_ADJUDICATED,
+}
 
 
 def mark_due(comparison_ids: Sequence[int], *, now: datetime) -> None:
@@ -32,11 +56,20 @@ def settle_due(*, now: datetime, limit: int = BATCH) -> int:
     due = list(
         Consensus.objects.filter(due_at__isnull=False).order_by("due_at").values_list("comparison_id", "due_at")[:limit]
     )
-    return _settle(dict(due), now=now)
+    return sum(_settle(dict(due[start : start + BATCH]), now=now) for start in range(0, len(due), BATCH))
+
+
+def settle(comparison_ids: Sequence[int], *, now: datetime) -> int:
+    """Compute these consensuses if they are due, without waiting for their turn; how many were written."""
+    rows = Consensus.objects.filter(comparison_id__in=comparison_ids, due_at__isnull=False)
+    return _settle(dict(rows.values_list("comparison_id", "due_at")), now=now)
 
 
 def rebuild(*, project: Project, now: datetime) -> int:
-    """Compute every consensus of a project from the facts; how many there are."""
+    """Compute every consensus of a project from the facts; how many there are.
+
+    What is not due gets no more slots: the rule has been asked, and people's reliability may have changed since.
+    """
     total, last = 0, 0
     while True:
         page = list(
@@ -50,69 +83,199 @@ def rebuild(*, project: Project, now: datetime) -> int:
         last = page[-1][0]
 
 
-def _settle(due: dict[int, datetime | None], *, now: datetime) -> int:
+def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
     if not due:
         return 0
-    rows = list(Consensus.objects.filter(comparison_id__in=due).select_related("project").order_by("comparison_id"))
-    ids = [row.comparison_id for row in rows]
-    counts, open_slots = count_votes(ids)
-    flags = dict(
-        Flag.objects.filter(comparison_id__in=ids)
-        .values_list("comparison_id")
-        .annotate(people=Count("by", distinct=True))
+    rows = list(
+        Consensus.objects.filter(comparison_id__in=due)
+        .select_related("project", "comparison")
+        .order_by("comparison_id")
     )
-    result = majority(counts)
-    labels = soft_labels(result, counts)
-    written = 0
+    before = {row.pk: ConsensusState(row.state) for row in rows}
+    facts = _read(rows)
+    counted = tallies(
+        [facts.ballots[row.comparison_id] for row in rows],
+        sizes=[facts.sizes[row.comparison_id] for row in rows],
+        has_tie=[facts.has_tie[row.project_id] for row in rows],
+    )
+    for row, tally in zip(rows, counted, strict=True):
+        _fill(row, tally, facts, now)
+    asked = [(row, tally) for row, tally in zip(rows, counted, strict=True) if due[row.comparison_id] is not None]
+    steps = _steps(asked, facts)
     with write(), transaction.atomic():
-        for i, row in enumerate(rows):
-            state = _state(
-                result,
-                i,
-                is_open=bool(open_slots[i]),
-                is_withdrawn=flags.get(row.comparison_id, 0) >= row.project.flag_limit,
-                dispute_below=row.project.dispute_below,
-            )
-            settled_at = row.settled_at or now
-            has_votes = bool(counts[i].sum())
-            written += Consensus.objects.filter(pk=row.pk, due_at=due[row.comparison_id]).update(
-                state=state,
-                label=CLASSES[result.label[i]] if result.label[i] >= 0 else "",
-                prob=float(labels.prob[i]) if has_votes else None,
-                share=float(labels.share[i]) if has_votes else None,
-                votes_a=int(counts[i, 0]),
-                votes_tie=int(counts[i, 1]),
-                votes_b=int(counts[i, 2]),
-                method=METHOD,
-                due_at=None,
-                settled_at=None if state == ConsensusState.OPEN else settled_at,
-            )
-    return written
+        overlap.lock(pk for pk, step in steps.items() if step.slots)
+        ids = [row.pk for row in rows]
+        locked = Consensus.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+        current = dict(locked.values_list("pk", "due_at"))
+        fresh = [row for row in rows if row.pk in current and current[row.pk] == due[row.comparison_id]]
+        unchanged = {row.comparison_id for row in fresh}
+        grown = overlap.grow({pk: step for pk, step in steps.items() if pk in unchanged})
+        for row in fresh:
+            if row.comparison_id in grown:
+                row.state, row.settled_at, row.stopped = ConsensusState.OPEN, None, ""
+        # One statement for many rows: updating each by itself took most of the time of settling.
+        Consensus.objects.bulk_create(fresh, update_conflicts=True, unique_fields=["id"], update_fields=_WRITTEN)
+        _tell(fresh, before, now)
+    return len(fresh)
 
 
-def _state(result: Majority, i: int, *, is_open: bool, is_withdrawn: bool, dispute_below: float) -> ConsensusState:
-    if is_withdrawn:
-        return ConsensusState.WITHDRAWN
-    if is_open:
-        return ConsensusState.OPEN
-    if result.label[i] < 0 or result.share[i].max() < dispute_below:
-        return ConsensusState.DISPUTED
-    return ConsensusState.SETTLED
+# --- facts ------------------------------------------------------------------------------------------------------------
 
 
-def count_votes(comparison_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Counted votes [n, 3] for a, tie, b, and the number of slots still wanted [n], in the order of the ids.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Decision:
+    """The newest adjudication of a comparison."""
 
-    Counted votes are those that a slot points to; surplus votes are not among them.
+    kind: AdjudicationKind
+    answer: Mapping[str, Any] | None
+
+    @property
+    def is_ruling(self) -> bool:
+        return self.kind is AdjudicationKind.RULING
+
+    @property
+    def is_waiting(self) -> bool:
+        """A person asked for a ruling, and there is none yet."""
+        return self.kind in {AdjudicationKind.REQUEST, AdjudicationKind.ESCALATION}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """What the consensuses of a batch are computed from, by comparison (people and forms by project).
+
+    `wanted`: slots that are not done. Votes of excluded people are not among the ballots.
     """
-    place = {pk: i for i, pk in enumerate(comparison_ids)}
-    column = {choice.value: k for k, choice in enumerate(CLASSES)}
-    counts = np.zeros((len(place), len(CLASSES)))
-    wanted = np.zeros(len(place), dtype=int)
-    slots = Slot.objects.filter(comparison_id__in=comparison_ids).values_list("comparison_id", "state", "vote__choice")
-    for comparison_id, state, choice in slots:
-        if state == SlotState.DONE and choice is not None:
-            counts[place[comparison_id], column[choice]] += 1
-        else:
-            wanted[place[comparison_id]] += 1
-    return counts, wanted
+
+    ballots: Mapping[int, list[Ballot]]
+    wanted: Mapping[int, int]
+    with_experts: set[int]
+    sizes: Mapping[int, int]
+    flags: Mapping[int, int]
+    decisions: Mapping[int, _Decision]
+    people: Mapping[int, Mapping[int, overlap.Person]]
+    has_tie: Mapping[int, bool]
+
+
+def _read(rows: Sequence[Consensus]) -> _Facts:
+    """Six queries. Counted votes are those that a slot points to; surplus votes are not among them."""
+    ids = [row.comparison_id for row in rows]
+    comparisons = {row.comparison_id: row.comparison for row in rows}
+    projects = {row.project_id: row.project for row in rows}
+    people = overlap.people_of(projects)
+    ballots: dict[int, list[Ballot]] = defaultdict(list)
+    wanted: dict[int, int] = defaultdict(int)
+    with_experts: set[int] = set()
+    slots = Slot.objects.filter(comparison_id__in=ids).order_by("comparison_id", "number")
+    for pk, project_id, state, audience, annotator_id, choice, body in slots.values_list(
+        "comparison_id", "project_id", "state", "audience", "vote__annotator_id", "vote__choice", "vote__body"
+    ):
+        if overlap.is_expert_slot(audience=audience, comparison_audience=comparisons[pk].audience):
+            with_experts.add(pk)
+        if state != SlotState.DONE:
+            wanted[pk] += 1
+            continue
+        person = people[project_id].get(annotator_id)
+        if person is None or not person.is_excluded:
+            reliability = overlap.UNKNOWN_RELIABILITY if person is None else person.reliability
+            ballots[pk].append(Ballot(annotator_id=annotator_id, choice=choice, body=body, reliability=reliability))
+    places = ComparisonCompletion.objects.filter(comparison_id__in=ids).order_by().values_list("comparison_id")
+    flags = Flag.objects.filter(comparison_id__in=ids).values_list("comparison_id")
+    decisions = Adjudication.objects.filter(comparison_id__in=ids).order_by("id")
+    return _Facts(
+        ballots=ballots,
+        wanted=wanted,
+        with_experts=with_experts,
+        sizes=dict(places.annotate(n=Count("pk"))),
+        flags=dict(flags.annotate(people=Count("by", distinct=True))),
+        decisions={
+            pk: _Decision(kind=AdjudicationKind(kind), answer=answer)
+            for pk, kind, answer in decisions.values_list("comparison_id", "kind", "answer")
+        },
+        people=people,
+        has_tie={pk: project.feedback.has_tie for pk, project in projects.items()},
+    )
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+def _fill(row: Consensus, tally: Tally, facts: _Facts, now: datetime) -> None:
+    """Put what the facts say into the row."""
+    decision = facts.decisions.get(row.comparison_id)
+    state = _state(row, tally, facts)
+    if state is ConsensusState.ADJUDICATED:
+        assert decision is not None
+        assert decision.answer is not None
+        tally = ruled(tally, decision.answer, size=facts.sizes[row.comparison_id])
+    row.state = state
+    row.label, row.prob, row.share = tally.label, tally.prob, tally.share
+    row.votes_a, row.votes_tie, row.votes_b = tally.counts
+    row.votes, row.both_bad = tally.votes, tally.both_bad
+    row.top_share, row.posterior, row.details = tally.top_share, tally.posterior, tally.details
+    row.method = METHOD
+    row.due_at = None
+    if state is ConsensusState.OPEN:
+        row.settled_at, row.stopped = None, ""
+    else:
+        row.settled_at = row.settled_at or now
+
+
+def _state(row: Consensus, tally: Tally, facts: _Facts) -> ConsensusState:
+    """The newest adjudication decides; without one flags do, then the votes."""
+    decision = facts.decisions.get(row.comparison_id)
+    if decision is not None and decision.is_ruling:
+        assert decision.answer is not None
+        return ConsensusState.WITHDRAWN if decision.answer.get("invalid") else ConsensusState.ADJUDICATED
+    if decision is not None and decision.is_waiting:
+        return ConsensusState.DISPUTED
+    if facts.flags.get(row.comparison_id, 0) >= row.project.flag_limit:
+        return ConsensusState.WITHDRAWN
+    if facts.wanted[row.comparison_id] or not tally.votes:
+        return ConsensusState.OPEN
+    is_weak = tally.top_share is not None and tally.top_share < row.project.dispute_below
+    return ConsensusState.DISPUTED if tally.is_split or is_weak else ConsensusState.SETTLED
+
+
+def _steps(asked: Sequence[tuple[Consensus, Tally]], facts: _Facts) -> dict[int, overlap.Step]:
+    """More slots where the rules want them; writes into the rows why the adaptive rule stopped."""
+    standings = []
+    for row, tally in asked:
+        decision = facts.decisions.get(row.comparison_id)
+        by_votes = decision is None or decision.kind is AdjudicationKind.REOPENING
+        if not by_votes or row.state not in {ConsensusState.SETTLED, ConsensusState.DISPUTED}:
+            continue
+        standings.append(
+            overlap.Standing(
+                comparison=row.comparison,
+                project=row.project,
+                confidence=tally.posterior or 0.0,
+                votes=tally.votes,
+                is_disputed=row.state == ConsensusState.DISPUTED,
+                has_expert_slots=row.comparison_id in facts.with_experts,
+                stopped=row.stopped,
+            )
+        )
+    voters = {pk: {ballot.annotator_id for ballot in ballots} for pk, ballots in facts.ballots.items()}
+    steps = overlap.next_steps(standings, people=facts.people, voters=voters)
+    for row, _ in asked:
+        if row.comparison_id in steps:
+            row.stopped = steps[row.comparison_id].stopped
+    return steps
+
+
+def _tell(rows: Sequence[Consensus], before: Mapping[int, ConsensusState], now: datetime) -> None:
+    """Emit what changed its state; one query where nobody listens."""
+    changed = [row for row in rows if row.state != before[row.pk] and ConsensusState(row.state) in _EVENTS]
+    listening = Webhook.objects.filter(project_id__in={row.project_id for row in changed}, removed_at__isnull=True)
+    projects = set(listening.values_list("project_id", flat=True)) if changed else set()
+    for row in changed:
+        if row.project_id in projects:
+            payload = {
+                "comparison": str(row.comparison.public_id),
+                "state": str(row.state),
+                "label": row.label,
+                "prob": row.prob,
+                "share": row.share,
+                "votes": row.votes,
+            }
+            emit(project=row.project, event=_EVENTS[ConsensusState(row.state)], payload=payload, now=now)

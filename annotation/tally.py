@@ -1,0 +1,257 @@
+"""What the votes on a comparison say, of every kind of feedback: pure functions, without database and without state.
+
+A vote of any kind is its pairs (`feedback.ranks`), and each pair is an item that is aggregated by itself: two
+completions are one pair, K are K(K−1)/2. One completion alone has ratings and no pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from annotation.feedback import LETTERS, pair_classes, ranks, strength
+from annotation.statistics.aggregation import (
+    coin_confusion,
+    majority,
+    preference_share,
+    soft_labels,
+    update_posterior,
+    vote_counts,
+)
+from annotation.statistics.estimates import BoolArray, FloatArray, IntArray
+
+CLASSES = ("a", "tie", "b")
+PROB = {"a": 1.0, "tie": 0.5, "b": 0.0}
+_COLUMNS = {2: np.array([0, 2]), 3: np.array([0, 1, 2])}  # where the classes stand if there is no tie, and if there is
+_CODE = {name: k for k, name in enumerate(CLASSES)}
+_EQUAL = 1e-9  # mean preferences closer than this are a tie: they differ by rounding only
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ballot:
+    """A counted vote: choice and body as `feedback.store` makes them, and P(right) of the person."""
+
+    annotator_id: int
+    choice: str
+    body: Mapping[str, Any]
+    reliability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """What the votes on one comparison say together.
+
+    Attributes:
+        label, prob, share, counts: of the one pair of two completions; empty, None and zeros for more, or for one.
+        top_share: share of the leading class; of several pairs the mean. None without a pair or without votes.
+        posterior: P(leading class) by the people's reliability; of several pairs the mean.
+        details: as `Consensus.details`: pairs and ranking of several completions, strength, ratings, criteria.
+        is_split: no class leads, or of several completions no single one is best.
+    """
+
+    votes: int = 0
+    counts: tuple[int, int, int] = (0, 0, 0)
+    both_bad: int = 0
+    label: str = ""
+    prob: float | None = None
+    share: float | None = None
+    top_share: float | None = None
+    posterior: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    is_split: bool = False
+
+
+def tallies(ballots: Sequence[Sequence[Ballot]], *, sizes: Sequence[int], has_tie: Sequence[bool]) -> list[Tally]:
+    """The tally of each comparison; all their pairs are aggregated in one go.
+
+    Args:
+        ballots: the counted votes of each comparison.
+        sizes: its number of completions.
+        has_tie: whether its form offers a tie, without which there are two classes only.
+    """
+    pairs = np.array([size * (size - 1) // 2 for size in sizes], dtype=np.int64)
+    first = np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
+    item: list[int] = []
+    label: list[int] = []
+    reliability: list[float] = []
+    for i, votes in enumerate(ballots):
+        for ballot in votes:
+            places = ranks(ballot.choice, ballot.body, size=sizes[i])
+            classes = [cls for _, _, cls in pair_classes(places)]
+            item += range(first[i], first[i + 1])
+            label += classes
+            reliability += [ballot.reliability] * len(classes)
+    items, labels = np.array(item, dtype=np.int64), np.array(label, dtype=np.int64)
+    counts = vote_counts(items, labels, n_items=int(first[-1]), K=len(CLASSES))
+    offered = np.repeat(np.array(has_tie, dtype=bool), pairs) | (counts[:, 1] > 0)
+    table = _Table(
+        counts=counts,
+        label=majority(counts).label,
+        prob=soft_labels(majority(counts), counts).prob,
+        share=soft_labels(majority(counts), counts).share,
+        top_share=majority(counts).share.max(axis=1),
+        lean=preference_share(counts),
+        posterior=posteriors(items, np.array(reliability), labels, has_tie=offered).max(axis=1, initial=0.0),
+    )
+    return [_tally(votes, sizes[i], table, int(first[i])) for i, votes in enumerate(ballots)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Table:
+    """A row for each pair of a batch."""
+
+    counts: FloatArray
+    label: IntArray
+    prob: FloatArray
+    share: FloatArray
+    top_share: FloatArray
+    lean: FloatArray
+    posterior: FloatArray
+
+
+def posteriors(item: IntArray, reliability: FloatArray, label: IntArray, *, has_tie: BoolArray) -> FloatArray:
+    """P(a), P(tie), P(b) of each pair from a uniform prior and one accuracy a person: [n, 3].
+
+    Args:
+        item, reliability, label: [V] the pair, P(right) of the person, and the class of each vote.
+        has_tie: [n] whether a tie was offered; without it its probability is 0.
+    """
+    q = np.zeros((len(has_tie), len(CLASSES)))
+    coins, coin = np.unique(np.clip(reliability, 1e-6, 1 - 1e-6), return_inverse=True)
+    for K, members in ((3, has_tie), (2, ~has_tie)):
+        mine = members[item]
+        place = np.cumsum(members) - 1
+        label_K = label[mine] if K == 3 else label[mine] // 2
+        prior = np.full((int(members.sum()), K), 1 / K)
+        found = update_posterior(prior, coin_confusion(coins, K=K), place[item[mine]], coin[mine], label_K)
+        q[np.ix_(members, _COLUMNS[K])] = found
+    return q
+
+
+def _tally(votes: Sequence[Ballot], size: int, table: _Table, first: int) -> Tally:
+    if not votes:
+        return Tally()
+    bodies = [ballot.body for ballot in votes]
+    details = _strength(bodies) | _ratings(bodies) | _criteria(bodies)
+    both_bad = sum(bool(body.get("both_bad")) for body in bodies)
+    if size == 1:
+        return Tally(votes=len(votes), details=details)
+    rows = slice(first, first + size * (size - 1) // 2)
+    common = Tally(
+        votes=len(votes),
+        both_bad=both_bad,
+        top_share=float(table.top_share[rows].mean()),
+        posterior=float(table.posterior[rows].mean()),
+        details=details,
+    )
+    if size == 2:
+        a, tie, b = (int(n) for n in table.counts[first])
+        return replace(
+            common,
+            counts=(a, tie, b),
+            label=_name(table.label[first]),
+            prob=float(table.prob[first]),
+            share=float(table.share[first]),
+            is_split=bool(table.label[first] < 0),
+        )
+    pairs = [
+        {
+            "a": LETTERS[i],
+            "b": LETTERS[j],
+            "votes": [int(n) for n in table.counts[row]],
+            "label": _name(table.label[row]),
+            "prob": float(table.prob[row]),
+            "share": float(table.share[row]),
+        }
+        for row, (i, j) in enumerate(combinations(range(size), 2), start=first)
+    ]
+    ranking = _ranking(table.lean[rows], size)
+    return replace(common, details={"pairs": pairs, "ranking": ranking, **details}, is_split=_no_best(ranking, pairs))
+
+
+def _name(code: int) -> str:
+    return CLASSES[code] if code >= 0 else ""
+
+
+def _ranking(lean: FloatArray, size: int) -> list[list[str]]:
+    """Completions by their mean preference against the others, best first (STATISTICS 9.7)."""
+    total = np.zeros(size)
+    for value, (i, j) in zip(lean, combinations(range(size), 2), strict=True):
+        total[i] += value
+        total[j] += 1 - value
+    mean = total / (size - 1)
+    order = sorted(range(size), key=lambda i: (-mean[i], i))
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and mean[groups[-1][-1]] - mean[i] <= _EQUAL:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [sorted(LETTERS[i] for i in group) for group in groups]
+
+
+def _no_best(ranking: Sequence[Sequence[str]], pairs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no completion is best, unless people agree that the best ones are equal."""
+    best = set(ranking[0])
+    inside = [pair for pair in pairs if {pair["a"], pair["b"]} <= best]
+    return any(pair["label"] != "tie" for pair in inside)
+
+
+def _strength(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean strength, −1 to 1; "both bad" on a scale is 0."""
+    values = [strength(body) for body in bodies]
+    if all(value is None for value in values):
+        return {}
+    counted = [v or 0.0 for v, body in zip(values, bodies, strict=True) if v is not None or body.get("both_bad")]
+    return {"strength": math.fsum(counted) / len(counted)}
+
+
+def _ratings(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    points: dict[str, dict[str, list[int]]] = {}
+    for body in bodies:
+        for letter, row in body.get("ratings", {}).items():
+            for key, value in row.items():
+                if value is not None:
+                    points.setdefault(letter, {}).setdefault(key, []).append(value)
+    if not points:
+        return {}
+    return {
+        "ratings": {
+            letter: {key: {"mean": math.fsum(values) / len(values), "n": len(values)} for key, values in row.items()}
+            for letter, row in sorted(points.items())
+        }
+    }
+
+
+def _criteria(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    counts: dict[str, list[int]] = {}
+    for body in bodies:
+        for key, value in body.get("criteria", {}).items():
+            counts.setdefault(key, [0, 0, 0])[_criterion_class(value, body)] += 1
+    return {"criteria": counts} if counts else {}
+
+
+def _criterion_class(value: str | int, body: Mapping[str, Any]) -> int:
+    """Class of a criterion row: a letter, or a point of the scale counted from a."""
+    if isinstance(value, str):
+        return _CODE[value]
+    points: int = body["points"]
+    return 1 + (2 * value > points + 1) - (2 * value < points + 1)
+
+
+def ruled(tally: Tally, answer: Mapping[str, Any], *, size: int) -> Tally:
+    """The tally with the label that an adjudication fixes: prob one-hot, tie ½; counts and shares stay the votes'."""
+    if size == 2:
+        return replace(tally, label=answer["choice"], prob=PROB[answer["choice"]])
+    known = {(pair["a"], pair["b"]): pair for pair in tally.details.get("pairs", ())}
+    pairs = []
+    for i, j, code in pair_classes(ranks("", answer, size=size)):
+        place = (LETTERS[i], LETTERS[j])
+        voted = known.get(place, {"a": place[0], "b": place[1], "votes": [0, 0, 0], "share": None})
+        pairs.append({**voted, "label": CLASSES[code], "prob": PROB[CLASSES[code]]})
+    return replace(tally, details={**tally.details, "pairs": pairs, "ranking": answer["ranking"]})
