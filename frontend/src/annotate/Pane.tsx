@@ -1,26 +1,27 @@
-/** One response: its letter, its text, its own scroll. Nothing but the text may differ between the two. */
+/** One response: its letter, its text, its own scroll. Nothing but the text may differ between them. */
 import { ArrowDown } from 'lucide-react'
-import { type RefObject, useEffect, useState } from 'react'
+import { type ReactNode, type RefObject, useEffect, useState } from 'react'
 import styles from 'src/annotate/Task.module.css'
 import { Markdown } from 'src/ui/content/Markdown'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 
-export type Side = 'left' | 'right'
-export const LETTER = { left: 'A', right: 'B' } as const
-
 type PaneProps = {
-  side: Side
+  letter: string
   text: string
+  /** Two that are compared have a colour each; more have letters only. */
+  side: 'left' | 'right' | null
   mode: 'rich' | 'plain' | 'source'
   prefix: string
   scroll: RefObject<HTMLDivElement | null>
-  chosenBefore: boolean
+  /** Beside the heading: an earlier choice, a rating, a place. */
+  note?: ReactNode
+  footer?: ReactNode
   onFocus: () => void
   onScroll: () => void
 }
 
-export function Pane({ side, text, mode, prefix, scroll, chosenBefore, onFocus, onScroll }: PaneProps) {
+export function Pane({ letter, text, side, mode, prefix, scroll, note, footer, onFocus, onScroll }: PaneProps) {
   const [below, setBelow] = useState(false)
   useEffect(() => {
     const box = scroll.current
@@ -36,40 +37,43 @@ export function Pane({ side, text, mode, prefix, scroll, chosenBefore, onFocus, 
       box.removeEventListener('scroll', look)
     }
   }, [scroll])
-  const name = t('task.response', { letter: LETTER[side] })
+  const name = t('task.response', { letter })
   return (
-    <section className={`${styles.pane} ${styles[side]}`} aria-label={name}>
+    <section className={`${styles.pane} ${side ? styles[side] : ''}`} aria-label={name} data-letter={letter}>
       <div className={styles.paneHeader}>
         <span className={styles.letter} aria-hidden="true">
-          {LETTER[side]}
+          {letter}
         </span>
         <h2>{name}</h2>
-        {chosenBefore && <span className={styles.earlier}>{t('task.chosenBefore')}</span>}
+        {note && <span className={styles.note}>{note}</span>}
       </div>
-      {/* biome-ignore lint/a11y/useSemanticElements: a scrolling group inside the named section. */}
-      <div
-        ref={scroll}
-        className={styles.text}
-        role="group"
-        aria-label={t('task.responseText', { letter: LETTER[side] })}
-        tabIndex={0}
-        onFocus={onFocus}
-        onScroll={onScroll}
-      >
-        <Markdown text={text} prefix={prefix} mode={mode} />
-      </div>
-      {below && (
-        <div className={styles.below}>
-          <Button
-            small
-            tabIndex={-1}
-            onClick={() => scroll.current?.scrollBy({ top: scroll.current.clientHeight * 0.85 })}
-          >
-            <ArrowDown size={14} aria-hidden="true" />
-            {t('task.moreBelow')}
-          </Button>
+      <div className={styles.textBox}>
+        {/* biome-ignore lint/a11y/useSemanticElements: a scrolling group inside the named section. */}
+        <div
+          ref={scroll}
+          className={styles.text}
+          role="group"
+          aria-label={t('task.responseText', { letter })}
+          tabIndex={0}
+          onFocus={onFocus}
+          onScroll={onScroll}
+        >
+          <Markdown text={text} prefix={prefix} mode={mode} />
         </div>
-      )}
+        {below && (
+          <div className={styles.below}>
+            <Button
+              small
+              tabIndex={-1}
+              onClick={() => scroll.current?.scrollBy({ top: scroll.current.clientHeight * 0.85 })}
+            >
+              <ArrowDown size={14} aria-hidden="true" />
+              {t('task.moreBelow')}
+            </Button>
+          </div>
+        )}
+      </div>
+      {footer && <div className={styles.paneFooter}>{footer}</div>}
     </section>
   )
 }

@@ -6,24 +6,13 @@ import TaskPage from 'src/annotate/Task'
 import { newQueryClient } from 'src/api/queries'
 import type { Task } from 'src/api/schema'
 import { type Asked, fakeApi } from 'src/testing/fakeApi'
+import { criterion, form, task } from 'src/testing/tasks'
 import { HeaderSlotContext } from 'src/ui/widgets/HeaderSlot'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { Route, Router } from 'wouter'
 import { memoryLocation } from 'wouter/memory-location'
 
-const task = (n: number, more: Partial<Task> = {}): Task => ({
-  assignment: `assignment-${n}`,
-  prompt: [{ role: 'user', content: `Question number ${n}` }],
-  left: `Left text ${n}`,
-  right: `Right text ${n}`,
-  question: 'Which response is better?',
-  allow_tie: true,
-  lease_expires_at: '2030-01-01T00:00:00Z',
-  choice: null,
-  ...more,
-})
-
-type Vote = { assignment: string; choice: unknown; key: string | null }
+type Vote = { assignment: string; choice: unknown; key: string | null; body: Record<string, unknown> }
 
 let user = 0
 let votes: Vote[]
@@ -76,7 +65,9 @@ function start() {
       if (special) return special
       const assignment = asked.path.split('/')[2] ?? ''
       const key = asked.headers.get('Idempotency-Key')
-      votes.push({ assignment, choice: (asked.body as { choice: string }).choice, key })
+      const { active_ms, ...body } = asked.body as Record<string, unknown>
+      expect(active_ms).toBeGreaterThan(0)
+      votes.push({ assignment, choice: body.choice, key, body })
       tasks = tasks.filter((one) => one.assignment !== assignment)
       return {
         status: 201,
@@ -85,7 +76,10 @@ function start() {
     },
     'POST annotate/votes/:id/retract': ({ path }) => {
       const assignment = (path.split('/')[2] ?? '').replace('vote-of-', '')
-      const back = task(Number(assignment.split('-')[1]), { assignment: `${assignment}-again`, choice: 'left' })
+      const back = task(Number(assignment.split('-')[1]), {
+        assignment: `${assignment}-again`,
+        answer: { choice: 'left', rationale: 'It is right.' },
+      })
       tasks = [back, ...tasks]
       return { body: { task: back } }
     },
@@ -134,6 +128,7 @@ beforeEach(() => {
   )
 })
 afterEach(() => {
+  localStorage.clear()
   cleanup()
   document.body.replaceChildren()
   vi.unstubAllGlobals()
@@ -176,6 +171,7 @@ test('undo retracts a sent vote, marks the old answer, and the new vote has a ne
   await keys.click(screen.getByRole('button', { name: 'Undo' }))
   await waitFor(() => expect(screen.getByRole('region', { name: 'Response A' }).textContent).toContain('Left text 1'))
   expect(screen.getByText('Your earlier choice')).toBeDefined()
+  expect(screen.getByRole('textbox', { name: /Why/ })).toHaveProperty('value', 'It is right.')
   await guard()
   await keys.keyboard('b')
   await waitFor(() => expect(votes).toHaveLength(2))
@@ -247,7 +243,7 @@ test.each([
 })
 
 test('a comparison without ties has no key for one', async () => {
-  tasks = [task(1, { allow_tie: false })]
+  tasks = [task(1, { form: form({ allow_tie: false }) })]
   const { keys } = start()
   await heading(1)
   await guard()
@@ -257,7 +253,7 @@ test('a comparison without ties has no key for one', async () => {
 })
 
 test('the guideline opens beside the task, and source shows both texts raw', async () => {
-  tasks = [task(1, { left: '**bold**' })]
+  tasks = [task(1, { completions: ['**bold**', 'plain'] })]
   const { keys } = start()
   await heading(1)
   await guard()
@@ -266,6 +262,167 @@ test('the guideline opens beside the task, and source shows both texts raw', asy
   await waitFor(() => expect(screen.getByText('bold').tagName).toBe('STRONG'))
   await keys.keyboard('v')
   expect(screen.getByText('**bold**')).toBeDefined()
+})
+
+const three = { completions: ['First text', 'Second text', 'Third text'] }
+const RATING = form({ kind: 'rating', criteria: [criterion('truth', 'Truth'), criterion('style', 'Style')] })
+
+test('a scale is one key from A to B, and X is both bad', async () => {
+  const scale = form({ kind: 'scale', points: 5, allow_both_bad: true })
+  tasks = [1, 2, 3].map((n) => task(n, { form: scale }))
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  expect(screen.getByRole('button', { name: 'A is much better' })).toBeDefined()
+  await keys.keyboard('5')
+  await heading(2)
+  expect(screen.getByText('Saved. B is much better. Comparison 1 of 3.')).toBeDefined()
+  await guard()
+  await keys.keyboard('x')
+  await waitFor(() => expect(votes.map(({ body }) => body)).toEqual([{ scale: 5 }, { choice: 'both_bad' }]))
+})
+
+test('what is required is asked for in its order, and Enter submits', async () => {
+  const asked = form({
+    criteria: [criterion('truth', 'Truth'), criterion('style', 'Style')],
+    reasons: [{ key: 'facts', label: 'Facts' }],
+    reasons_required: true,
+    rationale: 'required',
+  })
+  tasks = [task(1, { form: asked })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  await keys.keyboard('{Enter}')
+  expect(await screen.findByText('Choose an answer first.')).toBeDefined()
+  await keys.keyboard('a')
+  await waitFor(() => expect(screen.getByRole('group', { name: 'Truth' }).contains(document.activeElement)).toBe(true))
+  await keys.keyboard('1')
+  await waitFor(() => expect(screen.getByRole('group', { name: 'Style' }).contains(document.activeElement)).toBe(true))
+  await keys.keyboard('2')
+  await waitFor(() => expect(document.activeElement?.getAttribute('type')).toBe('checkbox'))
+  await keys.click(screen.getByRole('checkbox', { name: 'Facts' }))
+  await keys.keyboard('{Enter}')
+  await waitFor(() => expect(document.activeElement?.tagName).toBe('TEXTAREA'))
+  await keys.keyboard('It is 1 of a kind')
+  expect(votes).toHaveLength(0)
+  await keys.keyboard('{Control>}{Enter}{/Control}')
+  await waitFor(() => expect(votes).toHaveLength(1))
+  expect(votes[0]?.body).toEqual({
+    choice: 'left',
+    criteria: { truth: 'left', style: 'tie' },
+    reasons: ['facts'],
+    rationale: 'It is 1 of a kind',
+  })
+})
+
+test('letters rank, equal ones are joined, and what is placed can be taken back', async () => {
+  tasks = [task(1, { ...three, form: form({ kind: 'ranking', size: 3 }) })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  await keys.keyboard('c')
+  await keys.keyboard('b')
+  await keys.keyboard('{Backspace}')
+  await keys.keyboard('a')
+  await keys.keyboard('=')
+  await keys.keyboard('b')
+  expect(screen.getByText('3 of 3 placed')).toBeDefined()
+  expect(screen.getByRole('combobox', { name: 'Place of response C' })).toHaveProperty('value', '1')
+  await keys.keyboard('{Enter}')
+  await waitFor(() => expect(votes[0]?.body).toEqual({ ranking: [['C'], ['A', 'B']] }))
+})
+
+test('buttons and the list of places rank too', async () => {
+  tasks = [task(1, { ...three, form: form({ kind: 'ranking', size: 3, allow_tie: false }) })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  for (const letter of ['A', 'B', 'C']) await keys.click(screen.getByRole('button', { name: `Place ${letter} next` }))
+  await keys.click(screen.getByRole('button', { name: 'Move C up' }))
+  await keys.selectOptions(screen.getByRole('combobox', { name: 'Place of response B' }), 'place 1')
+  expect(screen.queryByRole('button', { name: 'Equal to the previous' })).toBeNull()
+  await keys.click(screen.getByRole('button', { name: 'Submit' }))
+  await waitFor(() => expect(votes[0]?.body).toEqual({ ranking: [['B'], ['A'], ['C']] }))
+})
+
+test('digits rate row after row, and N says that it does not apply', async () => {
+  tasks = [task(1, { form: RATING })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  for (const key of ['5', 'n', '1']) {
+    await keys.keyboard(key)
+    await act(() => new Promise((resolve) => setTimeout(resolve, 30)))
+  }
+  await keys.keyboard('{Enter}')
+  expect(await screen.findByText(/Rate every response first/)).toBeDefined()
+  await keys.keyboard('4')
+  await waitFor(() => expect(document.activeElement?.textContent).toContain('Submit'))
+  await keys.keyboard('{Enter}')
+  await waitFor(() =>
+    expect(votes[0]?.body).toEqual({ ratings: { A: { truth: 5, style: null }, B: { truth: 1, style: 4 } } }),
+  )
+})
+
+test('a single response is rated as a whole', async () => {
+  tasks = [task(1, { completions: ['Only text'], form: form({ kind: 'rating', size: 1, points: 7 }) })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  expect(screen.queryByRole('radio', { name: 'Not applicable' })).toBeNull()
+  await keys.click(screen.getByRole('radio', { name: '6 of 7' }))
+  await keys.keyboard('{Enter}')
+  await waitFor(() => expect(votes[0]?.body).toEqual({ ratings: { A: { overall: 6 } } }))
+})
+
+test('each response is read alone first; until then vote keys say so and do nothing', async () => {
+  tasks = [task(1, { form: form({ read_first: true }) })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  expect(screen.queryByRole('region', { name: 'Response B' })).toBeNull()
+  await keys.keyboard('a')
+  expect(await screen.findByText('Read and rate each response first.')).toBeDefined()
+  await keys.keyboard('6')
+  await waitFor(() => expect(document.activeElement?.textContent).toContain('Continue'))
+  await keys.keyboard('{Enter}')
+  expect(await screen.findByRole('region', { name: 'Response B' })).toBeDefined()
+  expect(screen.queryByRole('region', { name: 'Response A' })).toBeNull()
+  await guard()
+  await keys.keyboard('2')
+  await keys.click(screen.getByRole('button', { name: 'Continue' }))
+  expect(await screen.findByText('Your rating: 6 of 7')).toBeDefined()
+  await guard()
+  await keys.keyboard('a')
+  await waitFor(() => expect(votes[0]?.body).toEqual({ choice: 'left', first_ratings: { A: 6, B: 2 } }))
+})
+
+test('an answer that is begun survives a reload', async () => {
+  tasks = [task(1, { form: form({ rationale: 'required' }) })]
+  const { keys, unmount } = start()
+  await heading(1)
+  await guard()
+  await keys.type(screen.getByRole('textbox', { name: /Why/ }), 'Half a thought')
+  unmount()
+  start()
+  await heading(1)
+  expect(screen.getByRole('textbox', { name: /Why/ })).toHaveProperty('value', 'Half a thought')
+})
+
+test.each([
+  ['scale', task(1, { form: form({ kind: 'scale', points: 7, criteria: [criterion('truth', 'Truth')] }) })],
+  ['ranking', task(1, { ...three, form: form({ kind: 'ranking', size: 3 }) })],
+  ['rating', task(1, { form: RATING })],
+  ['reading alone', task(1, { form: form({ read_first: true, reasons: [{ key: 'x', label: 'X' }] }) })],
+])('axe finds nothing in a %s', async (_, only) => {
+  tasks = [only]
+  const { container } = start()
+  await heading(1)
+  const { violations } = await axe.run(container, {
+    rules: { 'color-contrast': { enabled: false }, region: { enabled: false } },
+  })
+  expect(violations.map(({ id, nodes }) => `${id}: ${nodes[0]?.html}`)).toEqual([])
 })
 
 test('axe finds nothing in the page', async () => {

@@ -1,22 +1,23 @@
-/** The annotator's page: vote on comparisons one after the other, by one key each. */
+/** The annotator's page: one task after the other, each answered by keys or buttons as its form asks. */
 import { useQuery } from '@tanstack/react-query'
 import { startTransition, useCallback, useEffect, useRef, useState, useSyncExternalStore } from 'react'
-import { ChoiceBar } from 'src/annotate/ChoiceBar'
+import { AnswerBar } from 'src/annotate/AnswerBar'
 import { Done } from 'src/annotate/Done'
+import { useDrafts } from 'src/annotate/drafts'
 import { GuidelineDrawer } from 'src/annotate/GuidelineDrawer'
 import type { Outbox } from 'src/annotate/outbox'
 import { outboxOf } from 'src/annotate/outboxStore'
 import { FlagDialog, SkipDialog } from 'src/annotate/ReasonDialogs'
 import { SaveStatus } from 'src/annotate/SaveStatus'
 import styles from 'src/annotate/Task.module.css'
-import { type TaskHandle, TaskView } from 'src/annotate/TaskView'
+import { alone, type TaskHandle, TaskView } from 'src/annotate/TaskView'
 import { tabId } from 'src/annotate/tabId'
 import { useActiveTime } from 'src/annotate/useActiveTime'
+import { useAnswer } from 'src/annotate/useAnswer'
 import { useQueue } from 'src/annotate/useQueue'
 import { uuid } from 'src/api/client'
 import { ApiError } from 'src/api/errors'
 import {
-  type Choice,
   type FlagKind,
   flagTask,
   retractVote,
@@ -26,6 +27,7 @@ import {
   workQuery,
 } from 'src/api/queries'
 import type { Task, User } from 'src/api/schema'
+import { type AnswerBody, answerText, bodyOf, type Draft } from 'src/ui/answer/answer'
 import { t } from 'src/ui/i18n/t'
 import { KeySheet } from 'src/ui/keys/KeySheet'
 import { type Handlers, useKeys } from 'src/ui/keys/useKeys'
@@ -80,9 +82,7 @@ function Waiting() {
   )
 }
 
-const CHOSEN = { left: 'task.saved.left', right: 'task.saved.right', tie: 'task.saved.tie' } as const
-
-type Given = { key: string; task: Task; choice: Choice }
+type Given = { key: string; task: Task; body: AnswerBody }
 type Layer = 'skip' | 'flag' | 'help' | null
 
 function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; user: User; outbox: Outbox }) {
@@ -100,6 +100,8 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
   const [given, setGiven] = useState<Given[]>([])
   const [undoing, setUndoing] = useState(false)
   const [message, setMessage] = useMessage()
+  const drafts = useDrafts()
+  const screen = useRef<HTMLDivElement>(null)
   const time = useActiveTime()
   const view = useRef<TaskHandle | null>(null)
   const guardUntil = useRef(0)
@@ -130,22 +132,39 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
 
   const behind = usePrerender(current?.assignment, next?.assignment)
 
-  const vote = (choice: Choice) => () => {
-    if (!current || performance.now() < guardUntil.current) return
+  const give = (task: Task, draft: Draft) => {
     const key = uuid()
+    const body = bodyOf(task.form, draft)
     moveFocus.current = true
-    setGiven((before) => [...before, { key, task: current, choice }].slice(-UNDO_DEPTH))
+    setGiven((before) => [...before, { key, task, body }].slice(-UNDO_DEPTH))
     const total = votes + remaining
     void outbox
       .add({
         key,
         project: slug,
-        assignment: current.assignment,
-        body: { choice, active_ms: Math.max(1, time.read()) },
+        assignment: task.assignment,
+        body: { ...body, active_ms: Math.max(1, time.read()) },
       })
-      .then(() => setMessage(t(CHOSEN[choice], { number, total })))
-    dispatch({ kind: 'answered', assignment: current.assignment })
+      .then(() => {
+        drafts.drop(task.assignment)
+        setMessage(t('task.saved', { what: answerText(task.form, body), number, total }))
+      })
+    dispatch({ kind: 'answered', assignment: task.assignment })
   }
+  const draft = current ? drafts.of(current) : null
+  const answer = useAnswer({
+    task: current ?? null,
+    draft,
+    screen,
+    ready: () => performance.now() >= guardUntil.current,
+    onDraft: (changed) => current && drafts.change(current.assignment, changed),
+    onGive: (whole) => current && give(current, whole),
+    onNext: () => {
+      guardUntil.current = performance.now() + GUARD_MS
+      view.current?.focusHeading()
+    },
+    say: setMessage,
+  })
 
   const undo = async () => {
     const last = given.at(-1)
@@ -158,7 +177,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
         return
       }
       const task =
-        back.kind === 'sent' ? (await retractVote(back.receipt.vote)).task : { ...last.task, choice: last.choice }
+        back.kind === 'sent' ? (await retractVote(back.receipt.vote)).task : { ...last.task, answer: last.body }
       if (back.kind === 'sent') {
         dispatch({ kind: 'counted', votes: Math.max(0, state.votes - 1), remaining: state.remaining + 1 })
       }
@@ -184,6 +203,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
     const { assignment } = current
     try {
       await work(assignment)
+      drafts.drop(assignment)
       moveFocus.current = true
       dispatch({ kind: 'answered', assignment })
       setMessage(said)
@@ -197,22 +217,20 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
 
   const canUndo = given.length > 0 && !undoing
   const handlers: Handlers = {
-    chooseLeft: current && vote('left'),
-    chooseRight: current && vote('right'),
-    chooseTie: current?.allow_tie ? vote('tie') : undefined,
+    ...answer.handlers,
     undo: canUndo ? () => void undo() : undefined,
     skip: current && (() => setLayer('skip')),
     flag: current && (() => setLayer('flag')),
     guideline: () => setGuide(!guide),
     source: () => setSource(!source),
     lock: () => setLocked(!locked),
-    focusLeft: () => view.current?.focusPane('left'),
-    focusRight: () => view.current?.focusPane('right'),
+    focusLeft: () => view.current?.focusPane(-1),
+    focusRight: () => view.current?.focusPane(1),
     pageDown: () => view.current?.page(1),
     pageUp: () => view.current?.page(-1),
     help: () => setLayer('help'),
   }
-  useKeys(['task', 'any'], handlers, { guardUntil: () => guardUntil.current })
+  useKeys(answer.scopes, handlers, { guardUntil: () => guardUntil.current })
 
   const retry = useCallback(() => dispatch({ kind: 'retry' }), [dispatch])
   const header = (
@@ -234,7 +252,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
     </HeaderSlot>
   )
 
-  if (!current) {
+  if (!current || !draft) {
     const waits = state.error === null && state.done === null && !state.dry
     return (
       <>
@@ -272,13 +290,15 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
 
   const layers = next && behind === next.assignment ? [current, next] : [current]
   return (
-    <div className={styles.screen}>
+    <div className={styles.screen} ref={screen}>
       {header}
       <div className={styles.stage}>
         {layers.map((task, index) => (
           <TaskView
             key={task.assignment}
             task={task}
+            draft={index === 0 ? draft : drafts.of(task)}
+            onDraft={(changed) => drafts.change(task.assignment, changed)}
             number={number + index}
             active={index === 0}
             source={source}
@@ -289,18 +309,32 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
         ))}
       </div>
       {guide && <GuidelineDrawer slug={slug} onClose={() => setGuide(false)} />}
-      <ChoiceBar
+      <AnswerBar
         question={current.question}
-        allowTie={current.allow_tie}
+        form={current.form}
+        size={current.completions.length}
+        draft={draft}
+        single={alone(current, draft)}
+        tieNext={answer.tieNext}
+        scopes={answer.scopes()}
         handlers={handlers}
         pressed={{ source, lock: locked, guideline: guide }}
-        message={message || (current.choice ? t('task.voteAgain', { choice: t(`task.choose.${current.choice}`) }) : '')}
+        message={message || earlier(current)}
+        onDraft={(changed) => drafts.change(current.assignment, changed)}
+        onChoose={answer.choose}
+        onRank={answer.rank}
+        onSubmit={answer.submit}
       />
       {layer === 'skip' && <SkipDialog onSkip={skip} onClose={() => setLayer(null)} />}
       {layer === 'flag' && <FlagDialog onFlag={flag} onClose={() => setLayer(null)} />}
-      {layer === 'help' && <KeySheet scopes={['task', 'any']} onClose={() => setLayer(null)} />}
+      {layer === 'help' && <KeySheet scopes={answer.scopes()} onClose={() => setLayer(null)} />}
     </div>
   )
+}
+
+/** What the person said before they took it back. */
+function earlier({ form, answer }: Task): string {
+  return answer ? t('task.voteAgain', { choice: answerText(form, answer) }) : ''
 }
 
 /** The next task may be rendered behind once the swap has been painted; earlier it would steal the frame. */

@@ -1,9 +1,20 @@
 /** One comparison on its own layer: prompt and panes. The next one is rendered behind the one on screen. */
 import { ChevronDown, ChevronUp } from 'lucide-react'
-import { type RefObject, useImperativeHandle, useLayoutEffect, useRef, useState } from 'react'
-import { LETTER, Pane, type Side } from 'src/annotate/Pane'
+import {
+  createRef,
+  type ReactNode,
+  type RefObject,
+  useImperativeHandle,
+  useLayoutEffect,
+  useRef,
+  useState,
+} from 'react'
+import { Pane } from 'src/annotate/Pane'
 import styles from 'src/annotate/Task.module.css'
 import type { Task } from 'src/api/schema'
+import { type Draft, letterOf, lettersOf, placeAt, placeOf } from 'src/ui/answer/answer'
+import { answerRow, ratingRows, readRow } from 'src/ui/answer/fields'
+import { Rows } from 'src/ui/answer/Rows'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { RICH_LIMIT, useRenderer } from 'src/ui/content/Markdown'
 import { t } from 'src/ui/i18n/t'
@@ -11,13 +22,16 @@ import { Button } from 'src/ui/widgets/Button'
 import { Notice } from 'src/ui/widgets/States'
 
 export type TaskHandle = {
-  focusPane: (side: Side) => void
+  /** The pane before or after the one last at hand; of two, the left and the right one. */
+  focusPane: (direction: 1 | -1) => void
   page: (direction: 1 | -1) => void
   focusHeading: () => void
 }
 
 type TaskViewProps = {
   task: Task
+  draft: Draft
+  onDraft: (draft: Draft) => void
   number: number
   active: boolean
   source: boolean
@@ -27,29 +41,36 @@ type TaskViewProps = {
   onShown: () => void
 }
 
-export function TaskView({ task, number, active, source, locked, handle, onShown }: TaskViewProps) {
+/** The completion that is read alone now, or null once all are compared. */
+export function alone(task: Pick<Task, 'form' | 'completions'>, draft: Draft): number | null {
+  return task.form.read_first && draft.read < task.completions.length ? draft.read : null
+}
+
+export function TaskView(props: TaskViewProps) {
+  const { task, draft, number, active, source, locked, handle, onShown } = props
+  const { form, completions } = task
+  const size = completions.length
   const [open, setOpen] = useState(true)
-  const [shown, setShown] = useState<Side>('left')
+  const [shown, setShown] = useState(0)
   const [rich, setRich] = useState(false)
   const heading = useRef<HTMLHeadingElement>(null)
-  const left = useRef<HTMLDivElement>(null)
-  const right = useRef<HTMLDivElement>(null)
-  const last = useRef<Side>('left')
-  const boxes = { left, right }
+  const [boxes] = useState(() => completions.map(() => createRef<HTMLDivElement>()))
+  const last = useRef(0)
+  const single = alone(task, draft)
+  const pair = size === 2 && (form.kind === 'choice' || form.kind === 'scale')
 
-  const focusPane = (side: Side) => {
-    setShown(side)
-    last.current = side
+  const focusPane = (direction: 1 | -1) => {
+    const index = size === 2 ? (direction < 0 ? 0 : 1) : Math.min(size - 1, Math.max(0, last.current + direction))
+    setShown(index)
+    last.current = index
     // After the narrow layout has made the pane visible.
-    requestAnimationFrame(() => boxes[side].current?.focus())
+    requestAnimationFrame(() => boxes[index]?.current?.focus())
   }
   useImperativeHandle(active ? handle : null, () => ({
     focusPane,
     page: (direction) => {
-      const sides: Side[] = locked ? ['left', 'right'] : [last.current]
-      for (const side of sides) {
-        const box = boxes[side].current
-        box?.scrollBy({ top: direction * box.clientHeight * 0.85 })
+      for (const ref of locked ? boxes : [boxes[single ?? last.current]]) {
+        ref?.current?.scrollBy({ top: direction * ref.current.clientHeight * 0.85 })
       }
     },
     focusHeading: () => heading.current?.focus({ preventScroll: true }),
@@ -58,33 +79,43 @@ export function TaskView({ task, number, active, source, locked, handle, onShown
     if (active) onShown()
   }, [active, onShown])
 
-  const onScroll = (side: Side) => {
-    const from = boxes[side].current
-    const to = boxes[side === 'left' ? 'right' : 'left'].current
+  const onScroll = (index: number) => {
+    const from = boxes[index]?.current
     // Only the pane under the person's hand leads; the other's own scroll event must not answer back.
-    if (!locked || !from || !to || !from.matches(':hover, :focus')) return
+    if (!locked || !from?.matches(':hover, :focus')) return
     const share = from.scrollTop / Math.max(1, from.scrollHeight - from.clientHeight)
-    to.scrollTop = share * (to.scrollHeight - to.clientHeight)
+    for (const { current: to } of boxes) {
+      if (to && to !== from) to.scrollTop = share * (to.scrollHeight - to.clientHeight)
+    }
   }
 
   const renderer = useRenderer()
-  const long = Math.max(task.left.length, task.right.length) > RICH_LIMIT
+  const long = Math.max(...completions.map((text) => text.length)) > RICH_LIMIT
   const mode = source ? 'source' : long && !rich ? 'plain' : 'rich'
-  const pane = (side: Side) => (
-    <Pane
-      side={side}
-      text={task[side]}
-      mode={mode}
-      prefix={`${task.assignment}-${side}-`}
-      scroll={boxes[side]}
-      chosenBefore={task.choice === side}
-      onFocus={() => {
-        last.current = side
-      }}
-      onScroll={() => onScroll(side)}
-    />
-  )
+  const letters = lettersOf(size)
+  const pane = (index: number) => {
+    const letter = letterOf(index)
+    const side = pair ? (index === 0 ? 'left' : 'right') : null
+    return (
+      <Pane
+        key={letter}
+        letter={letter}
+        text={completions[index] ?? ''}
+        side={side}
+        mode={mode}
+        prefix={`${task.assignment}-${letter}-`}
+        scroll={boxes[index] ?? createRef<HTMLDivElement>()}
+        note={note(props, letter, side)}
+        footer={footer(props, letter)}
+        onFocus={() => {
+          last.current = index
+        }}
+        onScroll={() => onScroll(index)}
+      />
+    )
+  }
   const turns = t('task.turns', { n: task.prompt.length })
+  const visible = single === null ? letters.map((_, index) => index) : [single]
   return (
     <div
       className={`${styles.layer} ${active ? '' : styles.behind}`}
@@ -116,22 +147,28 @@ export function TaskView({ task, number, active, source, locked, handle, onShown
           </div>
         )}
       </section>
-      <div className={styles.paneTabs}>
-        {(['left', 'right'] as const).map((side) => (
-          <button
-            key={side}
-            type="button"
-            className={`${styles.paneTab} ${styles[side]}`}
-            aria-pressed={shown === side}
-            onClick={() => setShown(side)}
-          >
-            {t('task.response', { letter: LETTER[side] })}
-          </button>
-        ))}
-      </div>
-      <div className={styles.panes} data-shown={shown}>
-        {pane('left')}
-        {pane('right')}
+      {visible.length > 1 && (
+        <div className={styles.paneTabs}>
+          {letters.map((letter, index) => (
+            <button
+              key={letter}
+              type="button"
+              className={`${styles.paneTab} ${pair ? styles[index === 0 ? 'left' : 'right'] : ''}`}
+              aria-pressed={shown === index}
+              aria-label={t('task.response', { letter })}
+              onClick={() => setShown(index)}
+            >
+              {size > 2 ? letter : t('task.response', { letter })}
+            </button>
+          ))}
+        </div>
+      )}
+      <div
+        className={`${styles.panes} ${size > 2 ? styles.snap : ''}`}
+        data-count={visible.length}
+        data-shown={visible.length > 1 ? shown + 1 : undefined}
+      >
+        {visible.map(pane)}
       </div>
       {renderer.kind === 'failed' && <Notice>{t('task.plainOnly')}</Notice>}
       {long && !rich && (
@@ -146,5 +183,52 @@ export function TaskView({ task, number, active, source, locked, handle, onShown
         </Notice>
       )}
     </div>
+  )
+}
+
+/** Rows below a text: its rating alone, or its criteria. */
+function footer({ task, draft, onDraft }: TaskViewProps, letter: string): ReactNode {
+  const { form } = task
+  const rows =
+    alone(task, draft) !== null
+      ? [readRow(form, draft, letter)]
+      : form.kind === 'rating'
+        ? ratingRows(form, draft, letter)
+        : []
+  if (rows.length === 0) return null
+  return <Rows rows={rows} onAnswer={(field, value) => onDraft(answerRow(form, draft, field, value))} />
+}
+
+function note({ task, draft, onDraft }: TaskViewProps, letter: string, side: 'left' | 'right' | null): ReactNode {
+  const { form, answer } = task
+  const rating = form.read_first ? draft.first_ratings[letter] : undefined
+  const compared = alone(task, draft) === null
+  return (
+    <>
+      {side !== null && answer?.choice === side && <span className={styles.earlier}>{t('task.chosenBefore')}</span>}
+      {compared && rating !== undefined && (
+        <span className="muted">{t('rating.yours', { rating, points: form.read_points })}</span>
+      )}
+      {compared && form.kind === 'ranking' && (
+        <select
+          className={styles.rankSelect}
+          aria-label={t('rank.placeOf', { letter })}
+          value={placeOf(draft.ranking, letter)}
+          onChange={(event) =>
+            onDraft({
+              ...draft,
+              ranking: placeAt(draft.ranking, letter, Number(event.target.value), form.allow_tie),
+            })
+          }
+        >
+          <option value={0}>{t('rank.noPlace')}</option>
+          {task.completions.map((_, index) => (
+            <option key={letterOf(index)} value={index + 1}>
+              {t('rank.nth', { place: index + 1 })}
+            </option>
+          ))}
+        </select>
+      )}
+    </>
   )
 }

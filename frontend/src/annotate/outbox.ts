@@ -4,15 +4,15 @@
  */
 
 import { ApiError, isTemporary } from 'src/api/errors'
-import type { Choice } from 'src/api/queries'
-import type { Receipt } from 'src/api/schema'
+import type { Receipt, VoteRequest } from 'src/api/schema'
 
 export type Entry = {
   key: string
   user: string
   project: string
   assignment: string
-  body: { choice: Choice; active_ms: number }
+  /** The whole answer, as it is sent. */
+  body: VoteRequest
   created_at: number
   /** Once true, the server may have the vote although no answer came. */
   attempted: boolean

@@ -1,23 +1,13 @@
 import { sawActivity, spent, startTime, wentAway } from 'src/annotate/activeTime'
 import { emptyQueue, howMany, type QueueEvent, queueReducer, wantsMore } from 'src/annotate/queue'
-import type { Queue, Task } from 'src/api/schema'
+import type { Queue } from 'src/api/schema'
+import { task } from 'src/testing/tasks'
 import { expect, test } from 'vitest'
-
-const task = (assignment: string, lease = '2026-01-01T00:15:00Z'): Task => ({
-  assignment,
-  prompt: [{ role: 'user', content: 'Why?' }],
-  left: 'L',
-  right: 'R',
-  question: 'Which?',
-  allow_tie: true,
-  lease_expires_at: lease,
-  choice: null,
-})
 
 const taken = (names: string[], answeredBefore = 0, done: Queue['done'] = null): QueueEvent => ({
   kind: 'taken',
   answeredBefore,
-  queue: { items: names.map((name) => task(name)), done, votes: 4, remaining: 6, lease_minutes: 15 },
+  queue: { items: names.map((name) => task(0, { assignment: name })), done, votes: 4, remaining: 6, lease_minutes: 15 },
 })
 
 const run = (...events: QueueEvent[]) => events.reduce(queueReducer, emptyQueue())
@@ -35,7 +25,11 @@ test('a task that is answered here does not come back while its vote is unsent',
 })
 
 test('an undone task is first again and may be answered anew', () => {
-  const state = run(taken(['a', 'b']), { kind: 'answered', assignment: 'a' }, { kind: 'returned', task: task('a') })
+  const state = run(
+    taken(['a', 'b']),
+    { kind: 'answered', assignment: 'a' },
+    { kind: 'returned', task: task(0, { assignment: 'a' }) },
+  )
   expect(names(state)).toEqual(['a', 'b'])
   expect(state.answered.has('a')).toBe(false)
 })

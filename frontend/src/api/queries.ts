@@ -5,9 +5,7 @@ import { ApiError, isTemporary } from 'src/api/errors'
 import { feedOptions, pollWhile } from 'src/api/live'
 import type {
   AnnotateProjectList,
-  ChoiceEnum,
   Comparison,
-  FlagKindEnum,
   FlagRequest,
   FreezeRequest,
   Guideline,
@@ -30,7 +28,6 @@ import type {
   PromoteRequest,
   Prompt,
   Queue,
-  ReasonEnum,
   Receipt,
   Retracted,
   Round,
@@ -40,7 +37,6 @@ import type {
   Session,
   SkipRequest,
   Snapshot,
-  TieRuleEnum,
   Token,
   TokenCreateRequest,
   User,
@@ -141,9 +137,8 @@ export const guidelineQuery = (slug: string) =>
     staleTime: 5 * MINUTES,
   })
 
-export type Choice = ChoiceEnum
-export type SkipReason = ReasonEnum
-export type FlagKind = FlagKindEnum
+export type SkipReason = SkipRequest['reason']
+export type FlagKind = FlagRequest['kind']
 
 /** Not in the query cache: leases belong to one tab and are taken, not read. */
 export const takeTasks = (slug: string, tab: string, n: number, signal?: AbortSignal) =>
@@ -212,7 +207,7 @@ export const snapshotQuery = (slug: string, id: string) =>
     staleTime: FACT,
   })
 
-export type TieRule = TieRuleEnum
+export type TieRule = NonNullable<FreezeRequest['tie_rule']>
 export const snapshotPreviewQuery = (slug: string, rule: { min_votes: number; tie_rule: TieRule }) =>
   queryOptions({
     queryKey: key(slug, 'snapshot-preview', rule),

@@ -20,7 +20,7 @@ export type AnnotateProject = {
     slug: string;
     name: string;
     question: string;
-    allow_tie: boolean;
+    kind: Kind54cEnum;
     votes: number;
     remaining: number;
     paused: boolean;
@@ -30,6 +30,28 @@ export type AnnotateProject = {
 export type AnnotateProjectList = {
     items: Array<AnnotateProject>;
     next: string | null;
+};
+
+/**
+ * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
+ */
+export type Answer = {
+    choice?: ChoiceEnum | NullEnum;
+    scale?: number | null;
+    ranking?: Array<Array<string>> | null;
+    ratings?: {
+        [key: string]: {
+            [key: string]: number | null;
+        };
+    } | null;
+    criteria?: {
+        [key: string]: unknown;
+    };
+    reasons?: Array<string>;
+    rationale?: string;
+    first_ratings?: {
+        [key: string]: number;
+    };
 };
 
 export type BetterEnum = 'higher' | 'lower';
@@ -43,7 +65,7 @@ export type Checkpoint = {
     readonly kept: boolean;
 };
 
-export type ChoiceEnum = 'left' | 'right' | 'tie';
+export type ChoiceEnum = 'left' | 'right' | 'tie' | 'both_bad';
 
 export type Comparison = {
     id: string;
@@ -85,6 +107,13 @@ export type Counts = {
     wanted: number;
 };
 
+export type Criterion = {
+    key: string;
+    label: string;
+    description: string;
+    anchors: Array<string>;
+};
+
 export type DoneEnum = 'all_done' | 'held_by_others' | 'paused' | 'nothing_yet';
 
 export type Estimate = {
@@ -112,6 +141,23 @@ export type FlagKindEnum = 'personal_data' | 'harmful' | 'wrong_language' | 'bro
 export type FlagRequest = {
     kind: FlagKindEnum;
     note?: string;
+};
+
+/**
+ * A feedback form as the screen needs it; `annotation.feedback.Form` says what each setting means.
+ */
+export type Form = {
+    kind: Kind54cEnum;
+    size: number;
+    allow_tie: boolean;
+    allow_both_bad: boolean;
+    points: number;
+    criteria: Array<Criterion>;
+    rationale: RationaleEnum;
+    reasons: Array<ReasonChip>;
+    reasons_required: boolean;
+    read_first: boolean;
+    read_points: number;
 };
 
 export type FreezeRequest = {
@@ -225,6 +271,8 @@ export type JobList = {
     items: Array<Job>;
     next: string | null;
 };
+
+export type Kind54cEnum = 'choice' | 'scale' | 'ranking' | 'rating';
 
 export type Log = {
     lines: Array<string>;
@@ -342,6 +390,12 @@ export type Overview = {
 export type PatchedProjectPatchRequest = {
     name?: string;
     question?: string;
+    /**
+     * A whole feedback form: what is left out has its default.
+     */
+    form?: {
+        [key: string]: unknown;
+    };
     overlap?: number;
     lease_minutes?: number;
     dispute_below?: number;
@@ -374,9 +428,9 @@ export type Project = {
     slug: string;
     name: string;
     question: string;
+    readonly form: Form;
     overlap: number;
     lease_minutes: number;
-    allow_tie: boolean;
     dispute_below: number;
     flag_limit: number;
     readonly paused: boolean;
@@ -391,7 +445,12 @@ export type ProjectCreateRequest = {
     question?: string;
     overlap?: number;
     lease_minutes?: number;
-    allow_tie?: boolean;
+    /**
+     * A feedback form; what is left out has its default.
+     */
+    form?: {
+        [key: string]: unknown;
+    };
     guideline?: string;
 };
 
@@ -436,6 +495,13 @@ export type Rates = {
     votes_last_hour: number;
     active_annotators: number;
     eta_hours: number | null;
+};
+
+export type RationaleEnum = 'off' | 'optional' | 'required';
+
+export type ReasonChip = {
+    key: string;
+    label: string;
 };
 
 export type ReasonEnum = 'cannot_judge' | 'need_expertise' | 'too_long' | 'broken' | 'rather_not';
@@ -621,12 +687,17 @@ export type TabRequest = {
 export type Task = {
     assignment: string;
     prompt: Array<Message>;
-    left: string;
-    right: string;
+    /**
+     * From left to right.
+     */
+    completions: Array<string>;
     question: string;
-    allow_tie: boolean;
+    form: Form;
     lease_expires_at: string;
-    choice: ChoiceEnum | NullEnum;
+    /**
+     * What the person said before they took it back.
+     */
+    answer: Answer | null;
 };
 
 export type TieRuleEnum = 'half' | 'drop';
@@ -681,10 +752,27 @@ export type VoteCounts = {
     b: number;
 };
 
+/**
+ * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
+ */
 export type VoteRequest = {
-    choice: ChoiceEnum;
-    active_ms?: number | null;
+    choice?: ChoiceEnum | NullEnum;
+    scale?: number | null;
+    ranking?: Array<Array<string>> | null;
+    ratings?: {
+        [key: string]: {
+            [key: string]: number | null;
+        };
+    } | null;
+    criteria?: {
+        [key: string]: unknown;
+    };
+    reasons?: Array<string>;
     rationale?: string;
+    first_ratings?: {
+        [key: string]: number;
+    };
+    active_ms?: number | null;
 };
 
 export type CheckpointWritable = {
@@ -786,7 +874,6 @@ export type ProjectWritable = {
     question: string;
     overlap: number;
     lease_minutes: number;
-    allow_tie: boolean;
     dispute_below: number;
     flag_limit: number;
     created_at: string;
@@ -902,7 +989,7 @@ export type AnnotateSkipResponses = {
 export type AnnotateSkipResponse = AnnotateSkipResponses[keyof AnnotateSkipResponses];
 
 export type AnnotateVoteData = {
-    body: VoteRequest;
+    body?: VoteRequest;
     headers: {
         /**
          * Made once.

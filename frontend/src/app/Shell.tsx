@@ -165,7 +165,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           {children}
         </main>
       </HeaderSlotContext>
-      {sheet && <KeySheet scopes={['any', 'task']} onClose={() => setSheet(false)} />}
+      {sheet && <KeySheet scopes={['any', 'choice', 'task']} onClose={() => setSheet(false)} />}
     </div>
   )
 }

@@ -4,7 +4,7 @@ import { KeyRound, Plus } from 'lucide-react'
 import { useState } from 'react'
 import { fieldErrors } from 'src/api/errors'
 import { createToken, keys, revokeToken, sessionQuery, tokensQuery } from 'src/api/queries'
-import type { NewToken, ScopesEnum, Token } from 'src/api/schema'
+import type { NewToken, Token } from 'src/api/schema'
 import { exactTime } from 'src/ui/format'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge, CopyBox, Time } from 'src/ui/widgets/Bits'
@@ -15,7 +15,9 @@ import { ChoiceCard, ChoiceGroup, SelectField, TextField } from 'src/ui/widgets/
 import { Card, Page } from 'src/ui/widgets/Page'
 import { Empty, ErrorPanel, Loaded, Notice } from 'src/ui/widgets/States'
 
-const SCOPES: [ScopesEnum, Key, Key][] = [
+type Scope = Token['scopes'][number]
+
+const SCOPES: [Scope, Key, Key][] = [
   ['read', 'tokens.read', 'tokens.readNote'],
   ['write', 'tokens.write', 'tokens.writeNote'],
   ['jobs', 'tokens.jobs', 'tokens.jobsNote'],
@@ -117,7 +119,7 @@ export default function Tokens() {
 function CreateDialog({ onClose, onCreated }: { onClose: () => void; onCreated: (token: NewToken) => void }) {
   const user = useQuery(sessionQuery()).data?.user
   const [name, setName] = useState('')
-  const [scopes, setScopes] = useState<ScopesEnum[]>(['read'])
+  const [scopes, setScopes] = useState<Scope[]>(['read'])
   const [project, setProject] = useState('')
   const [days, setDays] = useState<string>('90')
   const create = useMutation({

@@ -1,6 +1,6 @@
 import { t } from 'src/ui/i18n/t'
 import styles from 'src/ui/keys/Keys.module.css'
-import { KEYMAP, keyLabel, type Scope } from 'src/ui/keys/keymap'
+import { type Action, KEYMAP, keyLabel, type Scope } from 'src/ui/keys/keymap'
 import { Dialog } from 'src/ui/widgets/Dialog'
 
 export function KeyCap({ name }: { name: string }) {
@@ -11,21 +11,28 @@ export function KeyCap({ name }: { name: string }) {
   )
 }
 
+/** The keys of one action, or first and last of many that mean the same. */
+function caps(group: Action[]): readonly string[] {
+  if (group.length < 3) return group.flatMap(({ keys }) => [...keys])
+  return [group[0], group.at(-1)].flatMap((action) => action?.keys[0] ?? [])
+}
+
 export function KeySheet({ scopes, onClose }: { scopes: readonly Scope[]; onClose: () => void }) {
-  const actions = KEYMAP.filter((action) => scopes.includes(action.scope))
+  const shown = scopes.flatMap((scope) => KEYMAP.filter((action) => action.scope === scope))
+  const actions = [...new Set(shown.map(({ what }) => what))].map((what) => shown.filter((one) => one.what === what))
   return (
     <Dialog title={t('keys.title')} onClose={onClose}>
       <dl className={styles.list}>
-        {actions.map((action) => (
-          <div key={action.name} style={{ display: 'contents' }}>
+        {actions.map((group) => (
+          <div key={group[0]?.name} style={{ display: 'contents' }}>
             <dt className={styles.keys}>
-              {action.keys.map((key) => (
+              {caps(group).map((key) => (
                 <kbd key={key} className={styles.key}>
                   {keyLabel(key)}
                 </kbd>
               ))}
             </dt>
-            <dd>{t(action.what)}</dd>
+            <dd>{group[0] && t(group[0].what)}</dd>
           </div>
         ))}
       </dl>

@@ -1,4 +1,4 @@
-import { KEYMAP, matchKey } from 'src/ui/keys/keymap'
+import { KEYMAP, keyOf, matchKey } from 'src/ui/keys/keymap'
 import { afterEach, expect, test } from 'vitest'
 
 const open = { now: 1_000, guardUntil: 0 }
@@ -12,7 +12,7 @@ function press(key: string, init: KeyboardEventInit & { keyCode?: number } = {},
   target.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, ...init }))
   target.removeEventListener('keydown', listener)
   if (!heard) throw new Error('no key event')
-  return matchKey(heard, ['task', 'any'], open)
+  return matchKey(heard, ['choice', 'task', 'any'], open)
 }
 
 function element(html: string): Element {
@@ -48,8 +48,23 @@ test.each([
   expect(press(key)).toBe(name)
 })
 
-test('arrows, Enter and unknown keys do nothing', () => {
-  expect(['ArrowLeft', 'ArrowRight', 'Enter', 'Escape', 'x', '9'].map((key) => press(key))).toEqual(Array(6).fill(null))
+test('arrows and unknown keys do nothing', () => {
+  expect(['ArrowLeft', 'ArrowRight', 'Escape', 'q', '9'].map((key) => press(key))).toEqual(Array(5).fill(null))
+})
+
+test('Enter submits, except where it presses or writes', () => {
+  expect([press('Enter'), press('Enter', {}, element('input:radio'))]).toEqual(['submit', 'submit'])
+  expect([press('Enter', {}, element('button')), press('Enter', {}, element('textarea'))]).toEqual([null, null])
+  expect(press('Enter', { ctrlKey: true }, element('textarea'))).toBe('submit')
+})
+
+test('the first scope that knows a key has it', () => {
+  const event = (key: string, init: KeyboardEventInit = {}) => new KeyboardEvent('keydown', { key, ...init })
+  expect(matchKey(event('f'), ['rank', 'task'], open)).toBe('place6')
+  expect(matchKey(event('F', { shiftKey: true }), ['rank', 'task'], open)).toBe('flag')
+  expect(matchKey(event('1'), ['row', 'scale', 'task'], open)).toBe('row1')
+  expect(matchKey(event('ArrowUp', { altKey: true }), ['rank'], open)).toBe('moveUp')
+  expect([keyOf('flag', ['rank', 'task']), keyOf('flag', ['choice', 'task'])]).toEqual(['shift+f', 'f'])
 })
 
 test('a held key is one vote', () => {
@@ -97,8 +112,8 @@ test('space on a focused button presses the button', () => {
 
 test('right after a task appears single keys are silent', () => {
   const event = new KeyboardEvent('keydown', { key: 'a' })
-  expect(matchKey(event, ['task'], { now: 1_249, guardUntil: 1_250 })).toBeNull()
-  expect(matchKey(event, ['task'], { now: 1_250, guardUntil: 1_250 })).toBe('chooseLeft')
+  expect(matchKey(event, ['choice'], { now: 1_249, guardUntil: 1_250 })).toBeNull()
+  expect(matchKey(event, ['choice'], { now: 1_250, guardUntil: 1_250 })).toBe('chooseLeft')
 })
 
 test('keys of other scopes are not heard', () => {
@@ -106,7 +121,7 @@ test('keys of other scopes are not heard', () => {
 })
 
 test('no key means two things in one scope', () => {
-  for (const scope of ['task', 'reason', 'any'] as const) {
+  for (const scope of ['task', 'choice', 'scale', 'row', 'rank', 'reason', 'any'] as const) {
     const keys = KEYMAP.filter((entry) => entry.scope === scope || entry.scope === 'any').flatMap((entry) => [
       ...entry.keys,
     ])

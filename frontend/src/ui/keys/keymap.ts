@@ -1,7 +1,7 @@
 /** The one table of keys: button, shortcut, key sheet and test read it. `matchKey` decides which key counts. */
 import type { Key } from 'src/ui/i18n/t'
 
-export type Scope = 'task' | 'reason' | 'any'
+export type Scope = 'task' | 'choice' | 'scale' | 'row' | 'rank' | 'reason' | 'any'
 export type Action = {
   name: string
   scope: Scope
@@ -11,31 +11,56 @@ export type Action = {
   what: Key
 }
 
-export const KEYMAP = [
-  { name: 'chooseLeft', scope: 'task', keys: ['a', '1'], label: 'task.choose.left', what: 'keys.chooseLeft' },
-  { name: 'chooseRight', scope: 'task', keys: ['b', '2'], label: 'task.choose.right', what: 'keys.chooseRight' },
-  { name: 'chooseTie', scope: 'task', keys: ['t', '3'], label: 'task.choose.tie', what: 'keys.chooseTie' },
+const FIXED = [
+  { name: 'chooseLeft', scope: 'choice', keys: ['a', '1'], label: 'task.choose.left', what: 'keys.chooseLeft' },
+  { name: 'chooseRight', scope: 'choice', keys: ['b', '2'], label: 'task.choose.right', what: 'keys.chooseRight' },
+  { name: 'chooseTie', scope: 'choice', keys: ['t', '3'], label: 'task.choose.tie', what: 'keys.chooseTie' },
+  { name: 'bothBad', scope: 'choice', keys: ['x', '4'], label: 'task.choose.both_bad', what: 'keys.bothBad' },
+  { name: 'scaleBothBad', scope: 'scale', keys: ['x'], label: 'task.choose.both_bad', what: 'keys.bothBad' },
+  { name: 'notApplicable', scope: 'row', keys: ['n'], label: 'rating.na', what: 'keys.notApplicable' },
+  { name: 'tie', scope: 'rank', keys: ['='], label: 'rank.tie', what: 'keys.tie' },
+  { name: 'takeBack', scope: 'rank', keys: ['backspace'], label: 'rank.takeBack', what: 'keys.takeBack' },
+  { name: 'moveUp', scope: 'rank', keys: ['alt+up'], label: 'rank.up', what: 'keys.moveUp' },
+  { name: 'moveDown', scope: 'rank', keys: ['alt+down'], label: 'rank.down', what: 'keys.moveDown' },
+  { name: 'submit', scope: 'task', keys: ['enter', 'mod+enter'], label: 'task.submit', what: 'keys.submit' },
   { name: 'undo', scope: 'task', keys: ['u', 'mod+z'], label: 'task.undo', what: 'keys.undo' },
   { name: 'skip', scope: 'task', keys: ['s'], label: 'task.skip', what: 'keys.skip' },
-  { name: 'flag', scope: 'task', keys: ['f'], label: 'task.flag', what: 'keys.flag' },
-  { name: 'guideline', scope: 'task', keys: ['g'], label: 'task.guideline', what: 'keys.guideline' },
+  { name: 'flag', scope: 'task', keys: ['f', 'shift+f'], label: 'task.flag', what: 'keys.flag' },
+  { name: 'guideline', scope: 'task', keys: ['g', 'shift+g'], label: 'task.guideline', what: 'keys.guideline' },
+  { name: 'rationale', scope: 'task', keys: ['r'], label: 'words.why', what: 'keys.rationale' },
   { name: 'source', scope: 'task', keys: ['v'], label: 'task.source', what: 'keys.source' },
   { name: 'lock', scope: 'task', keys: ['l'], label: 'task.lock', what: 'keys.lock' },
   { name: 'focusLeft', scope: 'task', keys: ['['], label: 'task.focusLeft', what: 'keys.focusLeft' },
   { name: 'focusRight', scope: 'task', keys: [']'], label: 'task.focusRight', what: 'keys.focusRight' },
   { name: 'pageDown', scope: 'task', keys: ['space'], label: 'task.pageDown', what: 'keys.pageDown' },
   { name: 'pageUp', scope: 'task', keys: ['shift+space'], label: 'task.pageUp', what: 'keys.pageUp' },
-  { name: 'reason1', scope: 'reason', keys: ['1'], label: 'reason.1', what: 'keys.reason' },
-  { name: 'reason2', scope: 'reason', keys: ['2'], label: 'reason.2', what: 'keys.reason' },
-  { name: 'reason3', scope: 'reason', keys: ['3'], label: 'reason.3', what: 'keys.reason' },
-  { name: 'reason4', scope: 'reason', keys: ['4'], label: 'reason.4', what: 'keys.reason' },
-  { name: 'reason5', scope: 'reason', keys: ['5'], label: 'reason.5', what: 'keys.reason' },
   { name: 'help', scope: 'any', keys: ['?'], label: 'keys.title', what: 'keys.help' },
 ] as const satisfies readonly Action[]
 
-export type ActionName = (typeof KEYMAP)[number]['name']
+const NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9] as const
+type Numbered = (typeof NUMBERS)[number]
 
-const ACTIONS: readonly (Action & { name: ActionName })[] = KEYMAP
+/** Nine actions of one meaning: the digit, or the letter of that place, says which. */
+function numbered<Name extends string>(
+  name: Name,
+  scope: Scope,
+  what: Key,
+  keys: (number: number) => string[],
+): (Action & { name: `${Name}${Numbered}` })[] {
+  return NUMBERS.map((number) => ({ name: `${name}${number}` as const, scope, keys: keys(number), label: what, what }))
+}
+
+const digit = (number: number): string[] => [String(number)]
+
+const ACTIONS = [
+  ...FIXED,
+  ...numbered('point', 'scale', 'keys.point', digit),
+  ...numbered('row', 'row', 'keys.row', digit),
+  ...numbered('place', 'rank', 'keys.place', (number) => [String.fromCharCode(96 + number), String(number)]),
+  ...numbered('reason', 'reason', 'keys.reason', digit),
+]
+export const KEYMAP: readonly Action[] = ACTIONS
+export type ActionName = (typeof ACTIONS)[number]['name']
 
 export function action(name: ActionName): Action {
   const found = ACTIONS.find((entry) => entry.name === name)
@@ -43,14 +68,30 @@ export function action(name: ActionName): Action {
   return found
 }
 
+/** The key to print on a button: the first that no scope heard before takes for itself. */
+export function keyOf(name: ActionName, scopes: readonly Scope[]): string {
+  const { keys, scope } = action(name)
+  const before = scopes.slice(0, Math.max(0, scopes.indexOf(scope)))
+  const taken = new Set(KEYMAP.filter((entry) => before.includes(entry.scope)).flatMap((entry) => entry.keys))
+  return keys.find((key) => !taken.has(key)) ?? keys[0] ?? ''
+}
+
 /** A key as it is printed on a button. */
+const NAMES: Record<string, string> = {
+  mod: 'Ctrl',
+  shift: 'Shift',
+  alt: 'Alt',
+  space: 'Space',
+  enter: 'Enter',
+  backspace: '⌫',
+  up: '↑',
+  down: '↓',
+}
+
 export function keyLabel(key: string): string {
-  if (key === 'space') return 'Space'
   return key
     .split('+')
-    .map((part) =>
-      part === 'mod' ? 'Ctrl' : part === 'space' ? 'Space' : part.length === 1 ? part.toUpperCase() : 'Shift',
-    )
+    .map((part) => NAMES[part] ?? part.toUpperCase())
     .join('+')
 }
 
@@ -75,8 +116,11 @@ export function isTyping(target: EventTarget | null): boolean {
   return target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement || target.isContentEditable
 }
 
-function ownsSpace(target: EventTarget | null): boolean {
-  return target instanceof Element && target.closest('button, a[href], input, select, textarea, summary') !== null
+/** Space presses what has the focus; Enter too, except that it does nothing to a radio or a checkbox. */
+function owns(target: EventTarget | null, key: string): boolean {
+  const pressable = 'button, a[href], select, textarea, summary'
+  const selector = key === 'enter' ? pressable : `${pressable}, input`
+  return target instanceof Element && target.closest(selector) !== null
 }
 
 /** The key in the table's spelling, or null where it must be left alone. */
@@ -85,28 +129,36 @@ export function pressed(event: KeyboardEvent): string | null {
   const altGraph = event.getModifierState?.('AltGraph') ?? false
   const key = event.key.toLowerCase()
   if (!altGraph && (event.ctrlKey || event.metaKey)) {
-    return key === 'z' && !event.shiftKey && !event.altKey ? 'mod+z' : null
+    return (key === 'z' || key === 'enter') && !event.shiftKey && !event.altKey ? `mod+${key}` : null
   }
+  if (event.altKey && (key === 'arrowup' || key === 'arrowdown')) return key.replace('arrow', 'alt+')
   if (!altGraph && event.altKey) return null
   if (key === ' ') return event.shiftKey ? 'shift+space' : 'space'
   // AltGr writes signs on some layouts; with a letter or a digit it is somebody else's shortcut.
   if (altGraph && /^[a-z0-9]$/.test(key)) return null
-  if (/^[a-z]$/.test(key)) return event.shiftKey ? null : key
+  if (/^[a-z]$/.test(key)) return event.shiftKey ? `shift+${key}` : key
   if (/^[0-9]$/.test(key)) return key
   // AZERTY gives "&" for the key of 1; the code is the same everywhere.
   const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1]
   if (digit && !event.shiftKey) return digit
-  return key.length === 1 ? key : null
+  return key.length === 1 || ((key === 'enter' || key === 'backspace') && !event.shiftKey) ? key : null
 }
 
-/** The action of a key press, or null. `guardUntil` silences single keys right after a task appears. */
+/**
+ * The action of a key press, or null: the first scope that knows the key has it. `guardUntil` silences single keys right
+ * after a task appears.
+ */
 export function matchKey(
   event: KeyboardEvent,
   scopes: readonly Scope[],
   clock: { now: number; guardUntil: number },
 ): ActionName | null {
   const key = pressed(event)
-  if (key === null || clock.now < clock.guardUntil || isTyping(event.target)) return null
-  if ((key === 'space' || key === 'shift+space') && ownsSpace(event.target)) return null
-  return ACTIONS.find((entry) => scopes.includes(entry.scope) && entry.keys.includes(key))?.name ?? null
+  if (key === null || clock.now < clock.guardUntil || (isTyping(event.target) && key !== 'mod+enter')) return null
+  if (['space', 'shift+space', 'enter'].includes(key) && owns(event.target, key)) return null
+  for (const scope of scopes) {
+    const found = ACTIONS.find((entry) => entry.scope === scope && (entry.keys as readonly string[]).includes(key))
+    if (found) return found.name
+  }
+  return null
 }

@@ -7,7 +7,8 @@ export type Handlers = Partial<Record<ActionName, (() => void) | undefined>>
 type Options = { layer?: 'page' | 'modal'; guardUntil?: () => number }
 
 export function useKeys(
-  scopes: readonly Scope[],
+  /** In the order in which they hear a key; asked at each press where the focus decides. */
+  scopes: readonly Scope[] | (() => readonly Scope[]),
   handlers: Handlers,
   { layer = 'page', guardUntil }: Options = {},
 ): void {
@@ -19,7 +20,10 @@ export function useKeys(
     const onKeyDown = (event: KeyboardEvent) => {
       if (layer === 'page' && document.querySelector('dialog[open]') !== null) return
       const { scopes, handlers, guardUntil } = latest.current
-      const name = matchKey(event, scopes, { now: performance.now(), guardUntil: guardUntil?.() ?? 0 })
+      const name = matchKey(event, typeof scopes === 'function' ? scopes() : scopes, {
+        now: performance.now(),
+        guardUntil: guardUntil?.() ?? 0,
+      })
       const run = name && handlers[name]
       if (!run) return
       event.preventDefault()
