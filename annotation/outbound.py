@@ -39,8 +39,8 @@ METADATA = tuple(
     for block in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "192.0.0.192/32",
                   "168.63.129.16/32")
 )  # fmt: skip
-# IPv4 addresses in IPv6 clothes that `is_global` lets pass: translation (NAT64), 6to4 and Teredo.
-TRANSLATED = tuple(ip_network(block) for block in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
+# IPv4 addresses in IPv6 clothes that `is_global` lets pass: compatible, translated (NAT64), 6to4, Teredo.
+TRANSLATED = tuple(ip_network(block) for block in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
 
 Address = IPv4Address | IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
@@ -286,13 +286,24 @@ def _connect(target: Target, found: Sequence[Address], timeout_seconds: float, d
             if deadline.is_over:
                 raise TimeoutError from None
             continue
-        if target.scheme == "http":
-            deadline.watch(plain)
-            return plain
-        secure = ssl.create_default_context().wrap_socket(
-            plain, server_hostname=target.host, do_handshake_on_connect=False
-        )
+        try:
+            return _secured(plain, target, deadline)
+        except BaseException:
+            plain.close()
+            raise
+    raise failed
+
+
+def _secured(plain: socket.socket, target: Target, deadline: _Deadline) -> socket.socket:
+    deadline.watch(plain)
+    if target.scheme == "http":
+        return plain
+    context = ssl.create_default_context()
+    secure = context.wrap_socket(plain, server_hostname=target.host, do_handshake_on_connect=False)
+    try:
         deadline.watch(secure)
         secure.do_handshake()
-        return secure
-    raise failed
+    except BaseException:
+        secure.close()
+        raise
+    return secure

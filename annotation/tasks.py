@@ -8,7 +8,7 @@ from celery import shared_task
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from annotation import consensus
+from annotation import consensus, webhooks
 from annotation.models import Slot, SlotState
 
 WAKE_EXPIRES_SECONDS = 60
@@ -20,6 +20,20 @@ log = logging.getLogger(__name__)
 def settle_due() -> None:
     """Settle the consensuses that are due; the tick does the same, so this is only sooner."""
     consensus.settle_due(now=timezone.now())
+
+
+@shared_task(name="annotation.deliver_webhooks", ignore_result=True)  # type: ignore[untyped-decorator]
+def deliver_webhooks() -> None:
+    """Send the deliveries that are due."""
+    webhooks.deliver_due(clock=timezone.now)
+
+
+def wake_deliveries() -> None:
+    """Wake a worker for the deliveries that are due: a receiver may be slow, so the tick does not wait for it."""
+    try:
+        deliver_webhooks.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for webhooks: the broker does not answer (%s)", error)
 
 
 def wake_settling(comparison_id: int) -> None:

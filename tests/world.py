@@ -25,6 +25,7 @@ from annotation.models import (
     Comparison,
     Completion,
     Consensus,
+    Delivery,
     Flag,
     FlagKind,
     ImportBatch,
@@ -33,6 +34,7 @@ from annotation.models import (
     Role,
     User,
     Vote,
+    Webhook,
 )
 from annotation.voting import record_vote
 from tests import builders
@@ -99,6 +101,8 @@ class World:
     round: Round
     queued: Job
     failed: Job
+    hook: Webhook
+    delivery: Delivery
     foreign: list[Any] = field(default_factory=list)
 
     def path(self, route: Route, *, person: str) -> str:
@@ -115,6 +119,9 @@ class World:
             "snapshots_show": self.snapshot.public_id,
             "snapshots_export": self.snapshot.public_id,
             "jobs_cancel": self.queued.public_id,
+            "deliveries_list": self.hook.public_id,
+            "deliveries_repeat": self.delivery.public_id,
+            **{f"webhooks_{verb}": self.hook.public_id for verb in ("change", "remove", "ping", "pause", "resume")},
             "comparisons_show": self.comparisons[0].public_id,
         }.get(route.name, self.failed.public_id)
         query = {"imports_create": "?kind=prompts"}.get(route.name, "")
@@ -142,6 +149,8 @@ class World:
             "jobs_promote": {"name": "promoted"},
             "models_register": {"name": "m", "path": "/nowhere"},
             "rounds_start": {"policies": [str(self.policy.public_id)]},
+            "webhooks_create": {"url": "https://example.org/hook", "events": ["job.finished"]},
+            "webhooks_change": {"events": ["comparison.settled"]},
         }.get(route.name, {})  # fmt: skip
         return body, "application/json"
 
@@ -200,12 +209,18 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     failed = _failed_job(project, snapshot, policy, mark, now)
     ImportBatch.objects.create(project=project, kind="votes", name=mark("import name"), created_by=people["olga"])
     AuditEvent.objects.create(project=project, action="x", target=mark("audit target"), details={"note": mark("audit")})
+    hook = Webhook.objects.create(
+        project=project, url=f"https://example.org/{mark('webhook').replace(' ', '-')}", events=["job.finished"],
+        secret=mark("webhook secret"), created_by=people["olga"],
+    )  # fmt: skip
+    delivery = Delivery.objects.create(webhook=hook, event="ping", body={"data": mark("delivery")}, delivered_at=now)
     elsewhere = builders.project(slug="elsewhere", owner=people["olga"])
     elsewhere.name = mark("another project")
     elsewhere.save()
     return World(
         project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
-        policy=policy, round=round_, queued=queued, failed=failed, foreign=[reward, origin, elsewhere],
+        policy=policy, round=round_, queued=queued, failed=failed, hook=hook, delivery=delivery,
+        foreign=[reward, origin, elsewhere],
     )  # fmt: skip
 
 

@@ -75,6 +75,15 @@ class ProjectView(NoStore, APIView):
         require_scope(request, self.write_scope)
 
 
+class ManagerView(ProjectView):
+    """A view that holds what only managers and owners may know, such as addresses with keys in them."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if not self.role.can_manage:
+            raise PermissionDenied("This page is for those who manage the project.")
+
+
 class OwnerView(ProjectView):
     """A view whose unsafe methods are the owner's alone, such as who the members are."""
 

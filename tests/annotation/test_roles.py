@@ -25,6 +25,7 @@ TABLE = {
     "told":     ("401 404 o   o   403 o   o", "o   403 403 404 403"),
     "own":      ("401 404 o   o   404 o   o", "403 o   403 404 403"),
     "read":     ("401 404 403 403 o   o   o", "o   403 403 404 403"),
+    "manage":   ("401 404 403 403 403 o   o", "o   403 403 404 403"),
     "write":    ("401 404 403 403 403 o   o", "403 o   403 404 403"),
     "jobs":     ("401 404 403 403 403 o   o", "403 403 o   404 403"),
     "operator": ("401 404 403 403 403 403 403", "403 403 403 404 403"),
@@ -43,6 +44,9 @@ ROUTES = {
     "methods_list": "read", "jobs_list": "read", "jobs_submit": "jobs", "jobs_show": "read", "jobs_metrics": "read",
     "jobs_samples": "read", "jobs_log": "read", "jobs_cancel": "jobs", "jobs_retry": "jobs", "jobs_promote": "jobs",
     "rounds_list": "read", "rounds_start": "jobs", "rounds_show": "read",
+    "webhooks_list": "manage", "webhooks_create": "write", "webhooks_change": "write", "webhooks_remove": "write",
+    "webhooks_ping": "write", "webhooks_pause": "write", "webhooks_resume": "write",
+    "deliveries_list": "manage", "deliveries_repeat": "write",
 }  # fmt: skip
 OWN_REFUSALS = {  # what was sent cannot be done, whoever asks
     "session_sign_in": 400,  # a wrong password
@@ -57,7 +61,8 @@ def expected(route: str, caller: str) -> int | str:
 
 
 @pytest.fixture
-def scene():
+def scene(settings):
+    settings.OUTBOUND = ("public",)
     return world.build()
 
 

@@ -20,7 +20,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
-from annotation import assignment, consensus
+from annotation import assignment, consensus, tasks, webhooks
 from training import jobs
 
 ANALYZE_SECONDS = 3600.0
@@ -83,6 +83,9 @@ def run_round(*, analyze: bool) -> None:
     now = timezone.now()
     assignment.expire(now)
     consensus.settle_due(now=now)
+    if webhooks.is_due(now=now):
+        tasks.wake_deliveries()
     if analyze:
+        webhooks.prune(now=now)
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA optimize" if connection.vendor == "sqlite" else "ANALYZE")
