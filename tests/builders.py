@@ -8,10 +8,12 @@ from functools import cache
 from uuid import UUID, uuid4
 
 from django.contrib.auth.hashers import make_password
+from django.db import transaction
 
 from annotation import assignment as assignments
-from annotation.consensus import settle_due
+from annotation.consensus import mark_due, settle_due
 from annotation.feedback import Answer
+from annotation.meetings import Meeting
 from annotation.models import (
     Assignment,
     Comparison,
@@ -20,9 +22,12 @@ from annotation.models import (
     Project,
     Prompt,
     Role,
+    Slot,
+    SlotState,
     Source,
     SourceKind,
     User,
+    Vote,
     content_hash,
     messages_hash,
 )
@@ -136,4 +141,28 @@ def settled(project: Project, n: int, *, letters: str = "aab", people: int = 3) 
             for item in leased:
                 vote(item, {"t": "tie"}.get(letters[i % len(letters)], letters[i % len(letters)]))
     settle_due(now=NOW, limit=10_000)
+    return made
+
+
+def sets(project: Project, n: int = 1, *, size: int = 3, overlap: int | None = None) -> list[Comparison]:
+    """`n` comparisons of `size` completions, each of its own prompt."""
+    meetings = []
+    for i in range(n):
+        x = prompt(project, f"Prompt number {i}?")
+        answers = tuple(completion(x, f"Answer {k} to question {i}.", index=k) for k in range(size))
+        meetings.append(Meeting(prompt=x, completions=answers))
+    return create_comparisons(project=project, pairs=meetings, origin=uuid4(), overlap=overlap, now=NOW)
+
+
+def cast(comparison: Comparison, person: User, choice: str = "", *, now: datetime = NOW, **body: object) -> Vote:
+    """A counted vote without a lease, as imports bring them: it takes the next open slot, else it is surplus."""
+    with transaction.atomic():
+        made = Vote.objects.create(
+            project_id=comparison.project_id, comparison=comparison, annotator=person, key=uuid4(), choice=choice,
+            body=body, body_hash="0" * 64, created_at=now,
+        )  # fmt: skip
+        free = Slot.objects.filter(comparison=comparison, state=SlotState.OPEN).order_by("number").first()
+        if free is not None:
+            Slot.objects.filter(pk=free.pk).update(state=SlotState.DONE, vote=made)
+        mark_due([comparison.pk], now=now)
     return made
