@@ -134,6 +134,8 @@ class Project(models.Model):
     pause_below = models.FloatField(null=True, blank=True, help_text="Gold accuracy that pauses, surely below it.")
     pause_min_gold = models.PositiveSmallIntegerField(default=10, help_text="Gold answers before that rule acts.")
 
+    chat = models.JSONField(default=dict, help_text="Chatting with a model, as `conversations.read_chat` reads it.")
+
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(overlap__gte=1, overlap__lte=99), name="project_overlap_range"),

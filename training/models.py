@@ -231,6 +231,8 @@ class Round(models.Model):
     prompts = models.PositiveIntegerField(help_text="How many prompts are sampled.")
     completions = models.PositiveSmallIntegerField(help_text="Of each policy for each prompt.")
     sampling = models.JSONField(help_text="temperature, top_p, max_new_tokens, seed.")
+    pairing = models.JSONField(default=dict, help_text="How its completions meet, as `rounds.MeetingPlan`.")
+    turn = models.UUIDField(null=True, help_text="Public id of the conversation turn that it answers, if it does.")
     overlap = models.PositiveSmallIntegerField()
     created_at = models.DateTimeField(default=timezone.now)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")

@@ -135,8 +135,8 @@ def job_phase(job: Job, *, now: datetime) -> str | None:
 
 
 def rounds(project: Project) -> QuerySet[Round]:
-    """Rounds with their jobs and policies."""
-    return Round.objects.filter(project=project).select_related("job").prefetch_related("round_policies__model")
+    """Rounds with their jobs and policies, without those that answer a chat."""
+    return Round.objects.filter(project=project, turn=None).select_related("job").prefetch_related("round_policies__model")
 
 
 def round_progress(made: Round, *, now: datetime) -> RoundProgress:

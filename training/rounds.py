@@ -8,20 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, Q, QuerySet
 
+from annotation import conversations
 from annotation.errors import Invalid
 from annotation.gate import write
-from annotation.models import Completion, Project, Prompt, Source, SourceKind, User, content_hash
-from annotation.pairing import choose_pairs, create_comparisons
+from annotation.meetings import Meeting, Rule, Strategy, choose
+from annotation.models import (
+    Comparison,
+    Completion,
+    OverlapRule,
+    Project,
+    Prompt,
+    Source,
+    SourceKind,
+    User,
+    content_hash,
+)
+from annotation.pairing import audience_key, create_comparisons, sources_met
+from annotation.people import audit
 from training.jobs import submit
 from training.models import Job, ModelKind, ModelVersion, Round, RoundPolicy
 from training.registry import model_path
@@ -40,10 +55,51 @@ class SamplingPlan:
     seed: int = 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeetingPlan:
+    """How the completions of a round meet, and who judges them. Kept with the round, as JSON.
+
+    Attributes:
+        per_prompt: most comparisons of a prompt; None: as the strategy says (`meetings.Rule`).
+        against: public ids of sources whose completions are opponents: each comparison has one of them.
+        rounds: public ids of earlier rounds, whose completions are opponents likewise.
+        overlap: votes wanted; None: as the project says when the comparison is made.
+        language: who may judge; None: the language of each prompt.
+        prompts: public ids of those to sample for; None: so many, by a hash of the seed.
+    """
+
+    strategy: Strategy = Strategy.CROSS_SOURCE
+    per_prompt: int | None = None
+    against: tuple[str, ...] = ()
+    rounds: tuple[str, ...] = ()
+    overlap: int | None = None
+    priority: int = 0
+    language: str | None = None
+    skills: tuple[str, ...] = ()
+    prompts: tuple[str, ...] | None = None
+
+    @property
+    def has_opponents(self) -> bool:
+        """Whether completions from elsewhere take part."""
+        return bool(self.against or self.rounds)
+
+
+def read_plan(data: dict[str, Any]) -> MeetingPlan:
+    """A plan from the round's JSON; what is left out has its default."""
+    values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in data.items()}
+    values["strategy"] = Strategy(values.get("strategy", Strategy.CROSS_SOURCE))
+    return MeetingPlan(**values)
+
+
 class NoPrompts(Invalid):
     """The project has no prompts to sample for."""
 
     code = "no_prompts"
+
+
+def completions_needed(*, size: int, policies: int, meeting: MeetingPlan) -> int:
+    """Completions of each policy that make at least one comparison of a prompt."""
+    return max(1, math.ceil((size - meeting.has_opponents) / max(1, policies)))
 
 
 def start_round(
@@ -51,23 +107,33 @@ def start_round(
     project: Project,
     policies: Sequence[ModelVersion],
     plan: SamplingPlan,
+    meeting: MeetingPlan | None = None,
     prompts: int | None = None,
-    overlap: int | None = None,
+    turn: UUID | None = None,
     name: str = "",
+    job_priority: int = 5,
     by: User | None,
     now: datetime,
 ) -> Round:
     """Queue a round. With one policy its completions meet each other; with several, those of different policies meet.
 
+    Args:
+        prompts: how many; None: all.
+        turn: the turn of a conversation that it answers.
+
     Raises:
-        NoPrompts: the project has none. Invalid: too few completions to compare, too many policies, not a policy.
+        NoPrompts: the project has none. Invalid: too few completions to compare, too many policies, not a policy, or
+            opponents or prompts that the project does not have.
     """
+    meeting = meeting or MeetingPlan()
     _check(policies, plan)
-    available = Prompt.objects.filter(project=project).count()
+    _check_meeting(project, policies, plan, meeting)
+    available = _prompts_of(project, meeting).count()
     if not available:
         raise NoPrompts("This project has no prompts yet: import some first.", details={"prompts": ["none"]})
     wanted = min(prompts or available, available)
     with write(), transaction.atomic():
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # one number at a time
         number = (Round.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0) + 1
         job = submit(
             project=project,
@@ -84,7 +150,7 @@ def start_round(
             },
             title=name or f"Round {number}",
             model=policies[0],
-            priority=5,
+            priority=job_priority,
             by=by,
             now=now,
         )
@@ -101,13 +167,59 @@ def start_round(
                 "max_new_tokens": plan.max_new_tokens,
                 "seed": plan.seed,
             },
-            overlap=overlap or project.overlap,
+            pairing=asdict(meeting),
+            turn=turn,
+            overlap=_shown_overlap(project, meeting),
             created_at=now,
             created_by=by,
         )
         for model in policies:
             RoundPolicy.objects.create(round=made, model=model, source=_source(project, model))
+        if by is not None:
+            audit(project=project, by=by, action="round.started", target=str(made.public_id), now=now, prompts=wanted)
     return made
+
+
+def _shown_overlap(project: Project, meeting: MeetingPlan) -> int:
+    if meeting.overlap is not None:
+        return meeting.overlap
+    return project.min_votes if project.overlap_rule == OverlapRule.ADAPTIVE else project.overlap
+
+
+def _prompts_of(project: Project, meeting: MeetingPlan) -> QuerySet[Prompt]:
+    rows = Prompt.objects.filter(project=project)
+    return rows if meeting.prompts is None else rows.filter(public_id__in=meeting.prompts)
+
+
+def _check_meeting(
+    project: Project, policies: Sequence[ModelVersion], plan: SamplingPlan, meeting: MeetingPlan
+) -> None:
+    size = project.feedback.size
+    needed = completions_needed(size=size, policies=len(policies), meeting=meeting)
+    if plan.completions < needed:
+        raise Invalid(
+            f"completions: {size} completions meet in this project, so {len(policies)} policies need at least {needed} "
+            f"each for a prompt, got {plan.completions}",
+            details={"completions": [f"at least {needed}"]},
+        )
+    if meeting.strategy is Strategy.CLOSEST_SCORE:
+        raise Invalid(
+            "strategy: fresh completions have no scores; choose another one, and pair by score when they are scored",
+            details={"strategy": ["needs scores"]},
+        )
+    if size == 1 and meeting.has_opponents:
+        raise Invalid("against: one completion at a time is judged here", details={"against": ["nobody meets"]})
+    audience_key(language=meeting.language or "", skills=meeting.skills)
+    _check_known("against", meeting.against, Source.objects.filter(project=project))
+    _check_known("rounds", meeting.rounds, Round.objects.filter(project=project, turn=None))
+    _check_known("prompt_ids", meeting.prompts or (), Prompt.objects.filter(project=project))
+
+
+def _check_known(name: str, ids: Sequence[str], rows: QuerySet[Any]) -> None:
+    known = {str(found) for found in rows.filter(public_id__in=ids).values_list("public_id", flat=True)}
+    missing = sorted(set(ids) - known)
+    if missing:
+        raise Invalid(f"{name}: this project has no {missing[0]}", details={name: [f"unknown: {', '.join(missing)}"]})
 
 
 def _source(project: Project, model: ModelVersion) -> Source:
@@ -130,16 +242,11 @@ def _check(policies: Sequence[ModelVersion], plan: SamplingPlan) -> None:
     wrong = next((model for model in policies if model.kind != ModelKind.POLICY), None)
     if wrong is not None:
         raise Invalid(f"policies: {wrong.name} is a reward model, not a policy", details={"policies": ["not a policy"]})
-    if len(policies) == 1 and plan.completions < 2:
-        raise Invalid(
-            f"completions: one policy needs at least 2 for each prompt, got {plan.completions}",
-            details={"completions": ["at least 2 with one policy"]},
-        )
 
 
 def round_prompts(made: Round) -> list[Prompt]:
     """The prompts of a round, in sampling order: by a hash of its seed, among those there when it started."""
-    rows = Prompt.objects.filter(project_id=made.project_id, created_at__lte=made.created_at)
+    rows = _prompts_of(made.project, read_plan(made.pairing)).filter(created_at__lte=made.created_at)
     seed = made.sampling["seed"]
     ordered = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row.content_hash}".encode()).digest())
     return ordered[: made.prompts]
@@ -177,21 +284,65 @@ def ingest(job: Job, lines: Sequence[dict[str, Any]], *, now: datetime) -> int:
             (_completion(made, prompts[line["prompt_id"]], sources[line["policy"]], line, now) for line in lines),
             ignore_conflicts=True,
         )
-    wanted = made.completions * len(sources)
-    complete: dict[int, list[Completion]] = defaultdict(list)
-    for completion in Completion.objects.filter(
-        origin=made.public_id, prompt__in=[row.pk for row in prompts.values()]
-    ).select_related("source"):
-        complete[completion.prompt_id].append(completion)
-    pairs = [
-        pair
-        for prompt in prompts.values()
-        if len(complete[prompt.pk]) >= wanted
-        for pair in choose_pairs(prompt, complete[prompt.pk])
-    ]
-    return len(
-        create_comparisons(project=made.project, pairs=pairs, origin=made.public_id, overlap=made.overlap, now=now)
-    )
+    return _compare(made, list(prompts.values()), wanted=made.completions * len(sources), now=now)
+
+
+def _compare(made: Round, prompts: Sequence[Prompt], *, wanted: int, now: datetime) -> int:
+    """Comparisons of the prompts that have all their completions, once: what a strategy chooses may depend on what
+    else is there, so a prompt that the round has compared is left alone."""
+    plan = read_plan(made.pairing)
+    with write(), transaction.atomic():
+        compared = set(
+            Comparison.objects.filter(origin=made.public_id, prompt__in=prompts).values_list("prompt_id", flat=True)
+        )
+        fresh = [prompt for prompt in prompts if prompt.pk not in compared]
+        own: dict[int, list[Completion]] = defaultdict(list)
+        for completion in Completion.objects.filter(origin=made.public_id, prompt__in=fresh).select_related("source"):
+            own[completion.prompt_id].append(completion)
+        ready = [prompt for prompt in fresh if len(own[prompt.pk]) >= wanted]
+        others = _opponents(made, plan, ready)
+        rule = Rule(
+            strategy=plan.strategy, size=made.project.feedback.size, per_prompt=plan.per_prompt,
+            seed=made.sampling["seed"],
+        )  # fmt: skip
+        met = sources_met(made.project) if ready and plan.strategy is Strategy.BALANCED else None
+        meetings = []
+        for prompt in ready:
+            opponents = others[prompt.pk]
+            if plan.has_opponents and not opponents:
+                continue
+            keys = {item.pk for item in opponents}
+            meetings += choose(prompt, [*own[prompt.pk], *opponents], rule, against=keys, met=met)
+        if made.turn is not None:
+            return _answer_turn(made, meetings, now=now)
+        return len(
+            create_comparisons(
+                project=made.project,
+                pairs=meetings,
+                origin=made.public_id,
+                overlap=plan.overlap,
+                priority=plan.priority,
+                language=plan.language,
+                skills=plan.skills,
+                now=now,
+            )
+        )
+
+
+def _opponents(made: Round, plan: MeetingPlan, prompts: Sequence[Prompt]) -> dict[int, list[Completion]]:
+    found: dict[int, list[Completion]] = defaultdict(list)
+    if plan.has_opponents:
+        rows = Completion.objects.filter(
+            Q(source__public_id__in=plan.against) | Q(origin__in=plan.rounds), prompt__in=prompts
+        )
+        for completion in rows.exclude(origin=made.public_id).select_related("source"):
+            found[completion.prompt_id].append(completion)
+    return found
+
+
+def _answer_turn(made: Round, meetings: Sequence[Meeting], *, now: datetime) -> int:
+    assert made.turn is not None
+    return sum(conversations.answer(turn=made.turn, origin=made.public_id, met=met, now=now) for met in meetings[:1])
 
 
 def _completion(made: Round, prompt: Prompt, source: Source, line: dict[str, Any], now: datetime) -> Completion:

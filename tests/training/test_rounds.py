@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation.errors import Invalid
-from annotation.models import Comparison, Completion, Prompt, Slot, Source, SourceKind
-from annotation.pairing import choose_pairs, create_comparisons
+from annotation.feedback import read_form
+from annotation.meetings import Strategy
+from annotation.models import Comparison, Completion, OverlapRule, Prompt, Slot, Source, SourceKind
 from tests import builders, world
 from tests.builders import NOW
 from training.models import Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round
 from training.rounds import (
+    MeetingPlan,
     NoPrompts,
     SamplingPlan,
     ingest,
@@ -45,71 +47,19 @@ def start(project, *policies, plan=None, **fields):
     return start_round(project=project, policies=policies, plan=plan or SamplingPlan(), by=None, now=NOW, **fields)
 
 
-def lines_of(made: Round, *, text="{policy} says {index} to {prompt}"):
+TEXTS = ("red green blue", "one two three four", "up and down", "yes", "no", "winter is coming", "seven", "over there")
+
+
+def lines_of(made: Round, *, text="{policy} says {words} to {prompt}"):
     sources = [row["name"] for row in sampling_policies(made.job)]
     return [
         {
             "policy": source, "prompt_id": str(prompt.public_id), "index": index, "seed": index,
-            "text": text.format(policy=source, index=index, prompt=prompt.pk), "token_ids": [1], "logprob": -1.5,
-            "finish": "end", "tokens": 1,
+            "text": text.format(policy=source[:8], words=TEXTS[index], prompt=prompt.pk), "token_ids": [1],
+            "logprob": -1.5, "finish": "end", "tokens": 1,
         }
         for prompt in round_prompts(made) for source in sources for index in range(made.completions)
     ]  # fmt: skip
-
-
-# --- pairs ------------------------------------------------------------------------------------------------------------
-
-
-def written(prompt, **texts):
-    origin = uuid4()
-    return [
-        builders.completion(prompt, text, by=source, index=i, origin=origin)
-        for source, own in texts.items() for i, text in enumerate(own)
-    ]  # fmt: skip
-
-
-def met(pairs):
-    return {frozenset((pair.a.text, pair.b.text)) for pair in pairs}
-
-
-def test_one_sources_completions_meet_their_neighbours(project):
-    x = builders.prompt(project)
-    assert met(choose_pairs(x, written(x, p=["0", "1", "2", "3", "4"]))) == {frozenset("01"), frozenset("23")}
-
-
-def test_completions_of_several_sources_meet_across_by_index(project):
-    x = builders.prompt(project)
-    pairs = choose_pairs(x, written(x, p=["p0", "p1"], q=["q0", "q1"], r=["r0"]))
-    assert met(pairs) == {frozenset(pair) for pair in (("p0", "q0"), ("p1", "q1"), ("p0", "r0"), ("q0", "r0"))}
-
-
-def test_equal_and_empty_texts_meet_nobody(project):
-    x = builders.prompt(project)
-    assert choose_pairs(x, written(x, p=["same", " ", "", "a"], q=[" same\n", "other", "b", ""])) == []
-    assert choose_pairs(x, []) == []
-
-
-def test_stored_order_says_nothing_about_the_source(project):
-    first = 0
-    for i in range(200):
-        x = Prompt(project=project, content_hash=f"{i:064x}", messages=[])
-        one, two = (
-            Completion(text=f"{s}{i}", content_hash=f"{s}{i}", source_id=k, index=0) for k, s in enumerate("pq")
-        )
-        (pair,) = choose_pairs(x, [one, two])
-        (again,) = choose_pairs(x, [two, one])
-        assert pair.a is again.a
-        first += pair.a is one
-    assert 66 <= first <= 134  # the 99.9 % interval of a fair coin is 77 to 123
-
-
-def test_the_same_pair_is_made_once_whichever_way_round(project):
-    x = builders.prompt(project)
-    pairs = choose_pairs(x, written(x, p=["0", "1"]))
-    assert len(create_comparisons(project=project, pairs=pairs, origin=uuid4(), now=NOW)) == 1
-    turned = [type(pair)(prompt=x, a=pair.b, b=pair.a) for pair in pairs]
-    assert create_comparisons(project=project, pairs=turned * 2, origin=uuid4(), now=NOW) == []
-    assert Slot.objects.count() == 2
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -119,7 +69,7 @@ def test_a_round_is_a_queued_job_with_its_settings(project):
     for i in range(5):
         builders.prompt(project, f"Prompt {i}?")
     plan = SamplingPlan(completions=3, temperature=0.7, seed=9)
-    made = start(project, policy(), plan=plan, prompts=4, overlap=5, name="first")
+    made = start(project, policy(), plan=plan, prompts=4, meeting=MeetingPlan(overlap=5), name="first")
     assert (made.number, made.prompts, made.overlap, made.job.status) == (1, 4, 5, JobStatus.QUEUED)
     assert made.job.config["sampling"]["completions"] == 3
     assert start(project, policy("other"), prompts=99).prompts == 5
@@ -187,6 +137,127 @@ def test_however_the_lines_are_cut_the_comparisons_are_the_same(django_db_blocke
         transaction.set_rollback(True)
 
 
+# --- how they meet ----------------------------------------------------------------------------------------------------
+
+
+def ask(project, n=3):
+    return [builders.prompt(project, f"Prompt {i}?") for i in range(n)]
+
+
+def sources_of(made):
+    return [
+        sorted(place.completion.source.name for place in comparison.places.all())
+        for comparison in Comparison.objects.filter(origin=made.public_id)
+    ]
+
+
+def test_a_round_meets_human_references_and_nothing_else(project):
+    asked = ask(project)
+    for prompt in asked[:2]:
+        builders.completion(prompt, f"A person's own words on {prompt.pk}", by="human")
+    human = Source.objects.get(name="human")
+    meeting = MeetingPlan(against=(str(human.public_id),), priority=2, language="de", overlap=1)
+    made = start(project, policy(), plan=SamplingPlan(completions=1), meeting=meeting)
+    assert ingest(made.job, lines_of(made), now=NOW) == 2  # one prompt has no reference
+    assert sources_of(made) == [["base", "human"]] * 2
+    slots = Slot.objects.filter(comparison__origin=made.public_id)
+    assert set(slots.values_list("audience", "priority", "number")) == {("lang:de", 4, 1)}
+    assert ingest(made.job, lines_of(made), now=NOW) == 0
+
+
+def test_a_round_meets_the_completions_of_an_earlier_round(project):
+    ask(project)
+    base = policy()
+    first = start(project, base)
+    ingest(first.job, lines_of(first), now=NOW)
+    meeting = MeetingPlan(rounds=(str(first.public_id),))
+    second = start(project, base, plan=SamplingPlan(completions=2, seed=2), meeting=meeting)
+    lines = lines_of(second, text="later: {words} and more of {prompt}")
+    assert ingest(second.job, lines, now=NOW) == 6
+    origins = {
+        frozenset(place.completion.origin for place in comparison.places.all())
+        for comparison in Comparison.objects.filter(origin=second.public_id)
+    }
+    assert origins == {frozenset((first.public_id, second.public_id))}
+
+
+@pytest.mark.parametrize(
+    ("policies", "completions", "meeting", "sizes"),
+    [
+        (4, 1, MeetingPlan(), [4] * 3),
+        (4, 2, MeetingPlan(), [4] * 6),
+        (1, 4, MeetingPlan(), [4] * 3),
+        (4, 2, MeetingPlan(strategy=Strategy.RANDOM, per_prompt=3), [4] * 9),
+        (4, 2, MeetingPlan(strategy=Strategy.BALANCED), [4] * 3),
+    ],
+)
+def test_a_ranking_project_gets_sets(policies, completions, meeting, sizes):
+    project = builders.project(overlap=1, form=read_form({"kind": "ranking", "size": 4}))
+    ask(project)
+    made = start(
+        project, *(policy(f"m{i}") for i in range(policies)), plan=SamplingPlan(completions=completions),
+        meeting=meeting,
+    )  # fmt: skip
+    assert ingest(made.job, lines_of(made), now=NOW) == len(sizes)
+    assert [c.places.count() for c in Comparison.objects.filter(origin=made.public_id)] == sizes
+    assert ingest(made.job, lines_of(made), now=NOW) == 0
+
+
+def test_a_rating_project_of_one_gets_single_completions():
+    project = builders.project(overlap=1, form=read_form({"kind": "rating", "size": 1}))
+    ask(project, 2)
+    made = start(project, policy(), plan=SamplingPlan(completions=1))
+    assert ingest(made.job, lines_of(made), now=NOW) == 2
+
+
+def test_named_prompts_are_sampled_and_no_others(project):
+    asked = ask(project, 5)
+    named = tuple(str(prompt.public_id) for prompt in asked[1:3])
+    made = start(project, policy(), meeting=MeetingPlan(prompts=named))
+    assert made.prompts == 2
+    assert {str(prompt.public_id) for prompt in round_prompts(made)} == set(named)
+
+
+def test_a_balanced_round_read_twice_adds_nothing(project):
+    ask(project, 6)
+    made = start(
+        project, *(policy(f"m{i}") for i in range(4)), plan=SamplingPlan(completions=1),
+        meeting=MeetingPlan(strategy=Strategy.BALANCED),
+    )  # fmt: skip
+    lines = lines_of(made)
+    assert sum(ingest(made.job, lines[i : i + 5], now=NOW) for i in range(0, len(lines), 5)) == 6
+    assert ingest(made.job, lines, now=NOW) == 0
+    assert len({tuple(pair) for pair in sources_of(made)}) == 6  # six pairs of four sources, each once
+
+
+@pytest.mark.parametrize(
+    ("meeting", "plan", "said"),
+    [
+        (MeetingPlan(strategy=Strategy.CLOSEST_SCORE), SamplingPlan(), "strategy"),
+        (MeetingPlan(against=(str(uuid4()),)), SamplingPlan(), "against"),
+        (MeetingPlan(rounds=(str(uuid4()),)), SamplingPlan(), "rounds"),
+        (MeetingPlan(prompts=(str(uuid4()),)), SamplingPlan(), "prompt_ids"),
+        (MeetingPlan(skills=("a b",)), SamplingPlan(), "skills"),
+        (MeetingPlan(), SamplingPlan(completions=1), "completions"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_by_name(project, meeting, plan, said):
+    ask(project)
+    with pytest.raises(Invalid) as refused:
+        start(project, policy(), plan=plan, meeting=meeting)
+    assert said in refused.value.details
+    assert not Round.objects.exists()
+
+
+def test_an_adaptive_project_decides_how_many_votes_a_round_wants(project):
+    project.overlap_rule, project.min_votes, project.full_share = OverlapRule.ADAPTIVE, 3, 0.0
+    project.save()
+    ask(project, 1)
+    made = start(project, policy())
+    ingest(made.job, lines_of(made), now=NOW)
+    assert made.overlap == Comparison.objects.get().overlap == 3
+
+
 def test_a_completion_with_nul_is_stored_with_a_replacement(project):
     builders.prompt(project)
     made = start(project, policy())
@@ -243,6 +314,17 @@ def test_rounds_through_the_api(project):
     assert (shown["completions_done"], shown["comparisons"]) == (2, 1)
     found = olga.get(f"/api/v1/projects/helpful/comparisons?round={two['id']}").json()["items"]
     assert {item["source"] for item in found[0]["completions"]} == {"base", "other"}
+    human = builders.source(project, "human", SourceKind.HUMAN)
+    three = olga.post(
+        address,
+        {"policies": [str(base.public_id)], "against": [str(human.public_id)], "strategy": "balanced", "priority": 3,
+         "skills": ["medicine"], "overlap": 4},
+    ).json()  # fmt: skip
+    assert (three["completions"], three["overlap"]) == (1, 4)
+    assert three["pairing"] == {
+        "strategy": "balanced", "per_prompt": None, "against": [str(human.public_id)], "rounds": [], "priority": 3,
+        "language": None, "skills": ["medicine"],
+    }  # fmt: skip
     reward = policy("reward", kind=ModelKind.REWARD)
     for bad, code in (
         ({"policies": [str(uuid4())]}, "unknown_model"),
@@ -250,6 +332,8 @@ def test_rounds_through_the_api(project):
         ({"policies": [str(base.public_id)] * 2}, "invalid"),
         ({"policies": []}, "invalid"),
         ({"policies": [str(base.public_id)], "temperature": 9}, "invalid"),
+        ({"policies": [str(base.public_id)], "strategy": "closest_score"}, "invalid"),
+        ({"policies": [str(base.public_id)], "against": [str(uuid4())]}, "invalid"),
     ):
         answer = olga.post(address, bad)
         assert (answer.status_code, answer.json()["code"]) == (400, code), bad

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
+from annotation.meetings import Strategy
 from annotation.models import TokenScope
 from training import queries, registry
 from training.api.serializers import (
@@ -22,7 +23,9 @@ from training.api.serializers import (
     RoundSerializer,
 )
 from training.models import ModelKind, Round
-from training.rounds import MOST_POLICIES, SamplingPlan, start_round
+from training.rounds import MOST_POLICIES, MeetingPlan, SamplingPlan, completions_needed, start_round
+
+_OPEN = [strategy.value for strategy in Strategy if strategy is not Strategy.CLOSEST_SCORE]
 
 
 class RoundCreateSerializer(serializers.Serializer[Any]):
@@ -35,6 +38,35 @@ class RoundCreateSerializer(serializers.Serializer[Any]):
     max_new_tokens = serializers.IntegerField(min_value=1, max_value=4096, required=False)
     seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False, allow_null=True)
+    strategy = serializers.ChoiceField(choices=_OPEN, required=False)
+    per_prompt = serializers.IntegerField(min_value=1, max_value=200, required=False, allow_null=True)
+    against = serializers.ListField(
+        child=serializers.UUIDField(),
+        required=False,
+        max_length=20,
+        help_text="Sources that each comparison has one of.",
+    )
+    rounds = serializers.ListField(
+        child=serializers.UUIDField(), required=False, max_length=20, help_text="Earlier rounds, likewise."
+    )
+    priority = serializers.IntegerField(min_value=-100, max_value=100, required=False)
+    language = serializers.CharField(max_length=40, required=False, allow_null=True, allow_blank=True)
+    skills = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=5)
+    prompt_ids = serializers.ListField(child=serializers.UUIDField(), required=False, min_length=1, max_length=5000)
+
+
+_SAMPLING = ("completions", "temperature", "top_p", "max_new_tokens", "seed")
+_MEETING = ("strategy", "per_prompt", "overlap", "priority", "language")
+
+
+def _meeting(values: dict[str, Any]) -> MeetingPlan:
+    given: dict[str, Any] = {key: values[key] for key in _MEETING if values.get(key) is not None}
+    given |= {key: tuple(map(str, values[key])) for key in ("against", "rounds", "skills") if key in values}
+    if "strategy" in given:
+        given["strategy"] = Strategy(given["strategy"])
+    if "prompt_ids" in values:
+        given["prompts"] = tuple(map(str, values["prompt_ids"]))
+    return MeetingPlan(**given)
 
 
 class RoundsView(ProjectView):
@@ -59,15 +91,16 @@ class RoundsView(ProjectView):
         data.is_valid(raise_exception=True)
         values, now = data.validated_data, timezone.now()
         policies = [registry.find(self.project, item, kind=ModelKind.POLICY) for item in values["policies"]]
-        plan_keys = ("completions", "temperature", "top_p", "max_new_tokens", "seed")
-        plan = {key: values[key] for key in plan_keys if key in values}
-        plan.setdefault("completions", 2 if len(policies) == 1 else 1)
+        plan = {key: values[key] for key in _SAMPLING if key in values}
+        meeting = _meeting(values)
+        size = self.project.feedback.size
+        plan.setdefault("completions", completions_needed(size=size, policies=len(policies), meeting=meeting))
         made = start_round(
             project=self.project,
             policies=policies,
             plan=SamplingPlan(**plan),
+            meeting=meeting,
             prompts=values.get("prompts"),
-            overlap=values.get("overlap"),
             name=values.get("name", ""),
             by=user_of(request),
             now=now,

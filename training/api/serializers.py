@@ -232,12 +232,23 @@ class RoundSamplingSerializer(serializers.Serializer[Any]):
     seed = serializers.IntegerField()
 
 
+class RoundPairingSerializer(serializers.Serializer[Any]):
+    strategy = serializers.CharField(default="cross_source")
+    per_prompt = serializers.IntegerField(allow_null=True, default=None)
+    against = serializers.ListField(child=serializers.UUIDField(), default=list)
+    rounds = serializers.ListField(child=serializers.UUIDField(), default=list)
+    priority = serializers.IntegerField(default=0)
+    language = serializers.CharField(allow_null=True, default=None)
+    skills = serializers.ListField(child=serializers.CharField(), default=list)
+
+
 class RoundSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
     name = serializers.CharField()
     policies = serializers.SerializerMethodField()
     sampling = RoundSamplingSerializer()
+    pairing = RoundPairingSerializer()
     prompts = serializers.IntegerField()
     completions = serializers.IntegerField()
     overlap = serializers.IntegerField()
