@@ -1,4 +1,5 @@
-"""Record a vote, take it back. No acknowledged vote is lost; a late one is kept as surplus, never refused."""
+"""Record a vote, take it back; an annotator's own completion. No acknowledged vote is lost; a late one is kept as
+surplus, never refused."""
 
 from __future__ import annotations
 
@@ -8,27 +9,35 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 
-from annotation.assignment import take_over
-from annotation.clock import free_slot, lease_end
+from annotation.assignment import QUEUED, free_slot_of, mark_started
+from annotation.clock import lease_end
 from annotation.consensus import mark_due
 from annotation.errors import DomainError, Invalid, Kind
-from annotation.feedback import Answer, StoredAnswer, store
+from annotation.feedback import Answer, BadAnswer, StoredAnswer, store
 from annotation.gate import write
 from annotation.models import (
     GIVEN_BACK,
     Assignment,
     AssignmentState,
     Comparison,
+    Completion,
     GuidelineVersion,
+    Membership,
     Purpose,
     Retraction,
     Slot,
     SlotState,
+    Source,
+    SourceKind,
     User,
     Vote,
+    content_hash,
 )
+
+MOST_CHARACTERS = 20_000  # of an annotator's own completion
+MOST_LISTED = 50
 
 
 class KeyReused(DomainError):
@@ -74,13 +83,19 @@ class Receipt:
 def record_vote(*, assignment: Assignment, annotator: User, key: UUID, answer: Answer, now: datetime) -> Receipt:
     """Store a vote in one transaction. The same key with the same answer again returns the first vote.
 
-    An expired lease, a settled comparison or a paused project do not refuse it: without a free slot it is surplus.
+    An expired lease, a settled comparison or a paused project do not refuse it: without a free slot it is surplus. The
+    answer is read by the form that the task was shown with, so a replay is the same answer after a change of the form.
 
     Raises:
         KeyReused: the key belongs to another answer. AlreadyVoted: a live vote of this person is there.
-        BadAnswer: the project's form does not allow it.
+        BadAnswer: that form does not allow it.
     """
-    stored = store(assignment.form(), answer, sides=assignment.sides)
+    try:
+        stored = store(assignment.form(), answer, sides=assignment.sides)
+    except BadAnswer:
+        if Vote.objects.filter(project_id=assignment.project_id, key=key).exists():
+            raise KeyReused(f"The idempotency key {key} belongs to another vote.") from None
+        raise
     digest = _body_hash(stored)
     try:
         with write(), transaction.atomic():
@@ -129,6 +144,8 @@ def _record(
         Slot.objects.filter(pk=slot.pk).update(
             state=SlotState.DONE, assignment=assignment, vote=vote, lease_expires_at=None
         )
+        if assignment.project.finish_started:
+            mark_started(slot)
         mark_due([assignment.comparison_id], now=now)
     # Another turn of this person at this comparison (a second tab, leased or skipped) gives way to the vote.
     Assignment.objects.filter(
@@ -185,14 +202,7 @@ def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
             assignment__repetition=assignment.repetition,
             assignment__state=AssignmentState.LEASED,
         ).first()
-    if mine is not None:
-        return mine
-    if connection.features.has_select_for_update_skip_locked:
-        slots = slots.select_for_update(skip_locked=True, no_key=True, of=("self",))
-    while True:
-        free = slots.filter(free_slot(now)).order_by("number").first()
-        if free is None or free.assignment is None or take_over(free, now=now):
-            return free
+    return mine or free_slot_of(assignment.comparison_id, now=now)
 
 
 def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignment:
@@ -209,7 +219,7 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
     try:
         with write(), transaction.atomic():
             comparison = Comparison.objects.select_for_update(no_key=True).get(pk=vote.comparison_id)
-            if comparison.frozen_at is not None:
+            if is_frozen(vote, comparison):
                 raise Frozen("This one is in a frozen snapshot and can't be changed. Flag it instead.")
             if Retraction.objects.filter(project_id=vote.project_id, vote=vote).exists():
                 raise AlreadyRetracted("This vote was taken back before.")
@@ -226,6 +236,77 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
         raise AlreadyRetracted("This vote was taken back before.") from None
     vote.assignment.refresh_from_db()
     return vote.assignment
+
+
+def is_frozen(vote: Vote, comparison: Comparison) -> bool:
+    """Whether a vote can no more be taken back: its comparison is in a snapshot.
+
+    Hidden gold never is, which would tell it from the rest as soon as there is a snapshot; so it goes with the ordinary
+    vote that the person gave before it.
+    """
+    if vote.purpose != Purpose.GOLD:
+        return comparison.frozen_at is not None
+    before = Vote.objects.filter(
+        project_id=vote.project_id, annotator_id=vote.annotator_id, purpose=Purpose.WANTED,
+        created_at__lte=vote.created_at,
+    )  # fmt: skip
+    return before.order_by("-created_at").values_list("comparison__frozen_at", flat=True).first() is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnVote:
+    """A vote as its own annotator may see it again."""
+
+    vote: Vote
+    can_retract: bool
+
+
+def own_votes(*, project_id: int, annotator: User) -> list[OwnVote]:
+    """The newest live votes that a person gave from the queue, newest first; one query."""
+    rows = Vote.objects.filter(
+        project_id=project_id, annotator=annotator, assignment__isnull=False, retractions__isnull=True,
+        purpose__in=QUEUED,
+    )  # fmt: skip
+    votes = list(
+        rows.select_related("assignment", "comparison__prompt").order_by("-created_at", "-pk")[: MOST_LISTED + 1]
+    )
+    found, frozen = [], False
+    for vote in reversed(votes):
+        if vote.purpose != Purpose.GOLD:  # gold goes with the vote before it, as `is_frozen` says
+            frozen = vote.comparison.frozen_at is not None
+        found.append(OwnVote(vote=vote, can_retract=not frozen))
+    return found[::-1][:MOST_LISTED]
+
+
+def write_completion(*, assignment: Assignment, annotator: User, text: str, now: datetime) -> Completion:
+    """A better completion that an annotator wrote for the prompt of their task; the same text again is the first one.
+
+    Raises:
+        Invalid: it is empty or too long.
+    """
+    if not text.strip() or len(text) > MOST_CHARACTERS:
+        rule = f"must have 1 to {MOST_CHARACTERS} characters"
+        raise Invalid(f"text: {rule}, got {len(text)}", details={"text": [rule]})
+    name = Membership.objects.values_list("pseudonym", flat=True).get(project=assignment.project, user=annotator)
+    with write(), transaction.atomic():
+        prompt = Comparison.objects.select_related("prompt").get(pk=assignment.comparison_id).prompt
+        # One writer a prompt and person: the lease is theirs.
+        Assignment.objects.select_for_update(no_key=True).get(pk=assignment.pk)
+        source, _ = Source.objects.get_or_create(project=assignment.project, kind=SourceKind.HUMAN, name=name)
+        own = Completion.objects.filter(prompt=prompt, source=source)
+        digest = content_hash(text)
+        first = own.filter(content_hash=digest).first()
+        return first or Completion.objects.create(
+            project=assignment.project,
+            prompt=prompt,
+            source=source,
+            text=text,
+            content_hash=digest,
+            origin=assignment.public_id,
+            index=own.filter(origin=assignment.public_id).count(),
+            author=annotator,
+            created_at=now,
+        )
 
 
 def _body_hash(answer: StoredAnswer) -> str:

@@ -1,4 +1,4 @@
-"""The annotator's API: prompt, two texts, question, progress and lease, and nothing that could bias.
+"""The annotator's API: prompt, completions, question, progress and lease, and nothing that could bias.
 
 Every serializer here lists its fields by hand. No source, score, vote of others, consensus, gold mark or stored order
 leaves through this module; a test walks it with secrets planted in every hidden column.
@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import assignment as assignments
+from annotation import qualification, quality
 from annotation.api.access import AnnotatorProjectView, NoStore, require_scope, user_of
 from annotation.feedback import LETTERS, SIDES, Answer, FeedbackKind, Rationale, shown
 from annotation.models import (
@@ -34,10 +35,15 @@ from annotation.models import (
     TokenScope,
     Vote,
 )
-from annotation.queries import votes_of
+from annotation.progress import Progress, progress, why_nothing
 from annotation.tasks import wake_settling
-from annotation.voting import record_vote, retract
+from annotation.voting import MOST_CHARACTERS, own_votes, record_vote, retract, write_completion
 
+DONE = (
+    "all_done", "held_by_others", "paused", "nothing_yet", "person_paused", "confirm_guideline", "practise", "qualify",
+    "share_done",
+)  # fmt: skip
+MOST_LINE = 160  # characters of a prompt's first line in a list
 SKIP_REASONS = ("cannot_judge", "need_expertise", "too_long", "broken", "rather_not")
 
 
@@ -104,9 +110,9 @@ class TaskSerializer(serializers.Serializer[Any]):
 
 class QueueSerializer(serializers.Serializer[Any]):
     items = TaskSerializer(many=True)
-    done = serializers.ChoiceField(choices=["all_done", "held_by_others", "paused", "nothing_yet"], allow_null=True)
+    done = serializers.ChoiceField(choices=DONE, allow_null=True, help_text="Why there is nothing to do.")
     votes = serializers.IntegerField()
-    remaining = serializers.IntegerField()
+    remaining = serializers.IntegerField(help_text="About how many tasks are left; counted up to 200.")
     lease_minutes = serializers.IntegerField()
 
 
@@ -168,6 +174,23 @@ class RetractedSerializer(serializers.Serializer[Any]):
     task = TaskSerializer()
 
 
+class OwnVoteSerializer(serializers.Serializer[Any]):
+    vote = serializers.UUIDField()
+    prompt = serializers.CharField(help_text="The first line of the prompt's last turn.")
+    answer = AnswerSerializer()
+    created_at = serializers.DateTimeField()
+    can_retract = serializers.BooleanField()
+
+
+class OwnVoteListSerializer(serializers.Serializer[Any]):
+    items = OwnVoteSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class OwnCompletionSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField(max_length=MOST_CHARACTERS, trim_whitespace=False)
+
+
 class SkipSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(choices=SKIP_REASONS)
     note = serializers.CharField(max_length=150, required=False, allow_blank=True)
@@ -212,6 +235,10 @@ def render_tasks(project: Project, leased: Sequence[Assignment]) -> list[dict[st
     return tasks
 
 
+def _progress(figures: Progress) -> dict[str, int]:
+    return {"votes": figures.votes, "remaining": figures.remaining}
+
+
 class AnnotateProjectsView(NoStore, APIView):
     """Where the caller may annotate."""
 
@@ -229,8 +256,7 @@ class AnnotateProjectsView(NoStore, APIView):
                 "name": row.project.name,
                 "question": row.project.question,
                 "kind": row.project.feedback.kind.value,
-                "votes": votes_of(row.project, user),
-                "remaining": assignments.remaining(project=row.project, annotator=user, now=now),
+                **_progress(progress(project=row.project, membership=row, now=now)),
                 "paused": row.project.paused_at is not None,
                 "guideline_number": row.project.guidelines.order_by("-number").values_list("number", flat=True).first(),
             }
@@ -260,22 +286,24 @@ class QueueView(AnnotatorProjectView):
         """Lease up to `n` comparisons for this tab: those it holds already first, then new ones."""
         data = QueueAskSerializer(data=request.data)
         data.is_valid(raise_exception=True)
-        user, now = user_of(request), timezone.now()
+        project, member, now = self.project, self.membership, timezone.now()
+        closed = qualification.why_not(project, member)
         leased = assignments.lease(
-            project=self.project,
-            annotator=user,
+            project=project,
+            annotator=user_of(request),
             tab=data.validated_data["tab"],
             wanted=data.validated_data["n"],
             now=now,
             rng=random.SystemRandom(),
+            membership=member,
+            only_held=bool(closed),
         )
-        done = None if leased else assignments.why_nothing(project=self.project, annotator=user, now=now)
+        nothing = None if leased else why_nothing(project=project, membership=member, closed=closed, now=now)
         body = {
-            "items": render_tasks(self.project, leased),
-            "done": done,
-            "votes": votes_of(self.project, user),
-            "remaining": assignments.remaining(project=self.project, annotator=user, now=now),
-            "lease_minutes": self.project.lease_minutes,
+            "items": render_tasks(project, leased),
+            "done": nothing,
+            **_progress(progress(project=project, membership=member, now=now)),
+            "lease_minutes": project.lease_minutes,
         }
         return Response(QueueSerializer(body).data)
 
@@ -355,14 +383,16 @@ class VoteView(_OwnAssignmentView):
             answer=Answer(**data.validated_data),
             now=now,
         )
+        # After a replay too: whoever stored the vote may have died before this.
+        quality.after_vote(receipt.vote, now=now)
         if receipt.counted and not receipt.replayed:
             wake_settling(assignment.comparison_id)
+        member = Membership.objects.get(project=assignment.project, user=user_of(request))
         body = {
             "vote": receipt.vote.public_id,
             "key": receipt.vote.key,
             "counted": receipt.counted,
-            "votes": votes_of(assignment.project, user_of(request)),
-            "remaining": assignments.remaining(project=assignment.project, annotator=user_of(request), now=now),
+            **_progress(progress(project=assignment.project, membership=member, now=now)),
         }
         code = status.HTTP_200_OK if receipt.replayed else status.HTTP_201_CREATED
         return Response(ReceiptSerializer(body).data, status=code)
@@ -407,6 +437,50 @@ class FlagView(_OwnAssignmentView):
             now=timezone.now(),
         )
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class CompletionView(_OwnAssignmentView):
+    """A better completion by the annotator."""
+
+    @extend_schema(operation_id="annotate_completion", request=OwnCompletionSerializer, responses={204: None})
+    def post(self, request: Request, public_id: UUID) -> Response:
+        """Write a completion for the prompt of a task; the same text again changes nothing."""
+        assignment = self.own(request, public_id)
+        data = OwnCompletionSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        write_completion(
+            assignment=assignment, annotator=user_of(request), text=data.validated_data["text"], now=timezone.now()
+        )
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class OwnVotesView(AnnotatorProjectView):
+    """What the caller has said."""
+
+    @extend_schema(operation_id="annotate_votes", responses=OwnVoteListSerializer)
+    def get(self, request: Request, slug: str) -> Response:
+        """The caller's last fifty votes, as the screen showed them, and whether each can still be taken back."""
+        items = [
+            {
+                "vote": item.vote.public_id,
+                "prompt": _first_line(item.vote.comparison.prompt.messages),
+                "answer": shown(item.vote.choice, item.vote.body, sides=_sides_of(item.vote)),
+                "created_at": item.vote.created_at,
+                "can_retract": item.can_retract,
+            }
+            for item in own_votes(project_id=self.project.pk, annotator=user_of(request))
+        ]
+        return Response(OwnVoteListSerializer({"items": items, "next": None}).data)
+
+
+def _sides_of(vote: Vote) -> str:
+    assert vote.assignment is not None
+    return vote.assignment.sides
+
+
+def _first_line(messages: Sequence[dict[str, str]]) -> str:
+    lines = messages[-1]["content"].strip().splitlines()
+    return lines[0][:MOST_LINE] if lines else ""
 
 
 class RetractView(NoStore, APIView):

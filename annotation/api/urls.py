@@ -31,6 +31,8 @@ urlpatterns = [
     path("annotate/projects/<slug:slug>/queue", annotate.QueueView.as_view()),
     path("annotate/projects/<slug:slug>/heartbeat", annotate.HeartbeatView.as_view()),
     path("annotate/projects/<slug:slug>/release", annotate.ReleaseView.as_view()),
+    path("annotate/projects/<slug:slug>/votes", annotate.OwnVotesView.as_view()),
+    path("annotate/assignments/<uuid:public_id>/completion", annotate.CompletionView.as_view()),
     path("annotate/assignments/<uuid:public_id>/vote", annotate.VoteView.as_view()),
     path("annotate/assignments/<uuid:public_id>/skip", annotate.SkipView.as_view()),
     path("annotate/assignments/<uuid:public_id>/flag", annotate.FlagView.as_view()),

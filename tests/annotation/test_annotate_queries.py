@@ -41,14 +41,15 @@ def test_a_click_costs_a_fixed_number_of_queries(size):
     assert costs == COSTS
 
 
-# Beside the session, with the membership and the two statements of the transaction. A lease is own leases, claim,
-# highest priority, balance of sides (1 or 2), insert, slot; then three for the texts and three for the progress. A vote
-# is its assignment; key, last vote, slot, guideline, insert, slot, consensus, other tabs, assignment; then progress.
+# Beside the session, with the membership and the two statements of the transaction. A lease is own leases, audiences;
+# claim, balance of sides (1 or 2), insert, slot; then three for the texts and three for the progress (counts of own
+# tasks, audiences, what is left). A vote is its assignment; key, last vote, slot, guideline, insert, slot, consensus,
+# other tabs, assignment; is the comparison done, membership; then progress.
 COSTS = {
     "first task": 16,
-    "two more tasks": 24,
-    "vote": 16,
-    "replay": 8,
+    "two more tasks": 23,
+    "vote": 17,
+    "replay": 9,
     "heartbeat": 6,
     "skip": 9,
     "undo": 13,
