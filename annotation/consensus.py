@@ -25,6 +25,7 @@ from annotation.models import (
     Consensus,
     ConsensusState,
     Flag,
+    Membership,
     Project,
     Slot,
     SlotState,
@@ -141,7 +142,7 @@ class _Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """What the consensuses of a batch are computed from, by comparison (people and forms by project).
+    """What the consensuses of a batch are computed from, by comparison (forms by project).
 
     `wanted`: slots that are not done. Votes of excluded people are not among the ballots.
     """
@@ -152,7 +153,6 @@ class _Facts:
     sizes: Mapping[int, int]
     flags: Mapping[int, int]
     decisions: Mapping[int, _Decision]
-    people: Mapping[int, Mapping[int, overlap.Person]]
     has_tie: Mapping[int, bool]
 
 
@@ -161,7 +161,15 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
     ids = [row.comparison_id for row in rows]
     comparisons = {row.comparison_id: row.comparison for row in rows}
     projects = {row.project_id: row.project for row in rows}
-    people = overlap.people_of(projects)
+    members = Membership.objects.filter(project_id__in=projects)
+    reliability: dict[tuple[int, int], float | None] = {}
+    excluded: set[tuple[int, int]] = set()
+    for project_id, user_id, value, excluded_at in members.values_list(
+        "project_id", "user_id", "reliability", "excluded_at"
+    ):
+        reliability[project_id, user_id] = value
+        if excluded_at is not None:
+            excluded.add((project_id, user_id))
     ballots: dict[int, list[Ballot]] = defaultdict(list)
     wanted: dict[int, int] = defaultdict(int)
     with_experts: set[int] = set()
@@ -174,10 +182,16 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
         if state != SlotState.DONE:
             wanted[pk] += 1
             continue
-        person = people[project_id].get(annotator_id)
-        if person is None or not person.is_excluded:
-            reliability = overlap.UNKNOWN_RELIABILITY if person is None else person.reliability
-            ballots[pk].append(Ballot(annotator_id=annotator_id, choice=choice, body=body, reliability=reliability))
+        if (project_id, annotator_id) not in excluded:
+            right = reliability.get((project_id, annotator_id))
+            ballots[pk].append(
+                Ballot(
+                    annotator_id=annotator_id,
+                    choice=choice,
+                    body=body,
+                    reliability=overlap.UNKNOWN_RELIABILITY if right is None else right,
+                )
+            )
     places = ComparisonCompletion.objects.filter(comparison_id__in=ids).order_by().values_list("comparison_id")
     flags = Flag.objects.filter(comparison_id__in=ids).values_list("comparison_id")
     decisions = Adjudication.objects.filter(comparison_id__in=ids).order_by("id")
@@ -191,7 +205,6 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
             pk: _Decision(kind=AdjudicationKind(kind), answer=answer)
             for pk, kind, answer in decisions.values_list("comparison_id", "kind", "answer")
         },
-        people=people,
         has_tie={pk: project.feedback.has_tie for pk, project in projects.items()},
     )
 
@@ -256,7 +269,7 @@ def _steps(asked: Sequence[tuple[Consensus, Tally]], facts: _Facts) -> dict[int,
             )
         )
     voters = {pk: {ballot.annotator_id for ballot in ballots} for pk, ballots in facts.ballots.items()}
-    steps = overlap.next_steps(standings, people=facts.people, voters=voters)
+    steps = overlap.next_steps(standings, voters=voters)
     for row, _ in asked:
         if row.comparison_id in steps:
             row.stopped = steps[row.comparison_id].stopped

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
 from django.db.models import F
 
+from annotation.audience import PERSON, may_serve
 from annotation.models import (
     GIVEN_BACK,
     Assignment,
@@ -31,23 +32,6 @@ from annotation.statistics.acquisition import Decision, overlap_decision
 
 UNKNOWN_RELIABILITY = 0.75  # a person without record: between the careful .85 and the careless .68 of STATISTICS 6.6
 EXPERT = "skill:expert"
-_PERSON = "person:"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Person:
-    """What settling knows of a member."""
-
-    user_id: int
-    reliability: float
-    is_excluded: bool
-    may_work: bool
-    reads_all: bool
-    tags: frozenset[str]
-
-    def serves(self, audience: str) -> bool:
-        """Whether this person may get comparisons of an audience; without languages they read every one."""
-        return all(tag in self.tags or (self.reads_all and tag.startswith("lang:")) for tag in audience.split())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,49 +77,32 @@ def first_overlap(project: Project, key: str) -> tuple[int, bool]:
             assert_never(never)
 
 
-def people_of(project_ids: Collection[int]) -> dict[int, dict[int, Person]]:
-    """Members of each project, by user; those who left stay among them, because their votes do."""
-    found: dict[int, dict[int, Person]] = {pk: {} for pk in project_ids}
-    rows = Membership.objects.filter(project_id__in=project_ids).values_list(
-        "project_id", "user_id", "role", "reliability", "excluded_at", "left_at", "languages", "skills",
-        "user__is_active",
-    )  # fmt: skip
-    for project_id, user_id, role, reliability, excluded_at, left_at, languages, skills, is_active in rows:
-        tags = {f"lang:{x}" for x in languages} | {f"skill:{x}" for x in skills} | {f"{_PERSON}{user_id}"}
-        found[project_id][user_id] = Person(
-            user_id=user_id,
-            reliability=UNKNOWN_RELIABILITY if reliability is None else reliability,
-            is_excluded=excluded_at is not None,
-            may_work=is_active and left_at is None and excluded_at is None and Role(role).can_annotate,
-            reads_all=not languages,
-            tags=frozenset(tags),
-        )
-    return found
-
-
-def next_steps(
-    standings: Sequence[Standing], *, people: Mapping[int, Mapping[int, Person]], voters: Mapping[int, set[int]]
-) -> dict[int, Step]:
+def next_steps(standings: Sequence[Standing], *, voters: Mapping[int, set[int]]) -> dict[int, Step]:
     """What follows for each comparison, by its id: the adaptive rule first, then experts for what is disputed.
 
+    Two queries, or none where no rule asks for more.
+
     Args:
-        people: members by project and user. voters: those whose votes a comparison has, by comparison.
+        voters: the people whose votes a comparison has, by comparison.
     """
     asked = [item for item in standings if _may_grow(item)]
+    if not asked:
+        return {}
     met: dict[int, set[int]] = defaultdict(set)
     turns = Assignment.objects.filter(comparison_id__in=[item.comparison.pk for item in asked])
     for comparison_id, user_id in turns.exclude(state__in=GIVEN_BACK).values_list("comparison_id", "annotator_id"):
         met[comparison_id].add(user_id)
-    steps: dict[int, Step] = {}
     by_project: dict[int, list[Standing]] = defaultdict(list)
     for item in asked:
         by_project[item.project.pk].append(item)
+    steps: dict[int, Step] = {}
+    people = _people(by_project)
     for project_id, items in by_project.items():
         fresh = {
             item.comparison.pk: [
-                person
-                for person in people[project_id].values()
-                if person.may_work and person.user_id not in met[item.comparison.pk] | voters[item.comparison.pk]
+                serves
+                for user_id, serves in people[project_id].items()
+                if user_id not in met[item.comparison.pk] | voters[item.comparison.pk]
             ]
             for item in items
         }
@@ -144,12 +111,26 @@ def next_steps(
     return steps
 
 
+Serves = Callable[[str], bool]
+
+
+def _people(project_ids: Collection[int]) -> dict[int, dict[int, Serves]]:
+    """Who may work in each project, by user, as the test of which audiences they serve."""
+    found: dict[int, dict[int, Serves]] = {pk: {} for pk in project_ids}
+    rows = Membership.objects.filter(
+        project_id__in=project_ids, left_at__isnull=True, excluded_at__isnull=True, user__is_active=True
+    ).exclude(role=Role.VIEWER)
+    for row in rows:
+        found[row.project_id][row.user_id] = may_serve(row)
+    return found
+
+
 def _may_grow(item: Standing) -> bool:
     wants = item.project.overlap_rule == OverlapRule.ADAPTIVE or (item.is_disputed and item.project.expert_votes)
-    return bool(wants) and item.comparison.frozen_at is None and not item.comparison.audience.startswith(_PERSON)
+    return bool(wants) and item.comparison.frozen_at is None and not item.comparison.audience.startswith(PERSON)
 
 
-def _adaptive(items: Sequence[Standing], fresh: Mapping[int, Sequence[Person]]) -> dict[int, Step]:
+def _adaptive(items: Sequence[Standing], fresh: Mapping[int, Sequence[Serves]]) -> dict[int, Step]:
     project = items[0].project
     if project.overlap_rule != OverlapRule.ADAPTIVE:
         return {}
@@ -157,7 +138,7 @@ def _adaptive(items: Sequence[Standing], fresh: Mapping[int, Sequence[Person]]) 
     # Once experts were asked, the ordinary votes had stopped.
     steps |= {item.comparison.pk: Step(stopped=item.stopped or "cap") for item in items if item.has_expert_slots}
     items = [item for item in items if item.comparison.pk not in steps]
-    remaining = [sum(person.serves(item.comparison.audience) for person in fresh[item.comparison.pk]) for item in items]
+    remaining = [sum(serves(item.comparison.audience) for serves in fresh[item.comparison.pk]) for item in items]
     votes = np.array([item.votes for item in items], dtype=np.int64)
     decisions = overlap_decision(
         np.array([item.confidence for item in items]),
@@ -182,7 +163,7 @@ def _adaptive(items: Sequence[Standing], fresh: Mapping[int, Sequence[Person]]) 
 
 
 def _experts(
-    items: Sequence[Standing], steps: Mapping[int, Step], fresh: Mapping[int, Sequence[Person]]
+    items: Sequence[Standing], steps: Mapping[int, Step], fresh: Mapping[int, Sequence[Serves]]
 ) -> dict[int, Step]:
     """Slots for experts where a dispute stands and has none yet; no more than there are experts who may take them."""
     found = {}
@@ -192,7 +173,7 @@ def _experts(
         if not item.is_disputed or item.has_expert_slots or step.slots or not item.project.expert_votes:
             continue
         audience = " ".join(sorted({*item.comparison.audience.split(), EXPERT}))
-        experts = sum(person.serves(audience) for person in fresh[pk])
+        experts = sum(serves(audience) for serves in fresh[pk])
         found[pk] = Step(slots=min(item.project.expert_votes, experts), audience=audience, stopped=step.stopped)
     return found
 
