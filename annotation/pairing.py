@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import connection, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
@@ -32,8 +32,11 @@ from annotation.models import (
     Prompt,
     Slot,
     SlotState,
+    Source,
+    User,
 )
 from annotation.overlap import EXPERT, first_overlap, is_expert_slot
+from annotation.people import audit
 
 BATCH = 500
 MOST_A_CALL = 20_000
@@ -49,6 +52,19 @@ class MissingScores(Invalid):
     code = "missing_scores"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceCounts:
+    """A source and how much of it there is."""
+
+    public_id: UUID
+    name: str
+    kind: str
+    model_id: UUID | None
+    completions: int
+    prompts: int
+    comparisons: int
+
+
 def sources_met(project: Project) -> Met:
     """How often each two sources meet in the comparisons that the project has; one query."""
     met = Met()
@@ -61,6 +77,29 @@ def sources_met(project: Project) -> Met:
     for one, other, n in rows:
         met.times[frozenset((one, other))] = n
     return met
+
+
+def sources(project: Project) -> list[SourceCounts]:
+    """Every source of a project, by name; three queries."""
+    written = Completion.objects.filter(project=project).values_list("source_id")
+    amounts = {
+        source: (n, prompts)
+        for source, n, prompts in written.annotate(n=Count("pk"), prompts=Count("prompt_id", distinct=True))
+    }
+    places = ComparisonCompletion.objects.filter(comparison__project=project).values_list("completion__source_id")
+    compared = dict(places.annotate(n=Count("comparison_id", distinct=True)))
+    return [
+        SourceCounts(
+            public_id=source.public_id,
+            name=source.name,
+            kind=source.kind,
+            model_id=source.model_id,
+            completions=amounts.get(source.pk, (0, 0))[0],
+            prompts=amounts.get(source.pk, (0, 0))[1],
+            comparisons=compared.get(source.pk, 0),
+        )
+        for source in Source.objects.filter(project=project).order_by("name", "pk")
+    ]
 
 
 # --- for a whole project ----------------------------------------------------------------------------------------------
@@ -145,7 +184,7 @@ def _prompts(plan: Plan) -> Iterator[list[Prompt]]:
 
 
 def _completions(plan: Plan) -> QuerySet[Completion]:
-    rows = Completion.objects.filter(project=plan.project)
+    rows = Completion.objects.filter(project=plan.project).select_related("source")
     return rows if plan.sources is None else rows.filter(source_id__in=plan.sources | plan.against)
 
 
@@ -179,6 +218,39 @@ def _known(project: Project, meetings: Sequence[Meeting]) -> set[str]:
         rows = Comparison.objects.filter(project=project, pair_hash__in=hashes[start : start + BATCH])
         known.update(rows.values_list("pair_hash", flat=True))
     return known
+
+
+def pair_up(
+    plan: Plan,
+    *,
+    overlap: int | None = None,
+    priority: int = 0,
+    language: str | None = None,
+    skills: Iterable[str] = (),
+    by: User,
+    now: datetime,
+) -> tuple[UUID, Chosen]:
+    """Make the comparisons of a plan. A second call makes what is still missing: nothing, or for `balanced` more.
+
+    Returns:
+        Their origin, by which they are found, and what was chosen.
+
+    Raises:
+        As `choose_for`; nothing was made then.
+    """
+    tags = tuple(skills)
+    audience_key(language=language or "", skills=tags)
+    chosen, origin = choose_for(plan), uuid4()
+    # First, since comparisons come in several transactions: what was begun is on record.
+    audit(
+        project=plan.project, by=by, action="comparisons.made", target=str(origin), now=now,
+        strategy=plan.rule.strategy.value, comparisons=len(chosen.meetings),
+    )  # fmt: skip
+    create_comparisons(
+        project=plan.project, pairs=chosen.meetings, origin=origin, overlap=overlap, priority=priority,
+        language=language, skills=tags, now=now,
+    )  # fmt: skip
+    return origin, chosen
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------
@@ -372,11 +444,12 @@ def _resize(project: Project, comparisons: Sequence[Comparison], overlap: int, n
     return sum(len(keys) for keys in resized.values())
 
 
-def set_priority(*, project: Project, comparisons: QuerySet[Comparison], priority: int) -> int:
+def set_priority(*, project: Project, comparisons: QuerySet[Comparison], priority: int, by: User, now: datetime) -> int:
     """Give comparisons of the project a priority; how many have changed. The same again changes nothing.
 
     A slot that somebody votes on in this moment keeps its old one: it is leaving the queue.
     """
+    audit(project=project, by=by, action="comparisons.prioritised", target=str(priority), now=now)
     keys = list(comparisons.filter(project=project).exclude(priority=priority).values_list("pk", flat=True))
     changed = 0
     for start in range(0, len(keys), BATCH):

@@ -151,6 +151,8 @@ class World:
             "jobs_promote": {"name": "promoted"},
             "models_register": {"name": "m", "path": "/nowhere"},
             "rounds_start": {"policies": [str(self.policy.public_id)]},
+            "pairs_make": {"strategy": "all", "prompts": {"category": "none"}},
+            "comparisons_prioritise": {"priority": 0},
             "webhooks_create": {"url": "https://example.org/hook", "events": ["job.finished"]},
             "webhooks_change": {"events": ["comparison.settled"]},
         }.get(route.name, {})  # fmt: skip

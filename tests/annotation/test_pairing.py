@@ -12,6 +12,7 @@ from annotation.feedback import read_form
 from annotation.meetings import Meeting, Pair, Rule, Strategy, meeting
 from annotation.models import (
     Audience,
+    AuditEvent,
     Comparison,
     ComparisonCompletion,
     CompletionScore,
@@ -31,7 +32,7 @@ from annotation.pairing import (
     set_priority,
     sources_met,
 )
-from tests import builders
+from tests import builders, world
 from tests.builders import NOW
 
 pytestmark = pytest.mark.django_db
@@ -158,15 +159,20 @@ def test_priority_moves_the_slots_and_keeps_what_is_started_ahead(project, finis
     ann = builders.member(project, "ann")
     (leased,) = builders.lease(project, ann)
     rows = project.comparisons.exclude(pk=next(c.pk for c in (first, second, third) if c.pk != leased.comparison_id))
-    assert set_priority(project=project, comparisons=rows, priority=5) == 2
-    assert set_priority(project=project, comparisons=rows, priority=5) == 0
+    assert set_priority(project=project, comparisons=rows, priority=5, by=project.created_by, now=NOW) == 2
+    assert set_priority(project=project, comparisons=rows, priority=5, by=project.created_by, now=NOW) == 0
     by_comparison = {}
     for slot in Slot.objects.all():
         by_comparison.setdefault(slot.comparison_id, set()).add(slot.priority)
     assert by_comparison.pop(leased.comparison_id) == {11 if finish_started else 10}
     assert sorted(by_comparison.values()) == [{0}, {10}] or sorted(map(min, by_comparison.values())) == [0, 10]
     elsewhere = builders.project(slug="elsewhere")
-    assert set_priority(project=elsewhere, comparisons=Comparison.objects.all(), priority=9) == 0
+    assert (
+        set_priority(
+            project=elsewhere, comparisons=Comparison.objects.all(), priority=9, by=elsewhere.created_by, now=NOW
+        )
+        == 0
+    )
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
@@ -241,3 +247,97 @@ def test_the_queries_of_a_plan_do_not_grow_with_its_prompts(project, django_asse
         choose_for(plan(project))
     with django_assert_num_queries(6):  # how often sources met, what has been compared
         choose_for(plan(project, strategy=Strategy.BALANCED))
+
+
+# --- through the API --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def olga(project):
+    return world.client(project.created_by)
+
+
+PAIRS = "/api/v1/projects/helpful/pairs"
+
+
+def test_pairs_are_shown_first_and_then_made_once(project, olga):
+    for i in range(12):
+        written(builders.prompt(project, f"{i}?"), "p", "q")
+    ask = {"strategy": "all", "overlap": 1, "priority": 4, "skills": ["medicine"]}
+    shown = olga.post(PAIRS, ask | {"preview": True})
+    assert shown.status_code == 200
+    body = shown.json()
+    assert (body["comparisons"], body["origin"], len(body["examples"])) == (12, None, 10)
+    assert {item["source"] for item in body["examples"][0]["completions"]} == {"p", "q"}
+    assert not Comparison.objects.exists()
+    assert not AuditEvent.objects.filter(action="comparisons.made").exists()
+    made = olga.post(PAIRS, ask)
+    assert made.status_code == 201
+    assert Comparison.objects.filter(origin=made.json()["origin"], overlap=1, audience="skill:medicine").count() == 12
+    event = AuditEvent.objects.get(action="comparisons.made")
+    assert (event.target, event.details) == (made.json()["origin"], {"strategy": "all", "comparisons": 12})
+    again = olga.post(PAIRS, ask).json()
+    assert (again["comparisons"], again["existing"]) == (0, 12)
+
+
+def test_pairs_for_some_prompts_and_sources(project, olga):
+    asked = [builders.prompt(project, f"{i}?", category="odd" if i % 2 else "even") for i in range(6)]
+    for prompt in asked:
+        written(prompt, "p", "q", "human")
+    ids = {row["name"]: row["id"] for row in olga.get("/api/v1/projects/helpful/sources").json()["items"]}
+
+    def count(**fields):
+        return olga.post(PAIRS, {"strategy": "all", "preview": True} | fields).json()["comparisons"]
+
+    assert count() == 18
+    assert count(prompts={"category": "odd"}) == 9
+    assert count(prompts={"ids": [str(asked[0].public_id)]}) == 3
+    assert count(prompts={"language": "de"}) == 0
+    assert count(against=[ids["human"]]) == 12
+    assert count(sources=[ids["p"]], against=[ids["human"]]) == 6
+    assert count(sources=[ids["p"]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        ({}, "strategy"),
+        ({"strategy": "best"}, "strategy"),
+        ({"strategy": "closest_score"}, "scorer"),
+        ({"strategy": "closest_score", "scorer": "rm"}, "scorer"),
+        ({"strategy": "all", "sources": [str(uuid4())]}, "sources"),
+        ({"strategy": "all", "against": [str(uuid4())]}, "against"),
+        ({"strategy": "all", "skills": ["a b"]}, "skills"),
+        ({"strategy": "all", "overlap": 0}, "overlap"),
+        ({"strategy": "all", "priority": 30_000}, "priority"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused_by_name(project, olga, ask, name):
+    written(builders.prompt(project), "p", "q")
+    answer = olga.post(PAIRS, ask)
+    assert answer.status_code == 400
+    assert name in answer.json()["details"]
+    assert not Comparison.objects.exists()
+
+
+def test_sources_say_how_much_there_is(project, olga, django_assert_num_queries):
+    for i in range(3):
+        x = builders.prompt(project, f"{i}?")
+        one, other, _ = written(x, "p", "q", "r")
+        create(project, Pair(prompt=x, a=one, b=other))
+    with django_assert_num_queries(6):  # session, user, membership, then three
+        items = olga.get("/api/v1/projects/helpful/sources").json()["items"]
+    assert [(row["name"], row["completions"], row["prompts"], row["comparisons"]) for row in items] == [
+        ("p", 3, 3, 3), ("q", 3, 3, 3), ("r", 3, 3, 0)
+    ]  # fmt: skip
+
+
+def test_priority_through_the_api(project, olga):
+    first, *_ = builders.comparisons(project, 3)
+    address = "/api/v1/projects/helpful/comparisons/priority"
+    assert olga.patch(address, {"priority": 2, "ids": [str(first.public_id)]}).json() == {"changed": 1}
+    assert set(first.slots.values_list("priority", flat=True)) == {4}
+    assert olga.patch(address, {"priority": 2, "state": "settled"}).json() == {"changed": 0}
+    assert olga.patch(address, {"priority": 1, "origin": str(first.origin)}).json() == {"changed": 3}
+    assert "categry" in olga.patch(address, {"priority": 1, "categry": "x"}).json()["details"]
+    assert AuditEvent.objects.filter(action="comparisons.prioritised").count() == 3

@@ -44,6 +44,7 @@ ROUTES = {
     "methods_list": "read", "jobs_list": "read", "jobs_submit": "jobs", "jobs_show": "read", "jobs_metrics": "read",
     "jobs_samples": "read", "jobs_log": "read", "jobs_cancel": "jobs", "jobs_retry": "jobs", "jobs_promote": "jobs",
     "rounds_list": "read", "rounds_start": "jobs", "rounds_show": "read",
+    "pairs_make": "write", "comparisons_prioritise": "write", "sources_list": "read",
     "webhooks_list": "manage", "webhooks_create": "write", "webhooks_change": "write", "webhooks_remove": "write",
     "webhooks_ping": "write", "webhooks_pause": "write", "webhooks_resume": "write",
     "deliveries_list": "manage", "deliveries_repeat": "write",
