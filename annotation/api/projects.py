@@ -19,7 +19,8 @@ from annotation.api.annotate import FormSerializer, GuidelineSerializer, Message
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField, JSONLinesParser, query_text
 from annotation.feedback import read_form
-from annotation.importing import ImportKind, import_lines
+from annotation.importing.batches import import_lines
+from annotation.importing.rows import ImportKind
 from annotation.models import Project, Role, Token, TokenScope
 from annotation.pairing import change_overlap
 from annotation.people import add_guideline, audit, change_form, create_project

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from annotation.importing import ImportKind, import_lines
+from annotation.importing.batches import import_lines
+from annotation.importing.rows import ImportKind
 from annotation.models import Project, Role, User
 from annotation.people import add_member, create_project
 

@@ -13,7 +13,9 @@ from django.utils import timezone
 
 from annotation.consensus import settle_due
 from annotation.errors import DomainError
-from annotation.importing import BadRows, ImportKind, import_lines
+from annotation.importing.batches import Incoming, import_file
+from annotation.importing.reading import FileFormat
+from annotation.importing.rows import BadRows, ImportKind
 from annotation.models import Project, User
 from annotation.people import create_project
 
@@ -34,18 +36,17 @@ def run(command: BaseCommand, kind: ImportKind, file: Path, options: dict[str, A
     made = project is None
     try:
         # A refused file must not leave an empty project behind, so a new one is made in the import's transaction.
-        with file.open("rb") as lines, transaction.atomic() if made else contextlib.nullcontext():
+        with transaction.atomic() if made else contextlib.nullcontext():
             if project is None:
                 project = create_project(name=slug, slug=slug, by=_owner(options["owner"]), now=now)
-            batch = import_lines(
-                project=project,
+            incoming = Incoming(
                 kind=kind,
-                lines=lines,
-                by=project.created_by,
+                path=file,
+                file_format=FileFormat.of(file.name),
                 name=file.name,
                 skip_bad_rows=options["skip_bad_rows"],
-                now=now,
             )
+            batch = import_file(project=project, incoming=incoming, by=project.created_by, now=now)
     except FileNotFoundError:
         raise CommandError(f"There is no file {file}.") from None
     except BadRows as error:

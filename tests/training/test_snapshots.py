@@ -11,7 +11,8 @@ import pytest
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
 from annotation.errors import Invalid
-from annotation.importing import ImportKind, import_lines
+from annotation.importing.batches import import_lines
+from annotation.importing.rows import ImportKind
 from annotation.models import Choice, Comparison, Consensus, FlagKind, Project, Vote
 from annotation.preferences import LabelPolicy
 from annotation.voting import Frozen, retract

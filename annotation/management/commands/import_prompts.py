@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from annotation.importing import ImportKind
+from annotation.importing.rows import ImportKind
 from annotation.management.importing import add_arguments, run
 
 
