@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models import Count, F, Max, QuerySet
 
 from annotation import assignment as assignments
+from annotation.audience import may_serve
 from annotation.clock import lease_end
 from annotation.errors import DomainError, Kind
 from annotation.gate import write
@@ -127,12 +128,8 @@ def _turns(project: Project, user_id: int) -> QuerySet[Assignment]:
 def _live(project: Project, membership: Membership, use: GoldUse) -> list[Gold]:
     """Gold of this use that the person may judge, the oldest first."""
     rows = Gold.objects.filter(project=project, use=use, retired_at=None).select_related("comparison").order_by("pk")
-    return [gold for gold in rows if _serves(membership, gold.comparison.audience)]
-
-
-def _serves(membership: Membership, audience: str) -> bool:
-    own = {f"skill:{skill}" for skill in membership.skills} | {f"lang:{code}" for code in membership.languages}
-    return all(tag in own or (tag.startswith("lang:") and not membership.languages) for tag in audience.split())
+    serves = may_serve(membership)
+    return [gold for gold in rows if serves(gold.comparison.audience)]
 
 
 def _fresh(project: Project, membership: Membership, use: GoldUse) -> list[Gold]:

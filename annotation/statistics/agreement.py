@@ -100,6 +100,39 @@ def unanimous_share(counts: npt.ArrayLike, *, group: npt.ArrayLike | None = None
     return _mean_over_items((c.max(axis=1) == votes).astype(np.float64), keep=votes >= 2, group=groups)
 
 
+def cohen_kappa(table: npt.ArrayLike, *, weights: Weights = "identity") -> Estimate:
+    """Cohen's κ = (p_o − p_e)/(1 − p_e) of two annotators, with the analytic standard error: items are independent.
+
+    Args:
+        table: [K, K] items by the class that the first and the second annotator gave.
+        weights: credit for near agreement, as in `percent_agreement`; not "identity" is weighted κ.
+
+    Source: Cohen 1960, 1968; Fleiss, Cohen & Everitt 1969.
+    """
+    counts = check_counts(table, whole=True)
+    K, n = counts.shape[1], float(counts.sum())
+    if counts.shape[0] != K:
+        raise ValueError(f"table must be square, got {counts.shape}")
+    if n == 0:
+        return missing(Reason.NO_OVERLAP, method="analytic")
+    w = agreement_weights(weights, K=K)
+    p = counts / n
+    first, second = p.sum(axis=1), p.sum(axis=0)
+    observed, chance = float(np.sum(w * p)), float(first @ w @ second)
+    if 1 - chance < 1e-12:
+        return missing(Reason.ONE_CLASS, method="analytic", n=int(n), n_groups=int(n))
+    kappa = (observed - chance) / (1 - chance)
+    if n < 2:
+        return Estimate(value=kappa, method="analytic", n=1, n_groups=1, reason=Reason.TOO_FEW_GROUPS)
+    near = (w @ second)[:, None] + (w.T @ first)[None, :]
+    spread = float(np.sum(p * (w - near * (1 - kappa)) ** 2)) - (kappa - chance * (1 - kappa)) ** 2
+    se = math.sqrt(max(0.0, spread) / n) / (1 - chance)
+    low, high, warnings = interval(kappa, se=se, df=int(n) - 1, bounds=COEFFICIENT)
+    return Estimate(
+        value=kappa, se=se, low=low, high=high, method="analytic", n=int(n), n_groups=int(n), warnings=warnings
+    )
+
+
 def fleiss_kappa(counts: npt.ArrayLike, *, group: npt.ArrayLike | None = None) -> Estimate:
     """Fleiss' κ = (P_a − p_e)/(1 − p_e), p_e = Σ p_k², with class shares p_k from all items with a vote.
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -222,3 +222,32 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """numerator / denominator, NaN where the denominator is 0 up to rounding: a mark that never leaves this package."""
     safe = np.abs(denominator) > 1e-12
     return np.where(safe, numerator / np.where(safe, denominator, 1.0), np.nan)
+
+
+def wilson(right: float, n: float, *, deff: float = 1.0, level: float = LEVEL) -> Estimate:
+    """A proportion with the interval that stays inside 0..1 and has a width at 0 and at 1 too.
+
+    Args:
+        right: successes among `n`; may be fractional, as ties that are shared.
+        deff: design effect of clustering; the interval is that of n / max(1, deff) independent answers.
+
+    Source: Wilson 1927.
+    """
+    if n <= 0:
+        return missing(Reason.NO_VOTES, method="wilson")
+    if not 0 <= right <= n * (1 + 1e-12):
+        raise ValueError(f"right must lie in 0..n, got {right} of {n}")
+    p, size = min(right / n, 1.0), n / max(1.0, deff)
+    z2 = float(ndtri((1 + level) / 2)) ** 2
+    middle = (p + z2 / (2 * size)) / (1 + z2 / size)
+    half = math.sqrt(z2 * (p * (1 - p) / size + z2 / (4 * size**2))) / (1 + z2 / size)
+    return Estimate(
+        value=p,
+        se=math.sqrt(p * (1 - p) / size),
+        low=max(0.0, middle - half),
+        high=min(1.0, middle + half),
+        level=level,
+        method="wilson",
+        n=round(n),
+        n_groups=round(n),
+    )
