@@ -339,9 +339,8 @@ def _draw_sides(project: Project, annotator_id: int, comparison_id: int, rng: ra
         first = min(letters, key=lambda letter: begun[letter])
         letters.remove(first)
         return first + "".join(letters)
-    if shown.count("ab") == shown.count("ba"):
-        shown = list(given.filter(annotator_id=annotator_id).order_by("-id").values_list("sides", flat=True)[:20])
-    difference = shown.count("ab") - shown.count("ba")
+    seen = list(given.filter(annotator_id=annotator_id).order_by("-id").values_list("sides", flat=True)[:20])
+    difference = shown.count("ab") - shown.count("ba") or seen.count("ab") - seen.count("ba")
     if difference == 0:
         return rng.choice(("ab", "ba"))
     return "ba" if difference > 0 else "ab"

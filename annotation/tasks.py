@@ -9,6 +9,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from annotation import consensus, webhooks
+from annotation.importing import batches
 from annotation.models import Slot, SlotState
 
 WAKE_EXPIRES_SECONDS = 60
@@ -36,10 +37,30 @@ def wake_deliveries() -> None:
         log.warning("no wake-up sent for webhooks: the broker does not answer (%s)", error)
 
 
+@shared_task(name="annotation.run_imports", ignore_result=True)  # type: ignore[untyped-decorator]
+def run_imports() -> None:
+    """Do the imports that are due, whichever they are."""
+    batches.run_due(now=timezone.now())
+
+
+def wake_imports() -> None:
+    """Wake a worker for the imports that are due. The tick finds what is missed."""
+    try:
+        run_imports.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for the imports: the broker does not answer (%s)", error)
+
+
+def wake_stale_imports() -> None:
+    """The tick's part: wake a worker again for an import whose message or worker was lost."""
+    if batches.stale():
+        wake_imports()
+
+
 def wake_settling(comparison_id: int) -> None:
     """After a committed vote: wake a worker if it was the last one wanted. The tick finds what is missed."""
-    if Slot.objects.filter(comparison_id=comparison_id).exclude(state=SlotState.DONE).exists():
-        return
+    if set(Slot.objects.filter(comparison_id=comparison_id).values_list("state", flat=True)) != {SlotState.DONE}:
+        return  # more votes are wanted, or, as of hidden gold, none at all
     try:
         settle_due.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
     except (OperationalError, OSError) as error:

@@ -140,13 +140,13 @@ def _record(
         replaces=replaces,
         created_at=now,
     )
-    if slot is not None:
-        Slot.objects.filter(pk=slot.pk).update(
-            state=SlotState.DONE, assignment=assignment, vote=vote, lease_expires_at=None
-        )
-        if assignment.project.finish_started:
-            mark_started(slot)
-        mark_due([assignment.comparison_id], now=now)
+    # Without a slot both change nothing: a vote on hidden gold takes the same statements, and so the same time.
+    Slot.objects.filter(pk=0 if slot is None else slot.pk).update(
+        state=SlotState.DONE, assignment=assignment, vote=vote, lease_expires_at=None
+    )
+    mark_due([assignment.comparison_id], now=now)
+    if slot is not None and assignment.project.finish_started:
+        mark_started(slot)
     # Another turn of this person at this comparison (a second tab, leased or skipped) gives way to the vote.
     Assignment.objects.filter(
         project_id=assignment.project_id,
@@ -190,19 +190,18 @@ def _open_retraction(assignment: Assignment) -> Retraction | None:
 
 def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
     """The assignment's own slot if it still is; else that of the person's other lease; else a free one; else none."""
-    if assignment.purpose != Purpose.WANTED:
-        return None
     slots = Slot.objects.filter(project_id=assignment.project_id, comparison_id=assignment.comparison_id)
     # Wait for a slot that is ours: a heartbeat of the same tab may hold it just now, which makes the vote no surplus.
     own = slots.filter(state=SlotState.LEASED).select_for_update(no_key=True, of=("self",))
     mine = own.filter(assignment=assignment).first()
-    if mine is None:
-        mine = own.filter(
-            assignment__annotator_id=assignment.annotator_id,
-            assignment__repetition=assignment.repetition,
-            assignment__state=AssignmentState.LEASED,
-        ).first()
-    return mine or free_slot_of(assignment.comparison_id, now=now)
+    if mine is not None or assignment.purpose != Purpose.WANTED:
+        return mine
+    other = own.filter(
+        assignment__annotator_id=assignment.annotator_id,
+        assignment__repetition=assignment.repetition,
+        assignment__state=AssignmentState.LEASED,
+    )
+    return other.first() or free_slot_of(assignment.comparison_id, now=now)
 
 
 def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignment:

@@ -19,6 +19,8 @@ from annotation.models import (
     Comparison,
     Completion,
     Finish,
+    Gold,
+    GoldOrigin,
     Project,
     Prompt,
     Role,
@@ -109,6 +111,17 @@ def comparisons(project: Project, n: int = 1, *, overlap: int | None = None, sta
             Pair(prompt=x, a=completion(x, f"First answer to {i}."), b=completion(x, f"Second answer to {i}.", index=1))
         )
     return create_comparisons(project=project, pairs=pairs, origin=uuid4(), overlap=overlap, now=NOW)
+
+
+def hidden_gold(project: Project, n: int = 1, *, start: int = 10_000) -> list[Comparison]:
+    """`n` comparisons without slots whose answer is known to be a."""
+    made = comparisons(project, n, start=start)
+    Slot.objects.filter(comparison__in=made).delete()
+    Gold.objects.bulk_create(
+        Gold(project=project, comparison=item, origin=GoldOrigin.GIVEN, answer={"choice": "a"}, created_at=NOW)
+        for item in made
+    )
+    return made
 
 
 def lease(
