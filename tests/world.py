@@ -19,6 +19,7 @@ from rest_framework.test import APIClient
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
 from annotation.feedback import Answer
+from annotation.invitations import invite
 from annotation.models import (
     Assignment,
     AuditEvent,
@@ -29,6 +30,7 @@ from annotation.models import (
     Flag,
     FlagKind,
     ImportBatch,
+    Invitation,
     Project,
     Prompt,
     Role,
@@ -103,6 +105,8 @@ class World:
     failed: Job
     hook: Webhook
     delivery: Delivery
+    invitation: Invitation
+    secret: str
     foreign: list[Any] = field(default_factory=list)
 
     def path(self, route: Route, *, person: str) -> str:
@@ -120,6 +124,9 @@ class World:
             "snapshots_show": self.snapshot.public_id,
             "snapshots_export": self.snapshot.public_id,
             "jobs_cancel": self.queued.public_id,
+            "members_change": self.people["ben"].public_id,
+            "members_remove": self.people["ben"].public_id,
+            "invitations_revoke": self.invitation.public_id,
             "deliveries_list": self.hook.public_id,
             "deliveries_repeat": self.delivery.public_id,
             **{f"webhooks_{verb}": self.hook.public_id for verb in ("change", "remove", "ping", "pause", "resume")},
@@ -153,6 +160,10 @@ class World:
             "rounds_start": {"policies": [str(self.policy.public_id)]},
             "pairs_make": {"strategy": "all", "prompts": {"category": "none"}},
             "comparisons_prioritise": {"priority": 0},
+            "members_change": {"languages": ["en"]},
+            "invitations_create": {"role": "annotator"},
+            "invitations_look": {"secret": self.secret},
+            "invitations_accept": {"secret": self.secret, "email": "new@example.org", "password": "a long walk home"},
             "webhooks_create": {"url": "https://example.org/hook", "events": ["job.finished"]},
             "webhooks_change": {"events": ["comparison.settled"]},
         }.get(route.name, {})  # fmt: skip
@@ -218,12 +229,14 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
         secret=mark("webhook secret"), created_by=people["olga"],
     )  # fmt: skip
     delivery = Delivery.objects.create(webhook=hook, event="ping", body={"data": mark("delivery")}, delivered_at=now)
+    invitation, secret = invite(project=project, role=Role.ANNOTATOR, by=people["olga"], now=now)
     elsewhere = builders.project(slug="elsewhere", owner=people["olga"])
     elsewhere.name = mark("another project")
     elsewhere.save()
     return World(
         project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
         policy=policy, round=round_, queued=queued, failed=failed, hook=hook, delivery=delivery,
+        invitation=invitation, secret=secret,
         foreign=[reward, origin, elsewhere],
     )  # fmt: skip
 
