@@ -6,38 +6,57 @@ Everything behind a row comes from the facts of this moment; `training.snapshots
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from annotation.consensus import METHOD, settle_due
+from annotation.feedback import LETTERS, FeedbackKind
 from annotation.models import (
     Choice,
     Comparison,
     ComparisonCompletion,
     Consensus,
     ConsensusState,
+    Gold,
     GuidelineVersion,
+    Membership,
     Project,
+    Purpose,
     Vote,
 )
 
 READY = (ConsensusState.SETTLED, ConsensusState.ADJUDICATED)
+MARGIN_PER_STEP = 1 / 3  # nats for each step of a scale; a guess (ENGINE 3.1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelPolicy:
-    """How votes become labels. `tie_rule`: `half` keeps ties as ½, `drop` leaves them out."""
+    """How votes become labels. `tie_rule`: `half` keeps ties as ½, `drop` leaves them out.
+
+    `margin`: whether a line carries how strongly people preferred the chosen one, where the form is a scale.
+    """
 
     min_votes: int = 1
     tie_rule: str = "half"
     min_confidence: float = 0.0
+    margin: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """A consensus made ready for training, in stored order: a, b."""
+    """A consensus on two completions made ready for training, in stored order: a, b.
 
+    Of more than two completions each pair is a preference of its own: `id` ends in the two letters, `weight` is shared
+    by the pairs so that one prompt weighs 1, and `ranking` says the whole order.
+
+    Attributes:
+        prob, share: of a; share is None where a ruling stands without votes.
+        margin: nats, above 0 where a is preferred; None unless asked for.
+        is_ruled: the label is a ruling's.
+    """
+
+    id: str
     comparison_pk: int
     comparison: str
     prompt: list[dict[str, str]]
@@ -48,27 +67,48 @@ class Preference:
     source_a: str
     source_b: str
     prob: float
-    share: float
+    share: float | None
+    weight: float
+    margin: float | None
     votes_a: int
     votes_tie: int
     votes_b: int
     surplus: int
     annotators: int
     category: str
+    is_ruled: bool
+    ranking: list[list[str]] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The preferences that a label policy takes, and what it leaves out, by reason."""
+    """The preferences that a label policy takes, and what it leaves out, by reason.
+
+    `excluded_annotators`: pseudonyms of the people whose votes do not count.
+    """
 
     preferences: list[Preference]
     dropped: dict[str, int]
     guideline_versions: list[int]
+    excluded_annotators: list[str]
     aggregator: str = field(default=METHOD)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pair:
+    """Two completions of a comparison, by their places, and what was said of them. `prob` ½ is a tie."""
+
+    places: tuple[int, int]
+    prob: float
+    share: float | None
+    votes: tuple[int, int, int]
+
+
 def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -> Ready:
-    """Every settled or adjudicated comparison that the policy takes; consensuses that are due are computed first."""
+    """Every settled or adjudicated comparison that the policy takes; consensuses that are due are computed first.
+
+    Gold stays out, whatever it is for: people are tested on it. So do votes of excluded people.
+    """
     while settle_due(now=now):
         pass
     dropped: Counter[str] = Counter()
@@ -76,45 +116,95 @@ def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -
         Consensus.objects.filter(project=project).select_related("comparison__prompt").order_by("comparison__public_id")
     )
     texts = _texts(project)
-    live_votes = Counter(
-        Vote.objects.filter(project=project, retractions__isnull=True).values_list("comparison_id", flat=True)
+    gold = set(Gold.objects.filter(project=project).values_list("comparison_id", flat=True))
+    excluded = dict(
+        Membership.objects.filter(project=project, excluded_at__isnull=False).values_list("user_id", "pseudonym")
     )
-    preferences = []
+    live_votes = Counter(
+        Vote.objects.filter(project=project, purpose=Purpose.WANTED, retractions__isnull=True)
+        .exclude(annotator_id__in=excluded)
+        .values_list("comparison_id", flat=True)
+    )
+    steps = _steps_of_scale(project) if policy.margin else None
+    preferences: list[Preference] = []
     for row in rows:
-        counted = row.votes_a + row.votes_tie + row.votes_b
-        (a, finish_a, source_a), (b, finish_b, source_b) = texts[row.comparison_id]
-        reason = _why_not(row, counted, policy) or ("same_text" if a.strip() == b.strip() else None)
+        shown = texts[row.comparison_id]
+        reason = "gold" if row.comparison_id in gold else _why_not(row, len(shown), policy)
         if reason is not None:
             dropped[reason] += 1
             continue
-        assert row.prob is not None and row.share is not None
-        preferences.append(
-            Preference(
-                comparison_pk=row.comparison_id,
-                comparison=str(row.comparison.public_id),
-                prompt=row.comparison.prompt.messages,
-                a=a,
-                b=b,
-                finish_a=finish_a,
-                finish_b=finish_b,
-                source_a=source_a,
-                source_b=source_b,
-                prob=row.prob,
-                share=row.share,
-                votes_a=row.votes_a,
-                votes_tie=row.votes_tie,
-                votes_b=row.votes_b,
-                surplus=live_votes[row.comparison_id] - counted,
-                annotators=counted,
-                category=row.comparison.prompt.category,
-            )
-        )
+        pairs = []
+        for pair in _pairs(row, len(shown)):
+            reason = _why_not_pair(row, pair, shown, policy)
+            if reason is None:
+                pairs.append(pair)
+            else:
+                dropped[reason] += 1
+        surplus = live_votes[row.comparison_id] - row.votes
+        preferences += _preferences(row, pairs, shown, surplus=surplus, margin_steps=steps)
     versions = GuidelineVersion.objects.filter(project=project, pk__in=_guidelines_used(preferences))
     return Ready(
         preferences=preferences,
         dropped=dict(sorted(dropped.items())),
         guideline_versions=sorted(versions.values_list("number", flat=True)),
+        excluded_annotators=sorted(excluded.values()),
     )
+
+
+Shown = Sequence[tuple[str, str, str]]  # text, finish and source of each completion, in stored order
+
+
+def _pairs(row: Consensus, size: int) -> Iterator[_Pair]:
+    """The pairs of a comparison: the one of two completions, or those that `Consensus.details` holds."""
+    if size == 2:
+        assert row.prob is not None
+        yield _Pair(places=(0, 1), prob=row.prob, share=row.share, votes=(row.votes_a, row.votes_tie, row.votes_b))
+        return
+    for pair in row.details["pairs"]:
+        a, tie, b = pair["votes"]
+        places = (LETTERS.index(pair["a"]), LETTERS.index(pair["b"]))
+        yield _Pair(places=places, prob=pair["prob"], share=pair["share"], votes=(a, tie, b))
+
+
+def _preferences(
+    row: Consensus, pairs: Sequence[_Pair], shown: Shown, *, surplus: int, margin_steps: float | None
+) -> Iterable[Preference]:
+    comparison = str(row.comparison.public_id)
+    strength = row.details.get("strength")
+    margin = None if margin_steps is None or strength is None else MARGIN_PER_STEP * margin_steps * strength
+    for pair in pairs:
+        i, j = pair.places
+        (a, finish_a, source_a), (b, finish_b, source_b) = shown[i], shown[j]
+        yield Preference(
+            id=comparison if len(shown) == 2 else f"{comparison}:{LETTERS[i]}{LETTERS[j]}",
+            comparison_pk=row.comparison_id,
+            comparison=comparison,
+            prompt=row.comparison.prompt.messages,
+            a=a,
+            b=b,
+            finish_a=finish_a,
+            finish_b=finish_b,
+            source_a=source_a,
+            source_b=source_b,
+            prob=pair.prob,
+            share=pair.share,
+            weight=1 / len(pairs),
+            margin=margin,
+            votes_a=pair.votes[0],
+            votes_tie=pair.votes[1],
+            votes_b=pair.votes[2],
+            surplus=surplus,
+            annotators=row.votes,
+            category=row.comparison.prompt.category,
+            is_ruled=row.state == ConsensusState.ADJUDICATED,
+            ranking=row.details.get("ranking"),
+        )
+
+
+def _steps_of_scale(project: Project) -> float | None:
+    """Steps from the middle of the project's scale to its end: 2 of 5 points, 3 of 7; None if it has none."""
+    form = project.feedback
+    return (form.points - 1) / 2 if form.kind is FeedbackKind.SCALE else None
 
 
 def _texts(project: Project) -> dict[int, list[tuple[str, str, str]]]:
@@ -130,25 +220,37 @@ def _texts(project: Project) -> dict[int, list[tuple[str, str, str]]]:
     return found
 
 
-def _why_not(row: Consensus, counted: int, policy: LabelPolicy) -> str | None:
+def _why_not(row: Consensus, size: int, policy: LabelPolicy) -> str | None:
+    """Why a comparison is left out as a whole. A ruling needs no votes."""
     if row.state not in READY:
         return str(row.state)
-    if counted < policy.min_votes:
+    if size == 1:
+        return "one_completion"
+    if row.state != ConsensusState.ADJUDICATED and row.votes < policy.min_votes:
         return "too_few_votes"
-    if row.label == Choice.TIE and policy.tie_rule == "drop":
-        return "tie"
-    if max(row.votes_a, row.votes_tie, row.votes_b) < policy.min_confidence * counted:
-        return "low_confidence"
     return None
+
+
+def _why_not_pair(row: Consensus, pair: _Pair, shown: Shown, policy: LabelPolicy) -> str | None:
+    """Why a pair is left out. Of several completions a pair that no class leads is a tie, as its ½ says."""
+    is_tie = row.label == Choice.TIE if len(shown) == 2 else pair.prob == 0.5
+    if is_tie and policy.tie_rule == "drop":
+        return "tie"
+    if row.state != ConsensusState.ADJUDICATED and max(pair.votes) < policy.min_confidence * sum(pair.votes):
+        return "low_confidence"
+    texts = [shown[place][0].strip() for place in pair.places]
+    return "same_text" if texts[0] == texts[1] else None
 
 
 def _guidelines_used(preferences: Sequence[Preference]) -> set[int]:
     used: set[int] = set()
-    ids = [item.comparison_pk for item in preferences]
+    ids = sorted({item.comparison_pk for item in preferences})
     for start in range(0, len(ids), 500):
         used |= {
             pk
-            for pk in Vote.objects.filter(comparison_id__in=ids[start : start + 500], retractions__isnull=True)
+            for pk in Vote.objects.filter(
+                comparison_id__in=ids[start : start + 500], purpose=Purpose.WANTED, retractions__isnull=True
+            )
             .values_list("guideline_id", flat=True)
             .distinct()
             if pk is not None
@@ -166,6 +268,6 @@ def lock(project: Project) -> None:
 
 def mark_frozen(preferences: Sequence[Preference], *, now: datetime) -> None:
     """Freeze the comparisons of these preferences: their votes stay as they are. The first freezing's time is kept."""
-    ids = [item.comparison_pk for item in preferences]
+    ids = sorted({item.comparison_pk for item in preferences})
     for start in range(0, len(ids), 500):
         Comparison.objects.filter(pk__in=ids[start : start + 500], frozen_at__isnull=True).update(frozen_at=now)

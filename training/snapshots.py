@@ -25,8 +25,9 @@ from annotation.errors import DomainError, Invalid
 from annotation.gate import write
 from annotation.models import Project, User
 from annotation.people import audit
-from annotation.preferences import LabelPolicy, Preference, Ready, lock, mark_frozen, ready_preferences
+from annotation.preferences import MARGIN_PER_STEP, LabelPolicy, Preference, Ready, lock, mark_frozen, ready_preferences
 from annotation.queries import agreement
+from annotation.webhooks import Event, emit
 from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot
 from training.models import Snapshot
 from training.splits import PARTS, part_of, prompt_groups
@@ -141,6 +142,8 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
                 now=now,
                 content_hash=manifest.content_hash,
             )
+            payload = {"snapshot": str(snapshot.public_id), "number": number, "counts": manifest.counts}
+            emit(project=project, event=Event.SNAPSHOT_FROZEN, payload=payload, now=now)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return snapshot
@@ -167,14 +170,16 @@ def _why_nothing(ready: Ready) -> str:
 
 def label_policy(ready: Ready, rule: FreezeRule) -> dict[str, Any]:
     """The label policy as the manifest and the content hash carry it."""
-    return {
+    policy = {
         "aggregator": ready.aggregator,
         "tie_rule": rule.policy.tie_rule,
         "min_votes": rule.policy.min_votes,
         "min_confidence": rule.policy.min_confidence,
         "guideline_versions": ready.guideline_versions,
-        "excluded_annotators": [],
+        "excluded_annotators": ready.excluded_annotators,
+        "margin": rule.policy.margin,
     }
+    return {**policy, "margin_per_step": MARGIN_PER_STEP} if rule.policy.margin else policy
 
 
 def split_rule(rule: FreezeRule) -> dict[str, Any]:
@@ -193,13 +198,26 @@ def _lines(ready: Ready, rule: FreezeRule) -> dict[str, list[dict[str, Any]]]:
 
 def _line(item: Preference, group: str) -> dict[str, Any]:
     """A preference turned to its chosen side: the one with at least ½, at exactly ½ drawn by a hash of the id."""
-    coin = hashlib.sha256(item.comparison.encode()).digest()[0] % 2 == 0
+    coin = hashlib.sha256(item.id.encode()).digest()[0] % 2 == 0
     a_chosen = coin if item.prob == 0.5 else item.prob > 0.5
     chosen, rejected = ("a", "b") if a_chosen else ("b", "a")
     text, finish = {"a": item.a, "b": item.b}, {"a": item.finish_a, "b": item.finish_b}
     source, votes = {"a": item.source_a, "b": item.source_b}, {"a": item.votes_a, "b": item.votes_b}
-    return {
-        "id": item.comparison,
+    meta: dict[str, Any] = {
+        "comparison": item.comparison,
+        "votes": {
+            "chosen": votes[chosen],
+            "tie": item.votes_tie,
+            "rejected": votes[rejected],
+            "surplus": item.surplus,
+        },
+        "annotators": item.annotators,
+        "sources": {"chosen": source[chosen], "rejected": source[rejected]},
+        "category": item.category,
+        "label_source": "adjudication" if item.is_ruled else "votes",
+    }
+    line = {
+        "id": item.id,
         "group": group,
         "prompt": item.prompt,
         "chosen": text[chosen],
@@ -207,22 +225,17 @@ def _line(item: Preference, group: str) -> dict[str, Any]:
         "chosen_finish": finish[chosen],
         "rejected_finish": finish[rejected],
         "prob_chosen": item.prob if a_chosen else 1 - item.prob,
-        "prob_share": item.share if a_chosen else 1 - item.share,
-        "weight": 1.0,
-        "meta": {
-            "comparison": item.comparison,
-            "votes": {
-                "chosen": votes[chosen],
-                "tie": item.votes_tie,
-                "rejected": votes[rejected],
-                "surplus": item.surplus,
-            },
-            "annotators": item.annotators,
-            "sources": {"chosen": source[chosen], "rejected": source[rejected]},
-            "category": item.category,
-            "label_source": "votes",
-        },
+        "weight": item.weight,
+        "meta": meta,
     }
+    # A ruling outweighs the votes: their share, which training takes before the label, would take it back.
+    if item.share is not None and not item.is_ruled:
+        line["prob_share"] = item.share if a_chosen else 1 - item.share
+    if item.margin is not None:
+        line["margin"] = max(0.0, item.margin if a_chosen else -item.margin)
+    if item.ranking is not None:
+        meta["ranking"] = item.ranking
+    return line
 
 
 def snapshot_path(snapshot: Snapshot) -> Path:
@@ -235,7 +248,10 @@ def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
     policy = snapshot.label_policy
     rule = FreezeRule(
         policy=LabelPolicy(
-            min_votes=policy["min_votes"], tie_rule=policy["tie_rule"], min_confidence=policy["min_confidence"]
+            min_votes=policy["min_votes"],
+            tie_rule=policy["tie_rule"],
+            min_confidence=policy["min_confidence"],
+            margin=policy.get("margin", False),
         ),
         shares=snapshot.split["shares"],
     )

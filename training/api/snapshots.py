@@ -43,11 +43,12 @@ class FreezeSerializer(serializers.Serializer[Any]):
     min_votes = serializers.IntegerField(min_value=1, max_value=99, required=False)
     tie_rule = serializers.ChoiceField(choices=["half", "drop"], required=False)
     min_confidence = FiniteFloatField(min_value=0, max_value=1, required=False)
+    margin = serializers.BooleanField(required=False, help_text="Carry how strongly people preferred; scales only.")
     shares = SharesSerializer(required=False)
 
     def rule(self) -> FreezeRule:
         values = self.validated_data
-        named = {key: values[key] for key in ("min_votes", "tie_rule", "min_confidence") if key in values}
+        named = {key: values[key] for key in ("min_votes", "tie_rule", "min_confidence", "margin") if key in values}
         policy = LabelPolicy(**named)
         return (
             FreezeRule(policy=policy, shares=dict(values["shares"]))
