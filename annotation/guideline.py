@@ -48,7 +48,7 @@ def guideline_change(*, project: Project, user: User) -> GuidelineChange | None:
     read = GuidelineVersion.objects.filter(project=project, readings__user=user).order_by("-number").first()
     lines: tuple[Line, ...] = ()
     if read is not None and read.number != current.number:
-        lines = tuple(_lines(read.text.splitlines(), current.text.splitlines()))
+        lines = tuple(difference(read.text.splitlines(), current.text.splitlines()))
     return GuidelineChange(
         number=current.number,
         text=current.text,
@@ -57,7 +57,8 @@ def guideline_change(*, project: Project, user: User) -> GuidelineChange | None:
     )
 
 
-def _lines(before: Sequence[str], after: Sequence[str]) -> Iterator[Line]:
+def difference(before: Sequence[str], after: Sequence[str]) -> Iterator[Line]:
+    """The lines of both texts in order: those that stayed, went and came."""
     for kind, start, end, new_start, new_end in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
         if kind == "equal":
             yield from (Line(change="same", text=text) for text in before[start:end])

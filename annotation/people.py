@@ -171,9 +171,9 @@ def add_guideline(*, project: Project, text: str, by: User, now: datetime) -> Gu
         current = GuidelineVersion.objects.filter(project=project).order_by("-number").first()
         if current is not None and current.text == text:
             return current
-        return GuidelineVersion.objects.create(
-            project=project, number=(current.number if current else 0) + 1, text=text, created_by=by, created_at=now
-        )
+        number = (current.number if current else 0) + 1
+        audit(project=project, by=by, action="guideline.added", target=str(number), now=now)
+        return GuidelineVersion.objects.create(project=project, number=number, text=text, created_by=by, created_at=now)
 
 
 def create_token(
@@ -187,17 +187,28 @@ def create_token(
 ) -> tuple[Token, str]:
     """A token and its secret, which is not kept and cannot be shown again."""
     secret = Token.new_secret()
-    token = Token.objects.create(
-        user=user,
-        name=name,
-        scopes=[scope.value for scope in scopes],
-        project=project,
-        secret_hash=Token.hash_secret(secret),
-        created_at=now,
-        expires_at=now + timedelta(days=expires_days) if expires_days else None,
-    )
-    audit(project=project, by=user, action="token.created", target=name, now=now)
+    names = [scope.value for scope in scopes]
+    with write(), transaction.atomic():
+        token = Token.objects.create(
+            user=user,
+            name=name,
+            scopes=names,
+            project=project,
+            secret_hash=Token.hash_secret(secret),
+            created_at=now,
+            expires_at=now + timedelta(days=expires_days) if expires_days else None,
+        )
+        audit(project=project, by=user, action="token.created", target=str(token.public_id), now=now, scopes=names)
     return token, secret
+
+
+def revoke_token(*, token: Token, by: User, now: datetime) -> bool:
+    """End a token at once. False if it was revoked already."""
+    with write(), transaction.atomic():
+        if not Token.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now):
+            return False
+        audit(project=token.project, by=by, action="token.revoked", target=str(token.public_id), now=now)
+    return True
 
 
 def audit(
