@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from celery import shared_task
+from celery import current_app, shared_task
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -55,6 +55,16 @@ def wake_stale_imports() -> None:
     """The tick's part: wake a worker again for an import whose message or worker was lost."""
     if batches.stale():
         wake_imports()
+
+
+def wake_sampling() -> None:
+    """After a committed message: wake a worker to sample its answers, by name, since training lies above."""
+    try:
+        current_app.send_task(
+            "training.sample_turns", queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False, ignore_result=True
+        )
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for a conversation: the broker does not answer (%s)", error)
 
 
 def wake_settling(comparison_id: int) -> None:

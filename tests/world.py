@@ -107,6 +107,7 @@ class World:
     delivery: Delivery
     invitation: Invitation
     secret: str
+    chats: dict[str, dict[str, Conversation]]
     foreign: list[Any] = field(default_factory=list)
 
     def path(self, route: Route, *, person: str) -> str:
@@ -119,6 +120,9 @@ class World:
             "annotate_flag": leased.public_id,
             "annotate_completion": leased.public_id,
             "annotate_retract": voted.public_id,
+            **{f"annotate_conversation{end}": self.chats[kind].get(person, self.chats[kind]["ann"]).public_id
+               for end, kind in (("", "ready"), ("_say", "empty"), ("_end", "empty"), ("_retry", "failed"))},
+            "conversations_show": self.chats["ready"]["ann"].public_id,
             "tokens_revoke": uuid4(),
             "rounds_show": self.round.public_id,
             "snapshots_show": self.snapshot.public_id,
@@ -131,9 +135,11 @@ class World:
             "deliveries_repeat": self.delivery.public_id,
             **{f"webhooks_{verb}": self.hook.public_id for verb in ("change", "remove", "ping", "pause", "resume")},
             "comparisons_show": self.comparisons[0].public_id,
+            "imports_show": ImportBatch.objects.filter(project=self.project).earliest("pk").public_id,
+            "imports_errors": ImportBatch.objects.filter(project=self.project).earliest("pk").public_id,
         }.get(route.name, self.failed.public_id)
         query = {"imports_create": "?kind=prompts"}.get(route.name, "")
-        return route.path.format(slug=self.project.slug, public_id=public_id) + query
+        return route.path.format(slug=self.project.slug, public_id=public_id, dataset="votes") + query
 
     def body(self, route: Route) -> tuple[Any, str]:
         """A body that the route takes, with its content type."""
@@ -158,6 +164,9 @@ class World:
             "jobs_promote": {"name": "promoted"},
             "models_register": {"name": "m", "path": "/nowhere"},
             "rounds_start": {"policies": [str(self.policy.public_id)]},
+            "annotate_conversation_say": {"content": "Why is the sky blue, and not green?"},
+            "annotate_conversation_end": {"rating": 5},
+            "chat_change": {"enabled": True, "policies": [str(self.policy.public_id)]},
             "pairs_make": {"strategy": "all", "prompts": {"category": "none"}},
             "comparisons_prioritise": {"priority": 0},
             "members_change": {"languages": ["en"]},
@@ -239,6 +248,30 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
         invitation=invitation, secret=secret,
         foreign=[reward, origin, elsewhere],
     )  # fmt: skip
+
+
+def _chats(project, people, policy, mark, now) -> dict[str, dict[str, Conversation]]:
+    """For each annotator a conversation that is empty, one whose two answers are there, and one whose turn failed."""
+    olga, chat = people["olga"], read_chat({"enabled": True, "policies": [str(policy.public_id)]})
+    conversations.change_chat(project=project, chat=chat, by=olga, now=now)
+    made: dict[str, dict[str, Conversation]] = {"empty": {}, "ready": {}, "failed": {}}
+    for name in ("ann", "ada", "max", "olga"):
+        for kind, found in made.items():
+            found[name] = Conversation.objects.create(project=project, annotator=people[name], created_at=now)
+            if kind == "empty":
+                continue
+            prompt = builders.prompt(project, f"What {name} asks when it is {kind}")
+            turn = ConversationTurn.objects.create(
+                conversation=found[name], number=1, prompt=prompt, origin=uuid4(), created_at=now
+            )
+            if kind == "failed":
+                conversations.give_up(turn, origin=turn.origin, error="The model is away.")
+                continue
+            texts = ("A first answer.", "Something else altogether.")
+            own = [builders.completion(prompt, text, by=mark("chat source"), index=i) for i, text in enumerate(texts)]
+            met = Pair(prompt=prompt, a=own[0], b=own[1])
+            assert conversations.answer(turn=turn.public_id, origin=turn.origin, met=met, now=now)
+    return made
 
 
 def _plant_sources(project: Project, mark: Callable[[str], str]) -> None:

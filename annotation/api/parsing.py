@@ -1,4 +1,4 @@
-"""Request bodies: JSON by the strict reader, and JSON Lines as a stream."""
+"""Request bodies: JSON by the strict reader."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from rest_framework.request import Request
 
 from annotation import strict_json
 from annotation.errors import DomainError, Kind
-
-MOST_IMPORT_BYTES = 200_000_000  # it is held in memory
 
 
 class BodyTooLarge(DomainError):
@@ -38,16 +36,6 @@ class StrictJSONParser(BaseParser):
             return strict_json.loads(stream.read())
         except strict_json.BadJSON as error:
             raise ParseError(str(error)) from None
-
-
-class JSONLinesParser(BaseParser):
-    """Leaves a JSON Lines body as bytes: the importer reads it line by line."""
-
-    media_type = "application/x-ndjson"
-
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        _check_size(parser_context, most=MOST_IMPORT_BYTES)
-        return stream.read()
 
 
 def _check_size(parser_context: Any, *, most: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
+from django.db.models import Count
+from django.http import Http404
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.exceptions import ValidationError
@@ -16,14 +17,15 @@ from rest_framework.views import APIView
 from annotation import queries
 from annotation.api.access import NoStore, ProjectView, require_scope, user_of
 from annotation.api.annotate import FormSerializer, GuidelineSerializer, MessageSerializer
-from annotation.api.pagination import CURSOR_PARAMETERS, page
-from annotation.api.parsing import FiniteFloatField, JSONLinesParser, query_text
+from annotation.api.pagination import CURSOR_PARAMETERS, page, whole_number
+from annotation.api.parsing import FiniteFloatField, query_text
 from annotation.feedback import read_form
-from annotation.importing.batches import import_lines
-from annotation.importing.rows import ImportKind
-from annotation.models import Project, Role, Token, TokenScope
-from annotation.pairing import change_overlap
-from annotation.people import add_guideline, audit, change_form, create_project
+from annotation.guideline import difference
+from annotation.models import GuidelineVersion, OverlapRule, Project, Role, Token, TokenScope
+from annotation.people import add_guideline, create_project
+from annotation.project_settings import COLUMNS, change_settings, check
+
+MOST_CAP = 2_000_000_000
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -47,10 +49,31 @@ class ProjectSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     question = serializers.CharField()
     form = serializers.SerializerMethodField()
-    overlap = serializers.IntegerField()
     lease_minutes = serializers.IntegerField()
     dispute_below = serializers.FloatField()
     flag_limit = serializers.IntegerField()
+    overlap = serializers.IntegerField()
+    overlap_rule = serializers.ChoiceField(choices=OverlapRule.choices)
+    min_votes = serializers.IntegerField()
+    max_votes = serializers.IntegerField()
+    stop_at = serializers.FloatField()
+    full_share = serializers.FloatField()
+    expert_votes = serializers.IntegerField()
+    finish_started = serializers.BooleanField()
+    person_cap = serializers.IntegerField(allow_null=True)
+    vote_cap = serializers.IntegerField(allow_null=True)
+    gold_share = serializers.FloatField()
+    repeat_share = serializers.FloatField()
+    repeat_after = serializers.IntegerField()
+    confirm_guideline = serializers.BooleanField()
+    practice_items = serializers.IntegerField()
+    qualification_items = serializers.IntegerField()
+    pass_mark = serializers.FloatField()
+    attempts_allowed = serializers.IntegerField()
+    retry_hours = serializers.IntegerField()
+    feedback_every = serializers.IntegerField()
+    pause_below = serializers.FloatField(allow_null=True)
+    pause_min_gold = serializers.IntegerField()
     paused = serializers.SerializerMethodField()
     guideline = serializers.SerializerMethodField()
     my_role = serializers.SerializerMethodField()
@@ -77,25 +100,77 @@ class ProjectListSerializer(serializers.Serializer[Any]):
     next = serializers.CharField(allow_null=True)
 
 
-class ProjectCreateSerializer(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=120)
-    slug = serializers.SlugField(max_length=60, required=False)
-    question = serializers.CharField(max_length=200, required=False)
-    overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
-    lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
-    form = serializers.DictField(required=False, help_text="A feedback form; what is left out has its default.")
-    guideline = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
+class SettingsSerializer(serializers.Serializer[Any]):
+    """What can be set, when a project is made and later; what is left out stays as it is."""
 
-
-class ProjectPatchSerializer(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=120, required=False)
     question = serializers.CharField(max_length=200, required=False)
     form = serializers.DictField(required=False, help_text="A whole feedback form: what is left out has its default.")
-    overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
     lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
     dispute_below = FiniteFloatField(min_value=0, max_value=1, required=False)
     flag_limit = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    overlap_rule = serializers.ChoiceField(choices=OverlapRule.choices, required=False)
+    min_votes = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    max_votes = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    stop_at = FiniteFloatField(min_value=0.5, max_value=0.999, required=False)
+    full_share = FiniteFloatField(min_value=0, max_value=1, required=False)
+    expert_votes = serializers.IntegerField(min_value=0, max_value=20, required=False)
+    finish_started = serializers.BooleanField(required=False)
+    person_cap = serializers.IntegerField(min_value=1, max_value=MOST_CAP, required=False, allow_null=True)
+    vote_cap = serializers.IntegerField(min_value=1, max_value=MOST_CAP, required=False, allow_null=True)
+    gold_share = FiniteFloatField(min_value=0, max_value=0.5, required=False)
+    repeat_share = FiniteFloatField(min_value=0, max_value=0.5, required=False)
+    repeat_after = serializers.IntegerField(min_value=1, max_value=10_000, required=False)
+    confirm_guideline = serializers.BooleanField(required=False)
+    practice_items = serializers.IntegerField(min_value=0, max_value=1000, required=False)
+    qualification_items = serializers.IntegerField(min_value=0, max_value=1000, required=False)
+    pass_mark = FiniteFloatField(min_value=0, max_value=1, required=False)
+    attempts_allowed = serializers.IntegerField(min_value=1, max_value=99, required=False)
+    retry_hours = serializers.IntegerField(min_value=0, max_value=8760, required=False)
+    feedback_every = serializers.IntegerField(min_value=0, max_value=1_000_000, required=False)
+    pause_below = FiniteFloatField(min_value=0, max_value=1, required=False, allow_null=True)
+    pause_min_gold = serializers.IntegerField(min_value=1, max_value=1000, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        unknown = set(self.initial_data) - set(self.fields)
+        if unknown:
+            raise ValidationError({name: ["this setting does not exist"] for name in sorted(unknown)})
+        return attrs
+
+
+class ProjectCreateSerializer(SettingsSerializer):
+    name = serializers.CharField(max_length=120)
+    slug = serializers.SlugField(max_length=60, required=False)
+    guideline = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
+
+
+class ProjectPatchSerializer(SettingsSerializer):
+    name = serializers.CharField(max_length=120, required=False)
     paused = serializers.BooleanField(required=False)
+
+
+class GuidelineVersionSerializer(serializers.Serializer[Any]):
+    number = serializers.IntegerField()
+    text = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField(source="created_by.name")
+    confirmed = serializers.IntegerField(source="n_readings", help_text="People who have confirmed it.")
+
+
+class GuidelineVersionListSerializer(serializers.Serializer[Any]):
+    items = GuidelineVersionSerializer(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class GuidelineLineSerializer(serializers.Serializer[Any]):
+    change = serializers.ChoiceField(choices=["same", "added", "removed"])
+    text = serializers.CharField()
+
+
+class GuidelineDifferenceSerializer(serializers.Serializer[Any]):
+    number = serializers.IntegerField()
+    since = serializers.IntegerField()
+    lines = GuidelineLineSerializer(many=True)
 
 
 class GuidelineTextSerializer(serializers.Serializer[Any]):
@@ -114,24 +189,6 @@ class PromptSerializer(serializers.Serializer[Any]):
 class PromptListSerializer(serializers.Serializer[Any]):
     items = PromptSerializer(many=True)
     next = serializers.CharField(allow_null=True)
-
-
-class RowErrorSerializer(serializers.Serializer[Any]):
-    line = serializers.IntegerField()
-    field = serializers.CharField()
-    value = serializers.CharField()
-    message = serializers.CharField()
-
-
-class ImportBatchSerializer(serializers.Serializer[Any]):
-    id = serializers.UUIDField(source="public_id")
-    kind = serializers.CharField()
-    rows = serializers.IntegerField()
-    imported = serializers.IntegerField()
-    duplicates = serializers.IntegerField()
-    skipped = serializers.IntegerField()
-    errors = RowErrorSerializer(many=True)  # type: ignore[assignment]
-    created_at = serializers.DateTimeField()
 
 
 class ProjectsView(NoStore, APIView):
@@ -161,6 +218,7 @@ class ProjectsView(NoStore, APIView):
         data.is_valid(raise_exception=True)
         values = dict(data.validated_data)
         values["form"] = read_form(values.get("form", {}))
+        check({name: value for name, value in values.items() if name in COLUMNS})
         project = create_project(by=user_of(request), now=timezone.now(), **values)
         body = ProjectSerializer(project, context={"role": Role.OWNER.value}).data
         return Response(body, status=status.HTTP_201_CREATED)
@@ -180,24 +238,24 @@ class ProjectDetailView(ProjectView):
         data = ProjectPatchSerializer(data=request.data)
         data.is_valid(raise_exception=True)
         values, now = dict(data.validated_data), timezone.now()
-        unknown = set(request.data) - set(data.fields)
-        if unknown:
-            raise ValidationError({name: ["this setting does not exist"] for name in sorted(unknown)})
-        if "form" in values:
-            change_form(project=self.project, form=read_form(values.pop("form")), by=user_of(request), now=now)
-        if "overlap" in values:
-            change_overlap(project=self.project, overlap=values.pop("overlap"), now=now)
+        form = read_form(values.pop("form")) if "form" in values else None
         if "paused" in values:
             values["paused_at"] = (self.project.paused_at or now) if values.pop("paused") else None
-        if values:
-            Project.objects.filter(pk=self.project.pk).update(**values)
-        audit(project=self.project, by=user_of(request), action="project.changed", now=now, fields=sorted(request.data))
-        self.project.refresh_from_db()
+        change_settings(project=self.project, values=values, form=form, by=user_of(request), now=now)
         return self.get(request, slug)
 
 
 class GuidelinesView(ProjectView):
     """Guideline versions."""
+
+    @extend_schema(
+        operation_id="guidelines_list", responses=GuidelineVersionListSerializer, parameters=CURSOR_PARAMETERS
+    )
+    def get(self, request: Request, slug: str) -> Response:
+        """All versions, newest first."""
+        rows = GuidelineVersion.objects.filter(project=self.project).select_related("created_by")
+        rows = rows.annotate(n_readings=Count("readings"))
+        return page(request, rows, lambda found: list(GuidelineVersionSerializer(found, many=True).data))
 
     @extend_schema(operation_id="guidelines_add", request=GuidelineTextSerializer, responses={201: GuidelineSerializer})
     def post(self, request: Request, slug: str) -> Response:
@@ -208,6 +266,26 @@ class GuidelinesView(ProjectView):
             project=self.project, text=data.validated_data["text"], by=user_of(request), now=timezone.now()
         )
         return Response(GuidelineSerializer(version).data, status=status.HTTP_201_CREATED)
+
+
+class GuidelineDifferenceView(ProjectView):
+    """What changed in the guideline."""
+
+    @extend_schema(
+        operation_id="guidelines_difference",
+        responses=GuidelineDifferenceSerializer,
+        parameters=[OpenApiParameter("since", int, description="An earlier version; default the one before.")],
+    )
+    def get(self, request: Request, slug: str, number: int) -> Response:
+        """The lines of a version beside those of an earlier one."""
+        if number > MOST_CAP:
+            raise Http404
+        since = whole_number(request, "since", default=number - 1, low=0, high=10**9)
+        texts = dict(self.project.guidelines.filter(number__in=(number, since)).values_list("number", "text"))
+        if number not in texts or (since not in texts and since != 0):
+            raise Http404
+        lines = difference(texts.get(since, "").splitlines(), texts[number].splitlines())
+        return Response(GuidelineDifferenceSerializer({"number": number, "since": since, "lines": list(lines)}).data)
 
 
 class PromptsView(ProjectView):
@@ -226,37 +304,3 @@ class PromptsView(ProjectView):
             category=query_text(request, "category"),
         )
         return page(request, rows, lambda found: list(PromptSerializer(found, many=True).data))
-
-
-class ImportsView(ProjectView):
-    """Imports of JSON Lines."""
-
-    parser_classes = (JSONLinesParser,)
-
-    @extend_schema(
-        operation_id="imports_create",
-        request={"application/x-ndjson": OpenApiTypes.STR},
-        responses={201: ImportBatchSerializer},
-        parameters=[
-            OpenApiParameter("kind", str, enum=[kind.value for kind in ImportKind], required=True),
-            OpenApiParameter("on_error", str, enum=["refuse", "skip"], description="Default refuse."),
-        ],
-    )
-    def post(self, request: Request, slug: str) -> Response:
-        """Import prompts or votes. With a bad row nothing is imported, unless `on_error=skip`."""
-        kind = request.query_params.get("kind", "")
-        on_error = request.query_params.get("on_error", "refuse")
-        if kind not in {item.value for item in ImportKind}:
-            raise ValidationError({"kind": [f"must be prompts or votes, got {kind!r}"]})
-        if on_error not in {"refuse", "skip"}:
-            raise ValidationError({"on_error": [f"must be refuse or skip, got {on_error!r}"]})
-        body = cast(bytes, request.data or b"")  # without a body DRF gives an empty dict
-        batch = import_lines(
-            project=self.project,
-            kind=ImportKind(kind),
-            lines=body.splitlines(),
-            by=user_of(request),
-            skip_bad_rows=on_error == "skip",
-            now=timezone.now(),
-        )
-        return Response(ImportBatchSerializer(batch).data, status=status.HTTP_201_CREATED)

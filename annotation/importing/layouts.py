@@ -193,7 +193,7 @@ def _votes(record: dict[str, Any], form: Form) -> _Parts:
     """Two layouts: a comparison with its votes, or (our own export) a vote with the id of its comparison."""
     if record.get("comparison_id") is not None:
         known = name_or_number(record, "comparison_id", required=True)
-        return _Parts(comparison=known, votes=(rows.vote(record, size=None),))
+        return _Parts(comparison=known, votes=(rows.vote({"guideline": None, **record}, size=None),))
     if record.get("completions") is not None or record.get("completion_ids") is not None:
         return _comparisons(record, form)
     a, b = text(record, "response_a"), text(record, "response_b")

@@ -21,7 +21,7 @@ from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
 from annotation import assignment, consensus, tasks, webhooks
-from training import jobs
+from training import chat, jobs
 
 ANALYZE_SECONDS = 3600.0
 MOST_BACKOFF_SECONDS = 30.0
@@ -83,8 +83,12 @@ def run_round(*, analyze: bool) -> None:
     now = timezone.now()
     assignment.expire(now)
     consensus.settle_due(now=now)
+    chat.start_rounds(now=now)
+    if chat.server_is_wanted(now=now):
+        tasks.wake_sampling()
     if webhooks.is_due(now=now):
         tasks.wake_deliveries()
+    tasks.wake_stale_imports()
     if analyze:
         webhooks.prune(now=now)
         with connection.cursor() as cursor:
