@@ -16,8 +16,12 @@ from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.test import APIClient
 
+from annotation import adjudication
 from annotation import assignment as assignments
+from annotation import conversations
 from annotation.consensus import settle_due
+from annotation.conversations import read_chat
+from annotation.exclusion import exclude
 from annotation.feedback import Answer
 from annotation.invitations import invite
 from annotation.models import (
@@ -26,6 +30,8 @@ from annotation.models import (
     Comparison,
     Completion,
     Consensus,
+    Conversation,
+    ConversationTurn,
     Delivery,
     Flag,
     FlagKind,
@@ -38,6 +44,7 @@ from annotation.models import (
     Vote,
     Webhook,
 )
+from annotation.pairing import Pair
 from annotation.voting import record_vote
 from tests import builders
 from training.jobs import submit
@@ -108,6 +115,7 @@ class World:
     invitation: Invitation
     secret: str
     chats: dict[str, dict[str, Conversation]]
+    disputed: Comparison
     foreign: list[Any] = field(default_factory=list)
 
     def path(self, route: Route, *, person: str) -> str:
@@ -130,6 +138,11 @@ class World:
             "jobs_cancel": self.queued.public_id,
             "members_change": self.people["ben"].public_id,
             "members_remove": self.people["ben"].public_id,
+            **{f"members_{verb}": self.people["ben"].public_id for verb in ("exclusion", "exclude", "lineage")},
+            "members_readmit": self.people["eve"].public_id,
+            "models_lineage": self.policy.public_id,
+            **{f"adjudication_{verb}": self.disputed.public_id
+               for verb in ("show", "answer", "votes", "rule", "reopen", "escalate")},
             "invitations_revoke": self.invitation.public_id,
             "deliveries_list": self.hook.public_id,
             "deliveries_repeat": self.delivery.public_id,
@@ -139,7 +152,7 @@ class World:
             "imports_errors": ImportBatch.objects.filter(project=self.project).earliest("pk").public_id,
         }.get(route.name, self.failed.public_id)
         query = {"imports_create": "?kind=prompts"}.get(route.name, "")
-        return route.path.format(slug=self.project.slug, public_id=public_id, dataset="votes") + query
+        return route.path.format(slug=self.project.slug, public_id=public_id, dataset="votes", number=1) + query
 
     def body(self, route: Route) -> tuple[Any, str]:
         """A body that the route takes, with its content type."""
@@ -170,6 +183,13 @@ class World:
             "pairs_make": {"strategy": "all", "prompts": {"category": "none"}},
             "comparisons_prioritise": {"priority": 0},
             "members_change": {"languages": ["en"]},
+            "members_exclude": {"reason": "asleep"},
+            "members_readmit": {"reason": "awake"},
+            "adjudication_answer": {"choice": "a"},
+            "adjudication_rule": {"choice": "a", "reason": "clearer"},
+            "adjudication_reopen": {"reason": "look again"},
+            "adjudication_escalate": {"reason": "beyond me"},
+            "adjudication_send": {"comparisons": [str(self.comparisons[0].public_id)], "reason": "odd"},
             "invitations_create": {"role": "annotator"},
             "invitations_look": {"secret": self.secret},
             "invitations_accept": {"secret": self.secret, "email": "new@example.org", "password": "a long walk home"},
@@ -199,7 +219,7 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     people = {"olga": project.created_by, "stan": builders.user("stan")}
     for name, role in (
         ("ann", Role.ANNOTATOR), ("ada", Role.ADJUDICATOR), ("vera", Role.VIEWER), ("max", Role.MANAGER),
-        ("ben", Role.ANNOTATOR), ("cid", Role.ANNOTATOR),
+        ("ben", Role.ANNOTATOR), ("cid", Role.ANNOTATOR), ("eve", Role.ANNOTATOR),
     ):  # fmt: skip
         people[name] = builders.member(project, name, role)
     comparisons = builders.comparisons(project, 10)
@@ -239,15 +259,27 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     )  # fmt: skip
     delivery = Delivery.objects.create(webhook=hook, event="ping", body={"data": mark("delivery")}, delivered_at=now)
     invitation, secret = invite(project=project, role=Role.ANNOTATOR, by=people["olga"], now=now)
+    chats = _chats(project, people, policy, mark, now)
+    disputed = _disputed(project, people, mark, now)
     elsewhere = builders.project(slug="elsewhere", owner=people["olga"])
     elsewhere.name = mark("another project")
     elsewhere.save()
     return World(
         project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
         policy=policy, round=round_, queued=queued, failed=failed, hook=hook, delivery=delivery,
-        invitation=invitation, secret=secret,
+        invitation=invitation, secret=secret, chats=chats, disputed=disputed,
         foreign=[reward, origin, elsewhere],
     )  # fmt: skip
+
+
+def _disputed(project, people, mark, now) -> Comparison:
+    """A comparison that was sent to adjudication, where everybody who may rule has answered; and eve is excluded."""
+    (made,) = builders.comparisons(project, 1, start=90)
+    adjudication.send([made], by=people["olga"], reason=mark("request for a ruling"), now=now)
+    for name in ("ada", "max", "olga"):
+        adjudication.answer_first(comparison=made, user=people[name], data={"choice": "a"}, now=now)
+    exclude(project=project, user=people["eve"], by=people["olga"], reason=mark("why excluded"), now=now)
+    return made
 
 
 def _chats(project, people, policy, mark, now) -> dict[str, dict[str, Conversation]]:

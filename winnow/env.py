@@ -63,6 +63,13 @@ VARIABLES: tuple[Variable, ...] = (
         default="",
         help="Comma-separated: public (https to public addresses), host:port of private servers; unset: nothing.",
     ),
+    Variable(
+        name="WINNOW_SAMPLER_URL",
+        default="",
+        help="OpenAI-compatible server for chats, such as http://gpu-1:8000/v1; WINNOW_OUTBOUND must allow it.",
+    ),
+    Variable(name="WINNOW_SAMPLER_MODEL", default="", help="The model that this server is asked for."),
+    Variable(name="WINNOW_SAMPLER_KEY", default="", help="Its API key, if it wants one."),
 )
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 _ENDPOINT = re.compile(r"public|(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]):[0-9]{1,5}")
@@ -90,6 +97,9 @@ class Environment:
     model_roots: tuple[Path, ...]
     base_model: Path | None
     outbound: tuple[str, ...]
+    sampler_url: str
+    sampler_model: str
+    sampler_key: str
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
@@ -130,6 +140,11 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
     secret_key = text("WINNOW_SECRET_KEY")
     if secret_key and (len(secret_key) < 32 or "change-me" in secret_key):
         raise EnvironmentError_("WINNOW_SECRET_KEY must be at least 32 random characters and not the example's value")
+    sampler_url = text("WINNOW_SAMPLER_URL").rstrip("/")
+    if sampler_url and not sampler_url.startswith(("http://", "https://")):
+        raise EnvironmentError_(f"WINNOW_SAMPLER_URL must look like https://host/v1, got {sampler_url!r}")
+    if sampler_url and not text("WINNOW_SAMPLER_MODEL"):
+        raise EnvironmentError_("WINNOW_SAMPLER_MODEL must name the model that WINNOW_SAMPLER_URL is asked for")
     data_dir = Path(text("WINNOW_DATA_DIR"))
     base_model = text("WINNOW_BASE_MODEL")
     return Environment(
@@ -150,6 +165,9 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         model_roots=tuple(Path(item).resolve() for item in items("WINNOW_MODEL_ROOTS")),
         base_model=Path(base_model).resolve() if base_model else None,
         outbound=outbound,
+        sampler_url=sampler_url,
+        sampler_model=text("WINNOW_SAMPLER_MODEL"),
+        sampler_key=text("WINNOW_SAMPLER_KEY"),
     )
 
 

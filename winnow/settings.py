@@ -200,3 +200,4 @@ SNAPSHOTS_DIR = DATA_DIR / "snapshots"
 CACHE_DIR = DATA_DIR / "cache"
 MODEL_ROOTS = ENV.model_roots
 OUTBOUND = ENV.outbound
+SAMPLER_URL, SAMPLER_MODEL, SAMPLER_KEY = ENV.sampler_url, ENV.sampler_model, ENV.sampler_key

@@ -30,6 +30,8 @@ TABLE = {
     "owner":    ("401 404 403 403 403 403 o", "403 o   403 404 403"),
     "join":     ("o   o   409 409 409 409 409", "403 403 403 403 403"),
     "jobs":     ("401 404 403 403 403 o   o", "403 403 o   404 403"),
+    "judge":    ("401 404 403 o   403 o   o", "o   403 403 404 403"),
+    "rule":     ("401 404 403 o   403 o   o", "403 o   403 404 403"),
     "operator": ("401 404 403 403 403 403 403", "403 403 403 404 403"),
 }  # fmt: skip
 ROUTES = {
@@ -58,6 +60,12 @@ ROUTES = {
     "members_list": "read", "members_change": "write", "members_remove": "owner",
     "invitations_list": "manage", "invitations_create": "owner", "invitations_revoke": "owner",
     "invitations_look": "public", "invitations_accept": "join",
+    "adjudication_list": "judge", "adjudication_show": "judge", "adjudication_votes": "judge",
+    "adjudication_answer": "rule", "adjudication_rule": "rule", "adjudication_reopen": "rule",
+    "adjudication_escalate": "rule", "adjudication_send": "write",
+    "members_exclusion": "read", "members_exclude": "write", "members_readmit": "write",
+    "members_lineage": "read", "models_lineage": "read",
+    "guidelines_list": "read", "guidelines_difference": "read", "audit_list": "manage",
     "webhooks_list": "manage", "webhooks_create": "write", "webhooks_change": "write", "webhooks_remove": "write",
     "webhooks_ping": "write", "webhooks_pause": "write", "webhooks_resume": "write",
     "deliveries_list": "manage", "deliveries_repeat": "write",
@@ -169,6 +177,9 @@ def test_a_token_of_one_project_sees_only_it(scene, callers):
         assert {row["slug"] for row in callers["elsewhere"].get(address).json()["items"]} == {"elsewhere"}
         assert {row["slug"] for row in callers["reads"].get(address).json()["items"]} == {"elsewhere", "helpful"}
     assert [row["name"] for row in callers["elsewhere"].get("/api/v1/tokens").json()["items"]] == ["elsewhere"]
+    for name, slugs in (("elsewhere", {"elsewhere"}), ("reads", {"elsewhere", "helpful"})):
+        projects = callers[name].get("/api/v1/session").json()["user"]["projects"]
+        assert {row["slug"] for row in projects} == slugs
 
 
 def test_a_secret_is_shown_once_and_stored_as_its_hash(scene, callers):

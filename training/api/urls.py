@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from training.api import jobs, models, overview, rounds, snapshots
+from training.api import chat, jobs, lineage, models, overview, rounds, snapshots
 
 _PROJECT = "projects/<slug:slug>"
 _JOB = f"{_PROJECT}/jobs/<uuid:public_id>"
@@ -27,5 +27,7 @@ urlpatterns = [
     path(f"{_JOB}/promote", jobs.JobPromoteView.as_view()),
     path(f"{_PROJECT}/rounds", rounds.RoundsView.as_view()),
     path(f"{_PROJECT}/rounds/<uuid:public_id>", rounds.RoundView.as_view()),
+    path(f"{_PROJECT}/chat", chat.ChatView.as_view()),
     path("metrics", overview.MetricsView.as_view()),
+    *lineage.urlpatterns,
 ]
