@@ -185,6 +185,17 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    # Names for sets of choices that share a field's name with another set, else they are told apart by a hash.
+    "ENUM_NAME_OVERRIDES": {
+        "RoleEnum": "annotation.models.Role",
+        "SideEnum": "annotation.feedback.SIDES",
+        "LetterEnum": "annotation.models.Choice",
+        "FeedbackKindEnum": "annotation.feedback.FeedbackKind",
+        "FlagKindEnum": "annotation.models.FlagKind",
+        "SourceKindEnum": "annotation.models.SourceKind",
+        "AdjudicationKindEnum": "annotation.models.AdjudicationKind",
+        "ConsensusStateEnum": "annotation.models.ConsensusState",
+    },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
 }
 
