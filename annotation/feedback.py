@@ -35,6 +35,9 @@ class FeedbackKind(StrEnum):
     RATING = "rating"
 
 
+KINDS = tuple(kind.value for kind in FeedbackKind)
+
+
 class Rationale(StrEnum):
     """Whether a free text is asked for."""
 

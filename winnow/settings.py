@@ -189,8 +189,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "RoleEnum": "annotation.models.Role",
         "SideEnum": "annotation.feedback.SIDES",
-        "LetterEnum": "annotation.models.Choice",
-        "FeedbackKindEnum": "annotation.feedback.FeedbackKind",
+        "LetterEnum": "annotation.tally.CLASSES",
+        "FeedbackKindEnum": "annotation.feedback.KINDS",
         "FlagKindEnum": "annotation.models.FlagKind",
         "SourceKindEnum": "annotation.models.SourceKind",
         "AdjudicationKindEnum": "annotation.models.AdjudicationKind",
