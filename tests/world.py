@@ -16,9 +16,8 @@ from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.test import APIClient
 
-from annotation import adjudication
+from annotation import adjudication, conversations
 from annotation import assignment as assignments
-from annotation import conversations
 from annotation.consensus import settle_due
 from annotation.conversations import read_chat
 from annotation.exclusion import exclude
@@ -194,6 +193,7 @@ class World:
             "invitations_look": {"secret": self.secret},
             "invitations_accept": {"secret": self.secret, "email": "new@example.org", "password": "a long walk home"},
             "webhooks_create": {"url": "https://example.org/hook", "events": ["job.finished"]},
+            "webhooks_resume": {"resend": True},
             "webhooks_change": {"events": ["comparison.settled"]},
         }.get(route.name, {})  # fmt: skip
         return body, "application/json"
@@ -257,7 +257,7 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
         project=project, url=f"https://example.org/{mark('webhook').replace(' ', '-')}", events=["job.finished"],
         secret=mark("webhook secret"), created_by=people["olga"],
     )  # fmt: skip
-    delivery = Delivery.objects.create(webhook=hook, event="ping", body={"data": mark("delivery")}, delivered_at=now)
+    delivery = Delivery.objects.create(webhook=hook, event="ping", body={"data": mark("delivery")})
     invitation, secret = invite(project=project, role=Role.ANNOTATOR, by=people["olga"], now=now)
     chats = _chats(project, people, policy, mark, now)
     disputed = _disputed(project, people, mark, now)
