@@ -155,7 +155,7 @@ def _record(
         repetition=assignment.repetition,
     ).exclude(state__in=GIVEN_BACK).exclude(pk=assignment.pk).update(state=AssignmentState.RELEASED, ended_at=now)
     Assignment.objects.filter(pk=assignment.pk).update(state=AssignmentState.VOTED, ended_at=now)
-    return Receipt(vote=vote, counted=_counts(vote, has_slot=slot is not None), replayed=False)
+    return Receipt(vote=vote, counted=slot is not None or vote.purpose != Purpose.WANTED, replayed=False)
 
 
 def _known(assignment: Assignment, annotator: User, key: UUID, digest: str) -> Receipt | None:
@@ -164,11 +164,12 @@ def _known(assignment: Assignment, annotator: User, key: UUID, digest: str) -> R
         return None
     if (vote.annotator_id, vote.assignment_id, vote.body_hash) != (annotator.pk, assignment.pk, digest):
         raise KeyReused(f"The idempotency key {key} belongs to another vote.")
-    return Receipt(vote=vote, counted=_counts(vote, has_slot=Slot.objects.filter(vote=vote).exists()), replayed=True)
-
-
-def _counts(vote: Vote, *, has_slot: bool) -> bool:
-    return has_slot or vote.purpose != Purpose.WANTED
+    # What has no slot counts, to the annotator, until it is taken back, as does what has one.
+    if vote.purpose == Purpose.WANTED:
+        counted = Slot.objects.filter(vote=vote).exists()
+    else:
+        counted = not Retraction.objects.filter(vote=vote).exists()
+    return Receipt(vote=vote, counted=counted, replayed=True)
 
 
 def _open_retraction(assignment: Assignment) -> Retraction | None:

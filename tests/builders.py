@@ -116,12 +116,18 @@ def comparisons(project: Project, n: int = 1, *, overlap: int | None = None, sta
 def hidden_gold(project: Project, n: int = 1, *, start: int = 10_000) -> list[Comparison]:
     """`n` comparisons without slots whose answer is known to be a."""
     made = comparisons(project, n, start=start)
-    Slot.objects.filter(comparison__in=made).delete()
-    Gold.objects.bulk_create(
-        Gold(project=project, comparison=item, origin=GoldOrigin.GIVEN, answer={"choice": "a"}, created_at=NOW)
-        for item in made
-    )
+    for item in made:
+        make_gold(item)
     return made
+
+
+def make_gold(comparison: Comparison) -> Gold:
+    """Hidden gold whose answer is a: no slots, and nobody's vote is wanted."""
+    Slot.objects.filter(comparison=comparison).delete()
+    answer = {"choice": "a"}
+    return Gold.objects.create(
+        project=comparison.project, comparison=comparison, origin=GoldOrigin.GIVEN, answer=answer, created_at=NOW
+    )
 
 
 def lease(

@@ -182,6 +182,7 @@ def test_a_hidden_vote_is_taken_back_and_given_again(project, ann):
     for item in _hold(project, ann):
         vote = builders.vote(item, "a").vote
         assert retract(vote=vote, by=ann, now=NOW).state == AssignmentState.LEASED
+        assert not builders.vote(item, "a", key=vote.key).counted  # a replay of what was taken back
         again = builders.vote(item, "b")
         assert again.counted
         assert again.vote.replaces.vote == vote
