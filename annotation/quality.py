@@ -1,20 +1,306 @@
-"""A person's record: gold, agreement, consistency, bias and speed; feedback to them; pausing, and the way back."""
+"""What a person's answers bring about: a pause and the way back, feedback to them, and how far their votes are trusted.
+
+`annotation.records` computes the figures; here they have consequences. Nothing is told of gold that a person has not
+answered, and what they have answered they do not get again.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
 
-from annotation.models import Project, Vote
+import numpy as np
+from django.core.cache import cache
+from django.db import transaction
+from django.db.models import Count, Max, OuterRef, Subquery
+from django.db.models.functions import Coalesce
+
+from annotation.errors import DomainError, Kind
+from annotation.gate import write
+from annotation.gold import explain_vote, is_right
+from annotation.models import (
+    FeedbackGiven,
+    Gold,
+    Membership,
+    Project,
+    Purpose,
+    User,
+    Vote,
+)
+from annotation.people import audit
+from annotation.qualification import close_attempt
+from annotation.records import ORDINARY, pair_labels, records
+from annotation.statistics.aggregation import one_coin
+from annotation.statistics.estimates import Estimate, wilson
+
+REFRESH_MINUTES = 5
+_FRESH_SHARE = 0.05  # new votes that make it worth while: so many of all …
+_FRESH_VOTES = 1000  # … or so many (STATISTICS 3.7)
+
+
+class AlreadyPaused(DomainError):
+    """The person is paused."""
+
+    code = "already_paused"
+    kind = Kind.CONFLICT
+
+
+class NotPaused(DomainError):
+    """The person is not paused."""
+
+    code = "not_paused"
+    kind = Kind.CONFLICT
+
+
+class NoQualification(DomainError):
+    """The project has no qualification that somebody could be asked to pass."""
+
+    code = "no_qualification"
+    kind = Kind.CONFLICT
+
+
+# --- after a vote -----------------------------------------------------------------------------------------------------
 
 
 def after_vote(vote: Vote, *, now: datetime) -> None:
     """What a stored vote brings about: a closed attempt, a pause, a feedback that is due.
 
     To be called after the vote's own transaction. It may be lost (the process dies) or come twice without harm: the
-    next vote does what was left. An ordinary vote costs no query where the project has no such rule.
+    next vote does what was left. An ordinary vote costs no query where the project has no such rule, and one query
+    where feedback is given.
     """
+    project = vote.project if vote.assignment is None else vote.assignment.project
+    if vote.purpose == Purpose.QUALIFICATION:
+        close_attempt(project=project, user_id=vote.annotator_id, now=now)
+    if vote.purpose == Purpose.GOLD and project.pause_below is not None:
+        _pause_by_rule(project, vote.annotator_id, now)
+    if vote.purpose in ORDINARY and project.feedback_every:
+        _give_feedback(project, vote.annotator_id, now)
+
+
+# --- pausing, and the way back ----------------------------------------------------------------------------------------
+
+
+def _pause_by_rule(project: Project, user_id: int, now: datetime) -> None:
+    """Pause who is surely below the project's mark on gold: the whole 95 % interval lies under it."""
+    member = Membership.objects.filter(project=project, user_id=user_id, paused_at=None).first()
+    if member is None or project.pause_below is None:
+        return
+    right, n = _gold_score(project, member)
+    found = wilson(right, n)
+    if n < project.pause_min_gold or found.high is None or found.high >= project.pause_below:
+        return
+    reason = (
+        f"{right} of {n} quality checks agreed ({right / n:.0%}; with 95 % certainty at most {found.high:.0%}), and "
+        f"this project asks for {project.pause_below:.0%}."
+    )
+    with write(), transaction.atomic():
+        paused = Membership.objects.filter(pk=member.pk, paused_at=None).update(
+            paused_at=now,
+            pause_reason=reason,
+            requalify_at=now if project.qualification_items else member.requalify_at,
+        )
+        if paused:
+            audit(
+                project=project, by=None, action="member.paused", target=member.pseudonym, now=now,
+                rule="gold", right=right, n=n, high=found.high, asked=project.pause_below,
+            )  # fmt: skip
+
+
+def _gold_score(project: Project, member: Membership) -> tuple[int, int]:
+    """Right answers to hidden gold and how many there are, since the person is judged."""
+    votes = Vote.objects.filter(
+        project=project, annotator_id=member.user_id, purpose=Purpose.GOLD, retractions__isnull=True
+    )
+    if member.judged_from is not None:
+        votes = votes.filter(created_at__gt=member.judged_from)
+    rows = votes.exclude(comparison__gold=None).values_list("comparison__gold__answer", "choice", "body")
+    size = project.feedback.size
+    right = [is_right(answer, choice, body, size=size) for answer, choice, body in rows]
+    return sum(right), len(right)
+
+
+def pause(*, member: Membership, reason: str, by: User, now: datetime) -> None:
+    """Give a person nothing new to do, for a reason that they are told. The same reason again changes nothing.
+
+    Raises:
+        AlreadyPaused: for another reason.
+    """
+    with write(), transaction.atomic():
+        paused = Membership.objects.filter(pk=member.pk, paused_at=None).update(paused_at=now, pause_reason=reason)
+        if paused:
+            audit(
+                project=member.project, by=by, action="member.paused", target=member.pseudonym, now=now, reason=reason
+            )
+    member.refresh_from_db()
+    if member.pause_reason != reason:
+        raise AlreadyPaused(f"This person is paused already: {member.pause_reason}")
+
+
+def resume(*, member: Membership, reason: str, by: User, now: datetime) -> None:
+    """Lift a pause; the gold rule judges from now on only.
+
+    Raises:
+        NotPaused: there is nothing to lift.
+    """
+    with write(), transaction.atomic():
+        lifted = Membership.objects.filter(pk=member.pk, paused_at__isnull=False).update(
+            paused_at=None, pause_reason="", judged_from=now
+        )
+        if not lifted:
+            raise NotPaused("This person is not paused.")
+        audit(project=member.project, by=by, action="member.resumed", target=member.pseudonym, now=now, reason=reason)
+    member.refresh_from_db()
+
+
+def ask_to_requalify(*, member: Membership, reason: str, by: User, now: datetime) -> None:
+    """Let only a qualification from now on count for this person; their attempts begin anew.
+
+    Passing it lifts a pause that they are under now.
+
+    Raises:
+        NoQualification: the project has none.
+    """
+    if not member.project.qualification_items:
+        raise NoQualification("This project has no qualification. Set how many examples it asks first.")
+    with write(), transaction.atomic():
+        Membership.objects.filter(pk=member.pk).update(requalify_at=now)
+        audit(
+            project=member.project, by=by, action="member.asked_to_requalify", target=member.pseudonym, now=now,
+            reason=reason,
+        )  # fmt: skip
+    member.refresh_from_db()
+
+
+# --- feedback ---------------------------------------------------------------------------------------------------------
+
+
+def _give_feedback(project: Project, user_id: int, now: datetime) -> None:
+    """Tell a person about their work once so many votes have come since they were told last."""
+    if _votes_since_told(project, user_id) < project.feedback_every:
+        return
+    with write(), transaction.atomic():
+        member = Membership.objects.select_for_update(no_key=True).get(project=project, user_id=user_id)
+        if _votes_since_told(project, user_id) < project.feedback_every:
+            return
+        FeedbackGiven.objects.create(
+            project=project,
+            annotator_id=user_id,
+            votes=_own_votes(project, user_id).count(),
+            body=_feedback(project, member),
+            created_at=now,
+        )
+
+
+def _own_votes(project: Project, user_id: int) -> Any:
+    return Vote.objects.filter(project=project, annotator_id=user_id, purpose__in=ORDINARY, retractions__isnull=True)
+
+
+def _votes_since_told(project: Project, user_id: int) -> int:
+    """One query."""
+    told = (
+        FeedbackGiven.objects.filter(project=project, annotator_id=user_id).order_by().values("annotator_id")
+    ).annotate(last=Max("votes"))
+    found = _own_votes(project, user_id).aggregate(n=Count("pk"), told=Coalesce(Subquery(told.values("last")), 0))
+    return int(found["n"]) - int(found["told"])
+
+
+def _feedback(project: Project, member: Membership) -> dict[str, Any]:
+    """Figures over all of a person's work, and the gold that they have answered since they were told last."""
+    record = records(project, user_ids=[member.user_id])[member.user_id]
+    told_at = FeedbackGiven.objects.filter(project=project, annotator_id=member.user_id).aggregate(
+        at=Max("created_at")
+    )["at"]
+    votes = _own_votes(project, member.user_id).filter(purpose=Purpose.GOLD).select_related("assignment")
+    if told_at is not None:
+        votes = votes.filter(created_at__gt=told_at)
+    found = list(votes.order_by("pk"))
+    gold = {row.comparison_id: row for row in Gold.objects.filter(comparison_id__in=[v.comparison_id for v in found])}
+    items = []
+    for vote in found:
+        if vote.comparison_id in gold and vote.assignment is not None:
+            told = explain_vote(vote, gold[vote.comparison_id], sides=vote.assignment.sides)
+            items.append({"vote": str(vote.public_id), **asdict(told)})
+    return {
+        "gold": _figure(record.gold),
+        "consistency": _figure(record.consistency),
+        "median_seconds": record.median_seconds,
+        "items": items,
+    }
+
+
+def _figure(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n,
+        "reason": estimate.reason,
+    }  # fmt: skip
+
+
+def read_feedback(*, given: FeedbackGiven, now: datetime) -> None:
+    """Note that a person has read a feedback. A second call changes nothing."""
+    FeedbackGiven.objects.filter(pk=given.pk, read_at=None).update(read_at=now)
+    given.refresh_from_db()
+
+
+# --- reliability ------------------------------------------------------------------------------------------------------
+
+
+def refresh_due(now: datetime) -> int:
+    """Refresh the projects with enough new votes, each every five minutes at most; how many were (a step of the tick).
+
+    What was seen last is kept in the cache: losing it costs one refresh too many.
+    """
+    newest = Vote.objects.filter(project=OuterRef("pk")).order_by("-pk").values("pk")[:1]
+    refreshed = 0
+    for project in Project.objects.annotate(newest=Subquery(newest)).filter(newest__isnull=False):
+        name = f"reliability/{project.pk}"
+        last = cache.get(name)
+        if last is not None:
+            at, key, votes = last
+            if project.newest == key or now - at < timedelta(minutes=REFRESH_MINUTES):
+                continue
+            fresh = Vote.objects.filter(project=project, pk__gt=key).count()
+            if fresh < min(_FRESH_VOTES, _FRESH_SHARE * votes):
+                continue
+        refresh_reliability(project=project, now=now)
+        cache.set(name, (now, project.newest, Vote.objects.filter(project=project).count()), timeout=None)
+        refreshed += 1
+    return refreshed
 
 
 def refresh_reliability(*, project: Project, now: datetime) -> int:
-    """Estimate anew how often each person is right; how many memberships changed."""
-    return 0
+    """Estimate anew how often each person is right (one-coin, STATISTICS 3.5); how many memberships changed.
+
+    From live ordinary first votes of people who are not excluded; of several completions every pair is an item.
+    """
+    size = project.feedback.size
+    votes = Vote.objects.filter(
+        project=project, purpose__in=(Purpose.WANTED, Purpose.GOLD), retractions__isnull=True
+    ).exclude(annotator_id__in=Membership.objects.filter(project=project, excluded_at__isnull=False).values("user_id"))
+    rows = list(votes.values_list("annotator_id", "comparison_id", "choice", "body" if size > 2 else "choice"))
+    pairs = size * (size - 1) // 2
+    if not rows or not pairs:
+        return 0
+    people, annotator = np.unique(np.array([row[0] for row in rows], dtype=np.int64), return_inverse=True)
+    comparisons, comparison = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_inverse=True)
+    label = pair_labels([row[2] for row in rows], [row[3] for row in rows], size=size).reshape(-1)
+    K = 3 if project.feedback.has_tie or (label == 1).any() else 2
+    result = one_coin(
+        (comparison[:, None] * pairs + np.arange(pairs)).reshape(-1),
+        np.repeat(annotator, pairs),
+        label if K == 3 else label // 2,
+        n_items=len(comparisons) * pairs,
+        n_annotators=len(people),
+        K=K,
+    )
+    accuracy = dict(zip(people.tolist(), result.accuracy.tolist(), strict=True))
+    changed = []
+    for member in Membership.objects.filter(project=project, user_id__in=accuracy):
+        value = accuracy[member.user_id]
+        if member.reliability is None or abs(member.reliability - value) > 1e-6:
+            member.reliability = value
+            changed.append(member)
+    with write(), transaction.atomic():
+        Membership.objects.bulk_update(changed, ["reliability"], batch_size=500)
+    return len(changed)

@@ -125,7 +125,7 @@ def load(project: Project, *, only: int | None = None) -> Ballots:
         person=people,
         comparison=code.astype(np.int64),
         purpose=purposes,
-        label=_labels(choice, body, size),
+        label=pair_labels(choice, body, size=size),
         left=_left(sides, size),
         longer=_longer(live, comparisons, size)[code],
         seconds=np.array([np.nan if item is None else item / 1000 for item in active], dtype=np.float64),
@@ -134,7 +134,8 @@ def load(project: Project, *, only: int | None = None) -> Ballots:
     )
 
 
-def _labels(choice: Sequence[str], body: Sequence[Any], size: int) -> IntArray:
+def pair_labels(choice: Sequence[str], body: Sequence[Any], *, size: int) -> IntArray:
+    """[V, P] the class of every pair of each vote; the bodies are not looked at where there are two completions."""
     if size == 2:
         return np.array([_PAIR[item] for item in choice], dtype=np.int64).reshape(-1, 1)
     pairs = size * (size - 1) // 2

@@ -23,6 +23,7 @@ from annotation.models import (
     AssignmentState,
     Comparison,
     Completion,
+    FeedbackGiven,
     GuidelineVersion,
     Membership,
     Purpose,
@@ -96,7 +97,7 @@ def record_vote(*, assignment: Assignment, annotator: User, key: UUID, answer: A
         if Vote.objects.filter(project_id=assignment.project_id, key=key).exists():
             raise KeyReused(f"The idempotency key {key} belongs to another vote.") from None
         raise
-    digest = _body_hash(stored)
+    digest = body_hash(stored)
     try:
         with write(), transaction.atomic():
             return _record(assignment, annotator, key, stored, digest, answer.active_ms, now)
@@ -211,7 +212,7 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
     A surplus vote has no slot to give back: only its assignment is leased again.
 
     Raises:
-        Frozen: a snapshot holds the comparison. AlreadyRetracted: it was taken back before.
+        Frozen: a snapshot holds the comparison, or feedback has told its answer. AlreadyRetracted: it was taken back before.
         Invalid: an imported vote has no assignment to give back.
     """
     if vote.assignment is None:
@@ -223,6 +224,8 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
                 raise Frozen("This one is in a frozen snapshot and can't be changed. Flag it instead.")
             if Retraction.objects.filter(project_id=vote.project_id, vote=vote).exists():
                 raise AlreadyRetracted("This vote was taken back before.")
+            if _is_told(vote):
+                raise Frozen("You have had feedback on this one, so it stays as it is.")
             Retraction.objects.create(project_id=vote.project_id, vote=vote, by=by, reason=reason, created_at=now)
             expires = lease_end(now, vote.assignment.project.lease_minutes)
             Slot.objects.filter(vote=vote).update(
@@ -236,6 +239,12 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
         raise AlreadyRetracted("This vote was taken back before.") from None
     vote.assignment.refresh_from_db()
     return vote.assignment
+
+
+def _is_told(vote: Vote) -> bool:
+    """Whether the person knows the answer: feedback tells of all hidden gold that was answered before it."""
+    given = FeedbackGiven.objects.filter(project_id=vote.project_id, annotator_id=vote.annotator_id)
+    return vote.purpose == Purpose.GOLD and given.filter(created_at__gte=vote.created_at).exists()
 
 
 def is_frozen(vote: Vote, comparison: Comparison) -> bool:
@@ -309,7 +318,8 @@ def write_completion(*, assignment: Assignment, annotator: User, text: str, now:
         )
 
 
-def _body_hash(answer: StoredAnswer) -> str:
+def body_hash(answer: StoredAnswer) -> str:
+    """The identity of an answer, by which a replay is known."""
     text = json.dumps(
         {"choice": answer.choice, **answer.body}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
