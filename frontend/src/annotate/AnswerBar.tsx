@@ -3,7 +3,7 @@ import type { ReactNode } from 'react'
 import styles from 'src/annotate/Task.module.css'
 import type { Form } from 'src/api/schema'
 import { type Draft, isOneKey, lettersOf, missing } from 'src/ui/answer/answer'
-import { Choices, type MainAnswer } from 'src/ui/answer/Choices'
+import { BothBad, Choices, type MainAnswer } from 'src/ui/answer/Choices'
 import { answerRow, criteriaRows } from 'src/ui/answer/fields'
 import { Ranking } from 'src/ui/answer/Ranking'
 import { Rows } from 'src/ui/answer/Rows'
@@ -40,7 +40,10 @@ export function AnswerBar(props: AnswerBarProps) {
   const whole = missing(form, draft, size) === null
   return (
     <section className={styles.bar} aria-label={t('task.answer')}>
-      <div className={styles.question}>{single === null ? question : t('rating.aloneQuestion')}</div>
+      <div className={styles.question}>
+        {single === null ? question : t('rating.aloneQuestion')}
+        {single === null && form.allow_both_bad && <BothBad draft={draft} onChoose={props.onChoose} />}
+      </div>
       {single === null ? (
         <>
           {(form.kind === 'choice' || form.kind === 'scale') && (
@@ -63,13 +66,15 @@ export function AnswerBar(props: AnswerBarProps) {
               />
             </div>
           )}
-          <Words form={form} draft={draft} onChange={onDraft} />
-          {(!isOneKey(form) || whole) && (
-            <Button look={whole ? 'primary' : 'plain'} data-field="submit" onClick={onSubmit}>
-              <KeyCap name="enter" />
-              {t('task.submit')}
-            </Button>
-          )}
+          <div className={styles.last}>
+            <Words form={form} draft={draft} onChange={onDraft} />
+            {(!isOneKey(form) || whole) && (
+              <Button look={whole ? 'primary' : 'plain'} data-field="submit" onClick={onSubmit}>
+                <KeyCap name="enter" />
+                {t('task.submit')}
+              </Button>
+            )}
+          </div>
         </>
       ) : (
         <Button look="primary" data-field="submit" onClick={onSubmit}>

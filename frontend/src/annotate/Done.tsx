@@ -1,5 +1,5 @@
 /** Nothing to do right now: why, and what comes next. */
-import { CircleCheck, Hourglass, PauseCircle, Sprout } from 'lucide-react'
+import { BookOpen, CircleCheck, GraduationCap, Hourglass, type LucideIcon, PauseCircle, Sprout } from 'lucide-react'
 import { useEffect } from 'react'
 import type { DoneReason } from 'src/annotate/queue'
 import styles from 'src/annotate/Task.module.css'
@@ -8,11 +8,24 @@ import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { useTitle } from 'src/ui/widgets/Page'
 import { Empty, Notice } from 'src/ui/widgets/States'
 
-const ICONS = { all_done: CircleCheck, held_by_others: Hourglass, paused: PauseCircle, nothing_yet: Sprout }
+const ICONS: Record<DoneReason, LucideIcon> = {
+  all_done: CircleCheck,
+  held_by_others: Hourglass,
+  paused: PauseCircle,
+  nothing_yet: Sprout,
+  person_paused: PauseCircle,
+  confirm_guideline: BookOpen,
+  practise: GraduationCap,
+  qualify: GraduationCap,
+  share_done: CircleCheck,
+}
+/** Reasons that the person ends by going somewhere. */
+const STEPS: ReadonlySet<DoneReason> = new Set(['confirm_guideline', 'practise', 'qualify'])
 /** Reasons that pass by themselves: asked again so often. */
 const AGAIN_MS: Partial<Record<DoneReason, number>> = { held_by_others: 60_000, nothing_yet: 10_000, paused: 60_000 }
 
 type DoneProps = {
+  slug: string
   reason: DoneReason
   votes: number
   waiting: number
@@ -21,7 +34,7 @@ type DoneProps = {
   retry: () => void
 }
 
-export function Done({ reason, votes, waiting, canUndo, onUndo, retry }: DoneProps) {
+export function Done({ slug, reason, votes, waiting, canUndo, onUndo, retry }: DoneProps) {
   const title = t(`done.${reason}.title`)
   useTitle(title)
   const again = AGAIN_MS[reason]
@@ -38,7 +51,12 @@ export function Done({ reason, votes, waiting, canUndo, onUndo, retry }: DonePro
           title={title}
           action={
             <div style={{ display: 'flex', gap: 8, flexWrap: 'wrap', justifyContent: 'center' }}>
-              <LinkButton href="/" look="primary">
+              {STEPS.has(reason) && (
+                <LinkButton href={`/p/${slug}/start`} look="primary">
+                  {t('done.start')}
+                </LinkButton>
+              )}
+              <LinkButton href="/" look={STEPS.has(reason) ? 'plain' : 'primary'}>
                 {t('done.home')}
               </LinkButton>
               {again !== undefined && <Button onClick={retry}>{t('done.look')}</Button>}

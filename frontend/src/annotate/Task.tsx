@@ -274,6 +274,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
               </div>
             ) : (
               <Done
+                slug={slug}
                 reason={state.done ?? 'held_by_others'}
                 votes={votes}
                 waiting={unsent}

@@ -7,8 +7,8 @@ type Query = Record<string, string | number | boolean | null | undefined>
 export type CallOptions = {
   query?: Query
   body?: unknown
-  /** Sent as it is, for bodies that are not JSON. */
-  raw?: { text: string; type: string }
+  /** Sent as it is, for bodies that are not JSON; a file is read by the browser as it goes. */
+  raw?: { body: string | Blob; type: string }
   idempotencyKey?: string
   signal?: AbortSignal
   /** Lets the request outlive the page. */
@@ -50,10 +50,10 @@ export async function call<T>(method: string, path: string, options: CallOptions
 
 async function attempt<T>(method: string, path: string, options: CallOptions): Promise<T> {
   const headers: Record<string, string> = { Accept: 'application/json' }
-  let body: string | undefined
+  let body: string | Blob | undefined
   if (options.raw) {
     headers['Content-Type'] = options.raw.type
-    body = options.raw.text
+    body = options.raw.body
   } else if (options.body !== undefined) {
     headers['Content-Type'] = 'application/json'
     body = JSON.stringify(options.body)

@@ -9,7 +9,6 @@ import type {
   FlagRequest,
   FreezeRequest,
   Guideline,
-  ImportBatch,
   Job,
   JobCreateRequest,
   JobDetail,
@@ -62,7 +61,7 @@ export function newQueryClient(): Client {
   })
 }
 
-const get = <T>(path: string, signal?: AbortSignal, query?: CallOptions['query']) =>
+export const get = <T>(path: string, signal?: AbortSignal, query?: CallOptions['query']) =>
   call<T>('GET', path, { signal, query })
 
 export const isOver = (job: Pick<Job, 'status'>): boolean =>
@@ -101,7 +100,7 @@ export const revokeToken = (id: string) => call<void>('DELETE', `tokens/${id}`)
 
 type ListPage<Item> = { items: Item[]; next?: string | null }
 
-function listQuery<Item>(
+export function listQuery<Item>(
   queryKey: readonly unknown[],
   path: string,
   query: CallOptions['query'] = {},
@@ -157,8 +156,8 @@ export const flagTask = (assignment: string, body: FlagRequest) =>
 
 /* ---- Researcher: project */
 
-const at = (slug: string, rest: string) => `projects/${slug}/${rest}`
-const key = (slug: string, ...rest: unknown[]) => [...keys.project(slug), ...rest]
+export const at = (slug: string, rest: string) => `projects/${slug}/${rest}`
+export const key = (slug: string, ...rest: unknown[]) => [...keys.project(slug), ...rest]
 
 export const projectQuery = (slug: string) =>
   queryOptions({
@@ -184,12 +183,6 @@ export const promptsQuery = (slug: string, filter: { q?: string; category?: stri
 
 export const comparisonsQuery = (slug: string, filter: { state?: string; round?: string }) =>
   listQuery<Comparison>(key(slug, 'comparisons', filter), at(slug, 'comparisons'), filter)
-
-export const importRows = (slug: string, kind: 'prompts' | 'votes', onError: 'refuse' | 'skip', text: string) =>
-  call<ImportBatch>('POST', at(slug, 'imports'), {
-    query: { kind, on_error: onError },
-    raw: { text, type: 'application/x-ndjson' },
-  })
 
 /* ---- Rounds, snapshots, models */
 

@@ -10,6 +10,31 @@ export type Abilities = {
     promote: boolean;
 };
 
+export type AcceptRequest = {
+    secret: string;
+    email?: string;
+    name?: string;
+    password?: string;
+};
+
+export type Accepted = {
+    project: string;
+    role: RoleEnum;
+};
+
+export type AdjudicationKindEnum = 'request' | 'ruling' | 'reopening' | 'escalation';
+
+export type AdjudicationRow = {
+    id: string;
+    kind: AdjudicationKindEnum;
+    by: string;
+    answer: {
+        [key: string]: unknown;
+    } | null;
+    reason: string;
+    created_at: string;
+};
+
 export type Agreement = {
     percent: Estimate;
     alpha: Estimate;
@@ -20,7 +45,7 @@ export type AnnotateProject = {
     slug: string;
     name: string;
     question: string;
-    kind: Kind54cEnum;
+    kind: FeedbackKindEnum;
     votes: number;
     remaining: number;
     paused: boolean;
@@ -36,7 +61,7 @@ export type AnnotateProjectList = {
  * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
  */
 export type Answer = {
-    choice?: ChoiceEnum | NullEnum;
+    choice?: SideEnum | NullEnum;
     scale?: number | null;
     ranking?: Array<Array<string>> | null;
     ratings?: {
@@ -54,7 +79,88 @@ export type Answer = {
     };
 };
 
+export type AuditEvent = {
+    id: number;
+    /**
+     * Null: Winnow itself, or a command of the operator.
+     */
+    by: AuditPerson | null;
+    /**
+     * thing.verbed
+     */
+    action: string;
+    target: string;
+    details: unknown;
+    created_at: string;
+};
+
+export type AuditList = {
+    items: Array<AuditEvent>;
+    next: string | null;
+};
+
+export type AuditPerson = {
+    id: string;
+    name: string;
+};
+
 export type BetterEnum = 'higher' | 'lower';
+
+export type BlindVote = {
+    choice: string | null;
+    both_bad: boolean;
+    /**
+     * 1 (a clearly) to `points` (b clearly).
+     */
+    scale: number | null;
+    points: number | null;
+    ranking: Array<Array<string>> | null;
+    ratings: {
+        [key: string]: unknown;
+    } | null;
+    criteria: {
+        [key: string]: unknown;
+    };
+    reasons: Array<string>;
+    rationale: string;
+};
+
+export type ChangeEnum = 'same' | 'added' | 'removed';
+
+export type Chat = {
+    enabled: boolean;
+    policies: Array<string>;
+    server: boolean;
+    max_turns: number;
+    sampling: ChatSampling;
+    /**
+     * What the site's model server would be asked for.
+     */
+    server_model: string | null;
+};
+
+/**
+ * What is left out has its default.
+ */
+export type ChatChangeRequest = {
+    enabled?: boolean;
+    policies?: Array<string>;
+    server?: boolean;
+    max_turns?: number;
+    sampling?: ChatSamplingRequest;
+};
+
+export type ChatSampling = {
+    temperature?: number;
+    top_p?: number;
+    max_new_tokens?: number;
+};
+
+export type ChatSamplingRequest = {
+    temperature?: number;
+    top_p?: number;
+    max_new_tokens?: number;
+};
 
 export type Checkpoint = {
     id: string;
@@ -65,18 +171,19 @@ export type Checkpoint = {
     readonly kept: boolean;
 };
 
-export type ChoiceEnum = 'left' | 'right' | 'tie' | 'both_bad';
-
 export type Comparison = {
     id: string;
     prompt: Array<Message>;
     category: string;
     completions: Array<ComparisonCompletion>;
     votes: VoteCounts;
+    votes_counted: number;
     votes_wanted: number;
-    state: StateEnum;
+    state: ConsensusStateEnum;
     label: string | null;
     prob: number | null;
+    ranking: Array<Array<string>> | null;
+    priority: number;
     frozen: boolean;
 };
 
@@ -90,6 +197,63 @@ export type ComparisonCompletion = {
 export type ComparisonList = {
     items: Array<Comparison>;
     next: string | null;
+};
+
+export type Consensus = {
+    state: ConsensusStateEnum;
+    label: string;
+    prob: number | null;
+    share: number | null;
+    top_share: number | null;
+    posterior: number | null;
+    votes: number;
+    both_bad: number;
+    details: {
+        [key: string]: unknown;
+    };
+    method: string;
+    stopped: string;
+    settled_at: string | null;
+};
+
+export type ConsensusStateEnum = 'open' | 'settled' | 'disputed' | 'adjudicated' | 'withdrawn';
+
+export type Conversation = {
+    id: string;
+    turns: number;
+    created_at: string;
+    last_at: string | null;
+    ended_at: string | null;
+    rating: number | null;
+    /**
+     * Pseudonym.
+     */
+    annotator: string;
+    system: string;
+};
+
+export type ConversationDetail = {
+    id: string;
+    turns: number;
+    created_at: string;
+    last_at: string | null;
+    ended_at: string | null;
+    rating: number | null;
+    /**
+     * Pseudonym.
+     */
+    annotator: string;
+    system: string;
+    thread: Array<Turn>;
+};
+
+export type ConversationList = {
+    items: Array<Conversation>;
+    next: string | null;
+};
+
+export type ConversationStartRequest = {
+    system?: string;
 };
 
 export type Counts = {
@@ -114,7 +278,127 @@ export type Criterion = {
     anchors: Array<string>;
 };
 
-export type DoneEnum = 'all_done' | 'held_by_others' | 'paused' | 'nothing_yet';
+export type Dataset = {
+    name: string;
+    rows: number | null;
+    columns: Array<string>;
+};
+
+export type DatasetList = {
+    items: Array<Dataset>;
+};
+
+export type Decided = {
+    id: string;
+    kind: AdjudicationKindEnum;
+    state: ConsensusStateEnum;
+    frozen: boolean;
+    /**
+     * What the caller should know, or empty.
+     */
+    note: string;
+};
+
+export type Decision = {
+    id: string;
+    kind: AdjudicationKindEnum;
+    answer: {
+        [key: string]: unknown;
+    } | null;
+    reason: string;
+    mine: boolean;
+    created_at: string;
+};
+
+export type Delivery = {
+    id: string;
+    event: string;
+    /**
+     * What is sent.
+     */
+    body: unknown;
+    tries: number;
+    next_at: string | null;
+    delivered_at: string | null;
+    status: number | null;
+    error: string;
+    created_at: string;
+};
+
+export type DeliveryList = {
+    items: Array<Delivery>;
+    next: string | null;
+};
+
+export type Dispute = {
+    id: string;
+    prompt: Array<Message>;
+    category: string;
+    language: string;
+    why: WhyEnum;
+    votes: number;
+    /**
+     * 1 − share of the leading answer.
+     */
+    disagreement: number | null;
+    /**
+     * The caller has given a first answer.
+     */
+    answered: boolean;
+    frozen: boolean;
+};
+
+export type DisputeDetail = {
+    id: string;
+    state: ConsensusStateEnum;
+    question: string;
+    form: Form;
+    prompt: Array<Message>;
+    completions: Array<LetteredText>;
+    flags: Array<DisputeFlag>;
+    requests: Array<Request>;
+    frozen: boolean;
+    my_answer: {
+        [key: string]: unknown;
+    } | null;
+    /**
+     * The ruling that stands.
+     */
+    ruling: string | null;
+};
+
+export type DisputeFlag = {
+    kind: FlagKindEnum;
+    note: string;
+    created_at: string;
+};
+
+export type DisputeList = {
+    items: Array<Dispute>;
+    next: string | null;
+};
+
+export type DisputeVotes = {
+    my_answer: {
+        [key: string]: unknown;
+    };
+    votes: Array<BlindVote>;
+    history: Array<Decision>;
+};
+
+export type DoneEnum = 'all_done' | 'held_by_others' | 'paused' | 'nothing_yet' | 'person_paused' | 'confirm_guideline' | 'practise' | 'qualify' | 'share_done';
+
+export type DryRun = {
+    rows: number;
+    duplicates: number;
+    refused: number;
+    errors: Array<RowError>;
+    examples: Array<PreviewRow>;
+};
+
+export type EndRequest = {
+    rating: number;
+};
 
 export type Estimate = {
     value: number | null;
@@ -125,6 +409,54 @@ export type Estimate = {
     reason: string | null;
     method: string;
 };
+
+export type EventsEnum = 'comparison.settled' | 'comparison.disputed' | 'comparison.adjudicated' | 'import.finished' | 'snapshot.frozen' | 'job.finished';
+
+export type ExampleCompletion = {
+    text: string;
+    source: string;
+};
+
+export type Excluded = {
+    excluded_at: string | null;
+};
+
+export type ExclusionFact = {
+    lifted: boolean;
+    reason: string;
+    by: string;
+    created_at: string;
+};
+
+export type ExclusionPreview = {
+    excluded_at: string | null;
+    history: Array<ExclusionFact>;
+    /**
+     * Of this person, that count now.
+     */
+    votes: number;
+    comparisons: number;
+    /**
+     * Comparisons in a snapshot, which keeps the votes.
+     */
+    frozen: number;
+    /**
+     * Comparisons that would want another vote.
+     */
+    reopened: number;
+    /**
+     * Comparisons on which no other vote counts.
+     */
+    without_votes: number;
+    agreement: Agreement;
+    agreement_without: Agreement;
+};
+
+export type ExclusionReasonRequest = {
+    reason: string;
+};
+
+export type FeedbackKindEnum = 'choice' | 'scale' | 'ranking' | 'rating';
 
 export type Field = {
     path: string;
@@ -138,16 +470,29 @@ export type Field = {
 
 export type FlagKindEnum = 'personal_data' | 'harmful' | 'wrong_language' | 'broken' | 'other';
 
+export type FlagList = {
+    items: Array<FlagRow>;
+    next: string | null;
+};
+
 export type FlagRequest = {
     kind: FlagKindEnum;
     note?: string;
+};
+
+export type FlagRow = {
+    comparison: string;
+    annotator: string;
+    kind: FlagKindEnum;
+    note: string;
+    created_at: string;
 };
 
 /**
  * A feedback form as the screen needs it; `annotation.feedback.Form` says what each setting means.
  */
 export type Form = {
-    kind: Kind54cEnum;
+    kind: FeedbackKindEnum;
     size: number;
     allow_tie: boolean;
     allow_both_bad: boolean;
@@ -165,7 +510,22 @@ export type FreezeRequest = {
     min_votes?: number;
     tie_rule?: TieRuleEnum;
     min_confidence?: number;
+    /**
+     * Carry how strongly people preferred; scales only.
+     */
+    margin?: boolean;
     shares?: SharesRequest;
+};
+
+export type GoldRow = {
+    id: string;
+    use: UseEnum;
+    origin: OriginEnum;
+    answer: {
+        [key: string]: unknown;
+    };
+    explanation: string;
+    retired_at: string | null;
 };
 
 export type Guideline = {
@@ -173,20 +533,148 @@ export type Guideline = {
     text: string;
 };
 
+export type GuidelineDifference = {
+    number: number;
+    since: number;
+    lines: Array<GuidelineLine>;
+};
+
+export type GuidelineLine = {
+    change: ChangeEnum;
+    text: string;
+};
+
 export type GuidelineTextRequest = {
     text: string;
+};
+
+export type GuidelineVersion = {
+    number: number;
+    text: string;
+    created_at: string;
+    created_by: string;
+    /**
+     * People who have confirmed it.
+     */
+    confirmed: number;
+};
+
+export type GuidelineVersionList = {
+    items: Array<GuidelineVersion>;
+    next: string | null;
 };
 
 export type ImportBatch = {
     id: string;
     kind: string;
+    format: string;
+    name: string;
+    state: ImportBatchStateEnum;
+    reason: string;
+    size_bytes: number;
     rows: number;
+    rows_done: number;
+    /**
+     * Rows a second of the reading that goes on, or was the last.
+     */
+    readonly rate: number | null;
     imported: number;
     duplicates: number;
     skipped: number;
     errors: Array<RowError>;
     created_at: string;
+    started_at: string | null;
+    ended_at: string | null;
 };
+
+export type ImportBatchStateEnum = 'queued' | 'checking' | 'loading' | 'done' | 'refused' | 'failed';
+
+export type ImportList = {
+    items: Array<ImportBatch>;
+    next: string | null;
+};
+
+export type InspectedComparison = {
+    id: string;
+    prompt: Array<Message>;
+    category: string;
+    language: string;
+    completions: Array<InspectedCompletion>;
+    votes_wanted: number;
+    audience: string;
+    priority: number;
+    frozen_at: string | null;
+    consensus: Consensus;
+    votes: Array<VoteRow>;
+    flags: Array<FlagRow>;
+    skips: Array<SkipRow>;
+    cannot_judge: number;
+    adjudications: Array<AdjudicationRow>;
+    gold: GoldRow | null;
+};
+
+export type InspectedCompletion = {
+    label: string;
+    text: string;
+    source: string;
+    finish: string;
+    source_kind: SourceKindEnum;
+    sampling: {
+        [key: string]: unknown;
+    };
+    tokens: number | null;
+    scores: {
+        [key: string]: number;
+    };
+};
+
+export type Invitation = {
+    id: string;
+    role: RoleEnum;
+    email: string;
+    languages: Array<string>;
+    skills: Array<string>;
+    readonly state: string;
+    created_at: string;
+    created_by: string;
+    expires_at: string;
+    accepted_at: string | null;
+    accepted_by?: string | null;
+};
+
+export type InvitationList = {
+    items: Array<Invitation>;
+    next: string | null;
+};
+
+export type InviteRequest = {
+    role?: RoleEnum;
+    /**
+     * If given, only they may accept.
+     */
+    email?: string | string;
+    languages?: Array<string>;
+    skills?: Array<string>;
+};
+
+export type Invited = {
+    project: InvitedProject;
+    role: RoleEnum;
+    /**
+     * The address that it is bound to, or empty.
+     */
+    email: string;
+    invited_by: string;
+    expires_at: string;
+    state: InvitedStateEnum;
+};
+
+export type InvitedProject = {
+    slug: string;
+    name: string;
+};
+
+export type InvitedStateEnum = 'open' | 'used' | 'revoked' | 'expired';
 
 /**
  * A job as lists show it. `context["now"]` is the moment for which the phase is derived.
@@ -272,10 +760,60 @@ export type JobList = {
     next: string | null;
 };
 
-export type Kind54cEnum = 'choice' | 'scale' | 'ranking' | 'rating';
+export type LetterEnum = 'a' | 'tie' | 'b';
+
+export type LetteredText = {
+    letter: string;
+    text: string;
+    finish: string;
+};
+
+export type LineageJob = {
+    id: string;
+    number: number;
+    method: string;
+    title: string;
+    status: string;
+};
+
+export type LineageModel = {
+    id: string;
+    name: string;
+    kind: string;
+};
+
+export type LineageSnapshot = {
+    id: string;
+    number: number;
+    name: string;
+    created_at: string;
+};
 
 export type Log = {
     lines: Array<string>;
+};
+
+export type Member = {
+    id: string;
+    name: string;
+    /**
+     * For those who manage; null for imported annotators.
+     */
+    readonly email: string | null;
+    role: RoleEnum;
+    pseudonym: string;
+    languages: Array<string>;
+    skills: Array<string>;
+    cap: number | null;
+    created_at: string;
+    paused_at: string | null;
+    excluded_at: string | null;
+    left_at: string | null;
+};
+
+export type MemberList = {
+    items: Array<Member>;
+    next: string | null;
 };
 
 export type Message = {
@@ -363,6 +901,24 @@ export type ModelRef = {
     name: string;
 };
 
+export type NewInvitation = {
+    id: string;
+    role: RoleEnum;
+    email: string;
+    languages: Array<string>;
+    skills: Array<string>;
+    readonly state: string;
+    created_at: string;
+    created_by: string;
+    expires_at: string;
+    accepted_at: string | null;
+    accepted_by?: string | null;
+    /**
+     * For the link; shown this once.
+     */
+    secret: string;
+};
+
 export type NewToken = {
     id: string;
     name: string;
@@ -375,7 +931,41 @@ export type NewToken = {
     secret: string;
 };
 
+export type NewWebhook = {
+    id: string;
+    url: string;
+    events: Array<EventsEnum>;
+    created_at: string;
+    created_by: string;
+    paused_at: string | null;
+    pause_reason: string;
+    /**
+     * Deliveries that will be sent.
+     */
+    due: number;
+    /**
+     * Given up, or kept while paused.
+     */
+    waiting: number;
+    /**
+     * Signs the deliveries; shown this once.
+     */
+    secret: string;
+};
+
 export type NullEnum = null;
+
+export type Origin = {
+    jobs: Array<LineageJob>;
+    models: Array<LineageModel>;
+    snapshots: Array<LineageSnapshot>;
+    comparisons: number;
+    people: number;
+};
+
+export type OriginEnum = 'given' | 'constructed' | 'promoted';
+
+export type OverlapRuleEnum = 'fixed' | 'adaptive';
 
 export type Overview = {
     counts: Counts;
@@ -387,8 +977,126 @@ export type Overview = {
     snapshot: Snapshot | null;
 };
 
+export type OwnCompletionRequest = {
+    text: string;
+};
+
+export type OwnConversation = {
+    id: string;
+    turns: number;
+    created_at: string;
+    last_at: string | null;
+    ended_at: string | null;
+    rating: number | null;
+};
+
+export type OwnConversationList = {
+    /**
+     * Whether this project has a chat.
+     */
+    enabled: boolean;
+    max_turns: number;
+    items: Array<OwnConversation>;
+    next: string | null;
+};
+
+export type OwnVote = {
+    vote: string;
+    /**
+     * The first line of the prompt's last turn.
+     */
+    prompt: string;
+    answer: Answer;
+    created_at: string;
+    can_retract: boolean;
+};
+
+export type OwnVoteList = {
+    items: Array<OwnVote>;
+    next: string | null;
+};
+
+export type PairExample = {
+    prompt: Array<Message>;
+    completions: Array<ExampleCompletion>;
+};
+
+export type Pairs = {
+    /**
+     * Finds the comparisons in the table; null in a preview.
+     */
+    origin: string | null;
+    /**
+     * Made, or that would be.
+     */
+    comparisons: number;
+    /**
+     * Chosen too, but the project has them.
+     */
+    existing: number;
+    prompts: number;
+    /**
+     * Prompts where nothing can meet.
+     */
+    alone: number;
+    examples: Array<PairExample>;
+};
+
+export type PairsAskRequest = {
+    strategy: PairsAskStrategyEnum;
+    per_prompt?: number | null;
+    sources?: Array<string>;
+    /**
+     * Each comparison has one of these.
+     */
+    against?: Array<string>;
+    /**
+     * For closest_score.
+     */
+    scorer?: string;
+    seed?: number;
+    overlap?: number | null;
+    priority?: number;
+    /**
+     * Who judges; null: as the prompt is.
+     */
+    language?: string | null;
+    skills?: Array<string>;
+    prompts?: PromptFilterRequest;
+    /**
+     * Count and show ten, write nothing.
+     */
+    preview?: boolean;
+};
+
+export type PairsAskStrategyEnum = 'all' | 'random' | 'cross_source' | 'closest_score' | 'most_different' | 'balanced';
+
+export type PatchedMemberChangeRequest = {
+    role?: RoleEnum;
+    languages?: Array<string>;
+    skills?: Array<string>;
+    cap?: number | null;
+};
+
+/**
+ * A priority and which comparisons get it; without any filter, all.
+ */
+export type PatchedPriorityRequest = {
+    priority?: number;
+    ids?: Array<string>;
+    /**
+     * Of this round, import or pairing.
+     */
+    origin?: string;
+    state?: ConsensusStateEnum;
+    category?: string;
+    language?: string;
+};
+
+/**
+ * What can be set, when a project is made and later; what is left out stays as it is.
+ */
 export type PatchedProjectPatchRequest = {
-    name?: string;
     question?: string;
     /**
      * A whole feedback form: what is left out has its default.
@@ -396,11 +1104,37 @@ export type PatchedProjectPatchRequest = {
     form?: {
         [key: string]: unknown;
     };
-    overlap?: number;
     lease_minutes?: number;
     dispute_below?: number;
     flag_limit?: number;
+    overlap?: number;
+    overlap_rule?: OverlapRuleEnum;
+    min_votes?: number;
+    max_votes?: number;
+    stop_at?: number;
+    full_share?: number;
+    expert_votes?: number;
+    finish_started?: boolean;
+    person_cap?: number | null;
+    vote_cap?: number | null;
+    gold_share?: number;
+    repeat_share?: number;
+    repeat_after?: number;
+    confirm_guideline?: boolean;
+    practice_items?: number;
+    qualification_items?: number;
+    pass_mark?: number;
+    attempts_allowed?: number;
+    retry_hours?: number;
+    feedback_every?: number;
+    pause_below?: number | null;
+    pause_min_gold?: number;
+    name?: string;
     paused?: boolean;
+};
+
+export type PatchedWebhookEventsRequest = {
+    events?: Array<EventsEnum>;
 };
 
 export type Person = {
@@ -424,33 +1158,117 @@ export type Preview = {
     splits: SnapshotCounts;
 };
 
+export type PreviewComparison = {
+    completions: Array<string>;
+    votes: Array<PreviewVote>;
+};
+
+export type PreviewCompletion = {
+    text: string;
+    source: string;
+    sampling: {
+        [key: string]: unknown;
+    };
+};
+
+export type PreviewRow = {
+    line: number;
+    messages: Array<{
+        [key: string]: unknown;
+    }> | null;
+    category: string;
+    language: string;
+    completions: Array<PreviewCompletion>;
+    comparisons: Array<PreviewComparison>;
+    votes: Array<PreviewVote>;
+};
+
+export type PreviewVote = {
+    annotator: string;
+    choice: string;
+    answer: {
+        [key: string]: unknown;
+    };
+};
+
+export type Prioritised = {
+    changed: number;
+};
+
 export type Project = {
     slug: string;
     name: string;
     question: string;
     readonly form: Form;
-    overlap: number;
     lease_minutes: number;
     dispute_below: number;
     flag_limit: number;
+    overlap: number;
+    overlap_rule: OverlapRuleEnum;
+    min_votes: number;
+    max_votes: number;
+    stop_at: number;
+    full_share: number;
+    expert_votes: number;
+    finish_started: boolean;
+    person_cap: number | null;
+    vote_cap: number | null;
+    gold_share: number;
+    repeat_share: number;
+    repeat_after: number;
+    confirm_guideline: boolean;
+    practice_items: number;
+    qualification_items: number;
+    pass_mark: number;
+    attempts_allowed: number;
+    retry_hours: number;
+    feedback_every: number;
+    pause_below: number | null;
+    pause_min_gold: number;
     readonly paused: boolean;
     readonly guideline: Guideline | null;
     readonly my_role: string;
     created_at: string;
 };
 
+/**
+ * What can be set, when a project is made and later; what is left out stays as it is.
+ */
 export type ProjectCreateRequest = {
-    name: string;
-    slug?: string;
     question?: string;
-    overlap?: number;
-    lease_minutes?: number;
     /**
-     * A feedback form; what is left out has its default.
+     * A whole feedback form: what is left out has its default.
      */
     form?: {
         [key: string]: unknown;
     };
+    lease_minutes?: number;
+    dispute_below?: number;
+    flag_limit?: number;
+    overlap?: number;
+    overlap_rule?: OverlapRuleEnum;
+    min_votes?: number;
+    max_votes?: number;
+    stop_at?: number;
+    full_share?: number;
+    expert_votes?: number;
+    finish_started?: boolean;
+    person_cap?: number | null;
+    vote_cap?: number | null;
+    gold_share?: number;
+    repeat_share?: number;
+    repeat_after?: number;
+    confirm_guideline?: boolean;
+    practice_items?: number;
+    qualification_items?: number;
+    pass_mark?: number;
+    attempts_allowed?: number;
+    retry_hours?: number;
+    feedback_every?: number;
+    pause_below?: number | null;
+    pause_min_gold?: number;
+    name: string;
+    slug?: string;
     guideline?: string;
 };
 
@@ -473,15 +1291,32 @@ export type Prompt = {
     created_at: string;
 };
 
+/**
+ * Which prompts; without any, all.
+ */
+export type PromptFilterRequest = {
+    ids?: Array<string>;
+    category?: string;
+    language?: string;
+};
+
 export type PromptList = {
     items: Array<Prompt>;
     next: string | null;
 };
 
+export type PurposeEnum = 'wanted' | 'gold' | 'repeat' | 'practice' | 'qualification' | 'reference';
+
 export type Queue = {
     items: Array<Task>;
+    /**
+     * Why there is nothing to do.
+     */
     done: DoneEnum | NullEnum;
     votes: number;
+    /**
+     * About how many tasks are left; counted up to 200.
+     */
     remaining: number;
     lease_minutes: number;
 };
@@ -499,12 +1334,23 @@ export type Rates = {
 
 export type RationaleEnum = 'off' | 'optional' | 'required';
 
+export type Reach = {
+    snapshots: Array<Used>;
+    jobs: Array<LineageJob>;
+    runs: number;
+    models: Array<LineageModel>;
+};
+
 export type ReasonChip = {
     key: string;
     label: string;
 };
 
 export type ReasonEnum = 'cannot_judge' | 'need_expertise' | 'too_long' | 'broken' | 'rather_not';
+
+export type ReasonRequest = {
+    reason: string;
+};
 
 export type Receipt = {
     vote: string;
@@ -527,9 +1373,19 @@ export type Renewed = {
     renewed: number;
 };
 
+export type Request = {
+    kind: RequestKindEnum;
+    reason: string;
+    created_at: string;
+};
+
+export type RequestKindEnum = 'request' | 'escalation';
+
 export type Retracted = {
     task: Task;
 };
+
+export type RoleEnum = 'annotator' | 'adjudicator' | 'viewer' | 'manager' | 'owner';
 
 export type Round = {
     id: string;
@@ -537,6 +1393,7 @@ export type Round = {
     name: string;
     readonly policies: Array<ModelRef>;
     sampling: RoundSampling;
+    pairing: RoundPairing;
     prompts: number;
     completions: number;
     overlap: number;
@@ -562,11 +1419,37 @@ export type RoundCreateRequest = {
     max_new_tokens?: number;
     seed?: number;
     overlap?: number | null;
+    strategy?: RoundCreateStrategyEnum;
+    per_prompt?: number | null;
+    /**
+     * Sources that each comparison has one of.
+     */
+    against?: Array<string>;
+    /**
+     * Earlier rounds, likewise.
+     */
+    rounds?: Array<string>;
+    priority?: number;
+    language?: string | null;
+    skills?: Array<string>;
+    prompt_ids?: Array<string>;
 };
+
+export type RoundCreateStrategyEnum = 'all' | 'random' | 'cross_source' | 'most_different' | 'balanced';
 
 export type RoundList = {
     items: Array<Round>;
     next: string | null;
+};
+
+export type RoundPairing = {
+    strategy?: string;
+    per_prompt?: number | null;
+    against?: Array<string>;
+    rounds?: Array<string>;
+    priority?: number;
+    language?: string | null;
+    skills?: Array<string>;
 };
 
 export type RoundSampling = {
@@ -583,6 +1466,25 @@ export type RowError = {
     message: string;
 };
 
+/**
+ * An answer in stored order: a choice for two completions, a ranking for more.
+ */
+export type RulingRequestRequest = {
+    choice?: LetterEnum;
+    ranking?: Array<Array<string>>;
+    /**
+     * Withdraw it: nobody can judge this.
+     */
+    invalid?: boolean;
+    reason: string;
+    /**
+     * The ruling that stands, to replace it.
+     */
+    supersedes?: string;
+    make_gold?: boolean;
+    explanation?: string;
+};
+
 export type Run = {
     attempt: number;
     started_at: string;
@@ -590,6 +1492,14 @@ export type Run = {
     exit_code: number | null;
     reason: string;
     last_step: number | null;
+};
+
+/**
+ * An answer in stored order: a choice for two completions, a ranking for more.
+ */
+export type SaidRequest = {
+    choice?: LetterEnum;
+    ranking?: Array<Array<string>>;
 };
 
 export type Sample = {
@@ -611,7 +1521,35 @@ export type SamplePage = {
     terminal: boolean;
 };
 
+export type SayRequest = {
+    content: string;
+};
+
 export type ScopesEnum = 'read' | 'write' | 'jobs';
+
+export type SecretRequest = {
+    secret: string;
+};
+
+export type SendFilterRequest = {
+    state?: ConsensusStateEnum;
+    top_share_below?: number;
+    category?: string;
+};
+
+export type SendRequest = {
+    comparisons?: Array<string>;
+    filter?: SendFilterRequest;
+    reason: string;
+};
+
+export type Sent = {
+    matched: number;
+    /**
+     * Those that did not wait for a ruling already.
+     */
+    sent: number;
+};
 
 export type Session = {
     user: User | null;
@@ -623,6 +1561,8 @@ export type SharesRequest = {
     test: number;
 };
 
+export type SideEnum = 'left' | 'right' | 'tie' | 'both_bad';
+
 export type SignInRequest = {
     email: string;
     password: string;
@@ -631,6 +1571,11 @@ export type SignInRequest = {
 export type SkipRequest = {
     reason: ReasonEnum;
     note?: string;
+};
+
+export type SkipRow = {
+    annotator: string;
+    reason: string;
 };
 
 export type Snapshot = {
@@ -674,9 +1619,24 @@ export type SnapshotRef = {
     name: string;
 };
 
+export type Source = {
+    id: string;
+    name: string;
+    kind: SourceKindEnum;
+    model: string | null;
+    completions: number;
+    prompts: number;
+    comparisons: number;
+};
+
 export type SourceEnum = 'package' | 'local' | 'hub' | 'job';
 
-export type StateEnum = 'open' | 'settled' | 'disputed' | 'adjudicated' | 'withdrawn';
+export type SourceKindEnum = 'policy' | 'import' | 'human';
+
+export type SourceList = {
+    items: Array<Source>;
+    next: string | null;
+};
 
 export type StatusEnum = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
 
@@ -699,6 +1659,30 @@ export type Task = {
      */
     answer: Answer | null;
 };
+
+/**
+ * `state` is where the last turn stands; `write` means that the person may write.
+ */
+export type Thread = {
+    id: string;
+    messages: Array<Message>;
+    state: ThreadStateEnum;
+    /**
+     * Why the last turn failed.
+     */
+    error: string;
+    /**
+     * The two answers to judge, when they are ready.
+     */
+    task: Task | null;
+    turns: number;
+    max_turns: number;
+    waiting_since: string | null;
+    ended_at: string | null;
+    rating: number | null;
+};
+
+export type ThreadStateEnum = 'write' | 'waiting' | 'ready' | 'failed' | 'ended';
 
 export type TieRuleEnum = 'half' | 'drop';
 
@@ -725,7 +1709,35 @@ export type TokenList = {
     next: string | null;
 };
 
+export type Turn = {
+    number: number;
+    prompt: string;
+    message: string;
+    state: TurnStateEnum;
+    error: string;
+    comparison: string | null;
+    /**
+     * The completion that continued the conversation.
+     */
+    chosen: string | null;
+    source: string | null;
+    created_at: string;
+    ready_at: string | null;
+};
+
+export type TurnStateEnum = 'waiting' | 'ready' | 'failed' | 'voted';
+
 export type TypeEnum = 'number' | 'text' | 'choice';
+
+export type UseEnum = 'hidden' | 'practice' | 'qualification';
+
+export type Used = {
+    snapshot: LineageSnapshot;
+    /**
+     * In it, with a vote of this person that counted.
+     */
+    comparisons: number;
+};
 
 export type User = {
     id: string;
@@ -738,13 +1750,11 @@ export type User = {
 export type UserProject = {
     slug: string;
     name: string;
-    role: UserProjectRoleEnum;
+    role: RoleEnum;
     readonly can_annotate: boolean;
     readonly can_research: boolean;
     readonly can_manage: boolean;
 };
-
-export type UserProjectRoleEnum = 'annotator' | 'adjudicator' | 'viewer' | 'manager' | 'owner';
 
 export type VoteCounts = {
     a: number;
@@ -752,11 +1762,16 @@ export type VoteCounts = {
     b: number;
 };
 
+export type VoteList = {
+    items: Array<VoteRow>;
+    next: string | null;
+};
+
 /**
  * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
  */
 export type VoteRequest = {
-    choice?: ChoiceEnum | NullEnum;
+    choice?: SideEnum | NullEnum;
     scale?: number | null;
     ranking?: Array<Array<string>> | null;
     ratings?: {
@@ -775,12 +1790,117 @@ export type VoteRequest = {
     active_ms?: number | null;
 };
 
+export type VoteRow = {
+    id: string;
+    comparison: string;
+    /**
+     * Pseudonym.
+     */
+    annotator: string;
+    purpose: PurposeEnum;
+    choice: string;
+    /**
+     * The rest of the answer, in stored order.
+     */
+    answer: {
+        [key: string]: unknown;
+    };
+    /**
+     * Stored letters from left to right; empty: imported.
+     */
+    sides: string;
+    counted: boolean;
+    retracted: boolean;
+    active_ms: number | null;
+    guideline: number | null;
+    created_at: string;
+};
+
+export type Webhook = {
+    id: string;
+    url: string;
+    events: Array<EventsEnum>;
+    created_at: string;
+    created_by: string;
+    paused_at: string | null;
+    pause_reason: string;
+    /**
+     * Deliveries that will be sent.
+     */
+    due: number;
+    /**
+     * Given up, or kept while paused.
+     */
+    waiting: number;
+};
+
+export type WebhookCreateRequest = {
+    url: string;
+    events: Array<EventsEnum>;
+};
+
+export type WebhookList = {
+    items: Array<Webhook>;
+    next: string | null;
+};
+
+export type WebhookResumeRequest = {
+    /**
+     * Also send what was given up or waited.
+     */
+    resend?: boolean;
+};
+
+export type WhyEnum = 'votes' | 'sent' | 'escalated';
+
 export type CheckpointWritable = {
     id: string;
     step: number;
     size_bytes: number;
     attempt: number;
     is_best: boolean;
+};
+
+export type ImportBatchWritable = {
+    id: string;
+    kind: string;
+    format: string;
+    name: string;
+    state: ImportBatchStateEnum;
+    reason: string;
+    size_bytes: number;
+    rows: number;
+    rows_done: number;
+    imported: number;
+    duplicates: number;
+    skipped: number;
+    errors: Array<RowError>;
+    created_at: string;
+    started_at: string | null;
+    ended_at: string | null;
+};
+
+export type ImportListWritable = {
+    items: Array<ImportBatchWritable>;
+    next: string | null;
+};
+
+export type InvitationWritable = {
+    id: string;
+    role: RoleEnum;
+    email: string;
+    languages: Array<string>;
+    skills: Array<string>;
+    created_at: string;
+    created_by: string;
+    expires_at: string;
+    accepted_at: string | null;
+    accepted_by?: string | null;
+};
+
+export type InvitationListWritable = {
+    items: Array<InvitationWritable>;
+    next: string | null;
 };
 
 /**
@@ -838,6 +1958,25 @@ export type JobListWritable = {
     next: string | null;
 };
 
+export type MemberWritable = {
+    id: string;
+    name: string;
+    role: RoleEnum;
+    pseudonym: string;
+    languages: Array<string>;
+    skills: Array<string>;
+    cap: number | null;
+    created_at: string;
+    paused_at: string | null;
+    excluded_at: string | null;
+    left_at: string | null;
+};
+
+export type MemberListWritable = {
+    items: Array<MemberWritable>;
+    next: string | null;
+};
+
 export type ModelWritable = {
     id: string;
     name: string;
@@ -858,6 +1997,23 @@ export type ModelListWritable = {
     next: string | null;
 };
 
+export type NewInvitationWritable = {
+    id: string;
+    role: RoleEnum;
+    email: string;
+    languages: Array<string>;
+    skills: Array<string>;
+    created_at: string;
+    created_by: string;
+    expires_at: string;
+    accepted_at: string | null;
+    accepted_by?: string | null;
+    /**
+     * For the link; shown this once.
+     */
+    secret: string;
+};
+
 export type OverviewWritable = {
     counts: Counts;
     agreement: Agreement;
@@ -872,10 +2028,31 @@ export type ProjectWritable = {
     slug: string;
     name: string;
     question: string;
-    overlap: number;
     lease_minutes: number;
     dispute_below: number;
     flag_limit: number;
+    overlap: number;
+    overlap_rule: OverlapRuleEnum;
+    min_votes: number;
+    max_votes: number;
+    stop_at: number;
+    full_share: number;
+    expert_votes: number;
+    finish_started: boolean;
+    person_cap: number | null;
+    vote_cap: number | null;
+    gold_share: number;
+    repeat_share: number;
+    repeat_after: number;
+    confirm_guideline: boolean;
+    practice_items: number;
+    qualification_items: number;
+    pass_mark: number;
+    attempts_allowed: number;
+    retry_hours: number;
+    feedback_every: number;
+    pause_below: number | null;
+    pause_min_gold: number;
     created_at: string;
 };
 
@@ -889,6 +2066,7 @@ export type RoundWritable = {
     number: number;
     name: string;
     sampling: RoundSampling;
+    pairing: RoundPairing;
     prompts: number;
     completions: number;
     overlap: number;
@@ -949,8 +2127,26 @@ export type UserWritable = {
 export type UserProjectWritable = {
     slug: string;
     name: string;
-    role: UserProjectRoleEnum;
+    role: RoleEnum;
 };
+
+export type AnnotateCompletionData = {
+    body: OwnCompletionRequest;
+    path: {
+        public_id: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/assignments/{public_id}/completion';
+};
+
+export type AnnotateCompletionResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type AnnotateCompletionResponse = AnnotateCompletionResponses[keyof AnnotateCompletionResponses];
 
 export type AnnotateFlagData = {
     body: FlagRequest;
@@ -1023,6 +2219,115 @@ export type AnnotateProjectsResponses = {
 
 export type AnnotateProjectsResponse = AnnotateProjectsResponses[keyof AnnotateProjectsResponses];
 
+export type AnnotateConversationsData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/annotate/projects/{slug}/conversations';
+};
+
+export type AnnotateConversationsResponses = {
+    200: OwnConversationList;
+};
+
+export type AnnotateConversationsResponse = AnnotateConversationsResponses[keyof AnnotateConversationsResponses];
+
+export type AnnotateConversationStartData = {
+    body?: ConversationStartRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/conversations';
+};
+
+export type AnnotateConversationStartResponses = {
+    201: Thread;
+};
+
+export type AnnotateConversationStartResponse = AnnotateConversationStartResponses[keyof AnnotateConversationStartResponses];
+
+export type AnnotateConversationData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/conversations/{public_id}';
+};
+
+export type AnnotateConversationResponses = {
+    200: Thread;
+};
+
+export type AnnotateConversationResponse = AnnotateConversationResponses[keyof AnnotateConversationResponses];
+
+export type AnnotateConversationEndData = {
+    body: EndRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/conversations/{public_id}/end';
+};
+
+export type AnnotateConversationEndResponses = {
+    200: Thread;
+};
+
+export type AnnotateConversationEndResponse = AnnotateConversationEndResponses[keyof AnnotateConversationEndResponses];
+
+export type AnnotateConversationSayData = {
+    body: SayRequest;
+    headers: {
+        /**
+         * Made once.
+         */
+        'Idempotency-Key': string;
+    };
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/conversations/{public_id}/messages';
+};
+
+export type AnnotateConversationSayResponses = {
+    201: Thread;
+};
+
+export type AnnotateConversationSayResponse = AnnotateConversationSayResponses[keyof AnnotateConversationSayResponses];
+
+export type AnnotateConversationRetryData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/conversations/{public_id}/retry';
+};
+
+export type AnnotateConversationRetryResponses = {
+    200: Thread;
+};
+
+export type AnnotateConversationRetryResponse = AnnotateConversationRetryResponses[keyof AnnotateConversationRetryResponses];
+
 export type AnnotateGuidelineData = {
     body?: never;
     path: {
@@ -1083,6 +2388,21 @@ export type AnnotateReleaseResponses = {
 
 export type AnnotateReleaseResponse = AnnotateReleaseResponses[keyof AnnotateReleaseResponses];
 
+export type AnnotateVotesData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/votes';
+};
+
+export type AnnotateVotesResponses = {
+    200: OwnVoteList;
+};
+
+export type AnnotateVotesResponse = AnnotateVotesResponses[keyof AnnotateVotesResponses];
+
 export type AnnotateRetractData = {
     body?: never;
     path: {
@@ -1097,6 +2417,32 @@ export type AnnotateRetractResponses = {
 };
 
 export type AnnotateRetractResponse = AnnotateRetractResponses[keyof AnnotateRetractResponses];
+
+export type InvitationsAcceptData = {
+    body: AcceptRequest;
+    path?: never;
+    query?: never;
+    url: '/api/v1/invitations/accept';
+};
+
+export type InvitationsAcceptResponses = {
+    200: Accepted;
+};
+
+export type InvitationsAcceptResponse = InvitationsAcceptResponses[keyof InvitationsAcceptResponses];
+
+export type InvitationsLookData = {
+    body: SecretRequest;
+    path?: never;
+    query?: never;
+    url: '/api/v1/invitations/look';
+};
+
+export type InvitationsLookResponses = {
+    200: Invited;
+};
+
+export type InvitationsLookResponse = InvitationsLookResponses[keyof InvitationsLookResponses];
 
 export type MetricsListData = {
     body?: never;
@@ -1167,7 +2513,281 @@ export type ProjectsChangeResponses = {
 
 export type ProjectsChangeResponse = ProjectsChangeResponses[keyof ProjectsChangeResponses];
 
+export type AdjudicationListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        category?: string;
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        language?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        why?: 'escalated' | 'sent' | 'votes';
+    };
+    url: '/api/v1/projects/{slug}/adjudication';
+};
+
+export type AdjudicationListResponses = {
+    200: DisputeList;
+};
+
+export type AdjudicationListResponse = AdjudicationListResponses[keyof AdjudicationListResponses];
+
+export type AdjudicationShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/{public_id}';
+};
+
+export type AdjudicationShowResponses = {
+    200: DisputeDetail;
+};
+
+export type AdjudicationShowResponse = AdjudicationShowResponses[keyof AdjudicationShowResponses];
+
+export type AdjudicationAnswerData = {
+    body?: SaidRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/{public_id}/answer';
+};
+
+export type AdjudicationAnswerResponses = {
+    200: DisputeVotes;
+};
+
+export type AdjudicationAnswerResponse = AdjudicationAnswerResponses[keyof AdjudicationAnswerResponses];
+
+export type AdjudicationEscalateData = {
+    body: ReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/{public_id}/escalate';
+};
+
+export type AdjudicationEscalateResponses = {
+    201: Decided;
+};
+
+export type AdjudicationEscalateResponse = AdjudicationEscalateResponses[keyof AdjudicationEscalateResponses];
+
+export type AdjudicationReopenData = {
+    body: ReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/{public_id}/reopen';
+};
+
+export type AdjudicationReopenResponses = {
+    201: Decided;
+};
+
+export type AdjudicationReopenResponse = AdjudicationReopenResponses[keyof AdjudicationReopenResponses];
+
+export type AdjudicationRuleData = {
+    body: RulingRequestRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/{public_id}/ruling';
+};
+
+export type AdjudicationRuleResponses = {
+    201: Decided;
+};
+
+export type AdjudicationRuleResponse = AdjudicationRuleResponses[keyof AdjudicationRuleResponses];
+
+export type AdjudicationVotesData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/{public_id}/votes';
+};
+
+export type AdjudicationVotesResponses = {
+    200: DisputeVotes;
+};
+
+export type AdjudicationVotesResponse = AdjudicationVotesResponses[keyof AdjudicationVotesResponses];
+
+export type AdjudicationSendData = {
+    body: SendRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/adjudication/send';
+};
+
+export type AdjudicationSendResponses = {
+    200: Sent;
+};
+
+export type AdjudicationSendResponse = AdjudicationSendResponses[keyof AdjudicationSendResponses];
+
+export type AuditListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * `member.removed`, or `member` for all of its kind.
+         */
+        action?: string;
+        /**
+         * Of this person only.
+         */
+        by?: string;
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        since?: string;
+        target?: string;
+        /**
+         * Before this time.
+         */
+        until?: string;
+    };
+    url: '/api/v1/projects/{slug}/audit';
+};
+
+export type AuditListResponses = {
+    200: AuditList;
+};
+
+export type AuditListResponse = AuditListResponses[keyof AuditListResponses];
+
+export type ChatShowData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/chat';
+};
+
+export type ChatShowResponses = {
+    200: Chat;
+};
+
+export type ChatShowResponse = ChatShowResponses[keyof ChatShowResponses];
+
+export type ChatChangeData = {
+    body?: ChatChangeRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/chat';
+};
+
+export type ChatChangeResponses = {
+    200: Chat;
+};
+
+export type ChatChangeResponse = ChatChangeResponses[keyof ChatChangeResponses];
+
 export type ComparisonsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * With flags only, or without.
+         */
+        flagged?: boolean;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        /**
+         * Of this round only.
+         */
+        round?: string;
+        /**
+         * In which this source takes part.
+         */
+        source?: string;
+        state?: 'adjudicated' | 'disputed' | 'open' | 'settled' | 'withdrawn';
+    };
+    url: '/api/v1/projects/{slug}/comparisons';
+};
+
+export type ComparisonsListResponses = {
+    200: ComparisonList;
+};
+
+export type ComparisonsListResponse = ComparisonsListResponses[keyof ComparisonsListResponses];
+
+export type ComparisonsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/comparisons/{public_id}';
+};
+
+export type ComparisonsShowResponses = {
+    200: InspectedComparison;
+};
+
+export type ComparisonsShowResponse = ComparisonsShowResponses[keyof ComparisonsShowResponses];
+
+export type ComparisonsPrioritiseData = {
+    body?: PatchedPriorityRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/comparisons/priority';
+};
+
+export type ComparisonsPrioritiseResponses = {
+    200: Prioritised;
+};
+
+export type ComparisonsPrioritiseResponse = ComparisonsPrioritiseResponses[keyof ComparisonsPrioritiseResponses];
+
+export type ConversationsListData = {
     body?: never;
     path: {
         slug: string;
@@ -1181,20 +2801,158 @@ export type ComparisonsListData = {
          * 1 to 200, default 50.
          */
         limit?: number;
-        /**
-         * Of this round only.
-         */
-        round?: string;
-        state?: 'adjudicated' | 'disputed' | 'open' | 'settled' | 'withdrawn';
     };
-    url: '/api/v1/projects/{slug}/comparisons';
+    url: '/api/v1/projects/{slug}/conversations';
 };
 
-export type ComparisonsListResponses = {
-    200: ComparisonList;
+export type ConversationsListResponses = {
+    200: ConversationList;
 };
 
-export type ComparisonsListResponse = ComparisonsListResponses[keyof ComparisonsListResponses];
+export type ConversationsListResponse = ConversationsListResponses[keyof ConversationsListResponses];
+
+export type ConversationsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/conversations/{public_id}';
+};
+
+export type ConversationsShowResponses = {
+    200: ConversationDetail;
+};
+
+export type ConversationsShowResponse = ConversationsShowResponses[keyof ConversationsShowResponses];
+
+export type DeliveriesRepeatData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/deliveries/{public_id}/repeat';
+};
+
+export type DeliveriesRepeatResponses = {
+    202: Delivery;
+};
+
+export type DeliveriesRepeatResponse = DeliveriesRepeatResponses[keyof DeliveriesRepeatResponses];
+
+export type ExportsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/exports';
+};
+
+export type ExportsListResponses = {
+    200: DatasetList;
+};
+
+export type ExportsListResponse = ExportsListResponses[keyof ExportsListResponses];
+
+export type ExportsDownloadData = {
+    body?: never;
+    path: {
+        dataset: 'adjudications' | 'comparisons' | 'completions' | 'consensus' | 'flags' | 'gold' | 'preferences' | 'prompts' | 'votes';
+        slug: string;
+    };
+    query?: {
+        /**
+         * A pseudonym.
+         */
+        annotator?: string;
+        /**
+         * Default jsonl.
+         */
+        as?: 'csv' | 'jsonl' | 'parquet';
+        language?: string;
+        /**
+         * Of preferences.
+         */
+        layout?: 'plain' | 'trl';
+        /**
+         * Of preferences.
+         */
+        min_votes?: number;
+        /**
+         * Rows that came then or later.
+         */
+        since?: string;
+        /**
+         * Name of a source.
+         */
+        source?: string;
+        state?: 'adjudicated' | 'disputed' | 'open' | 'settled' | 'withdrawn';
+        /**
+         * Of preferences.
+         */
+        tie_rule?: 'drop' | 'half';
+    };
+    url: '/api/v1/projects/{slug}/exports/{dataset}';
+};
+
+export type ExportsDownloadResponses = {
+    200: string;
+};
+
+export type ExportsDownloadResponse = ExportsDownloadResponses[keyof ExportsDownloadResponses];
+
+export type FlagsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        kind?: 'broken' | 'harmful' | 'other' | 'personal_data' | 'wrong_language';
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/flags';
+};
+
+export type FlagsListResponses = {
+    200: FlagList;
+};
+
+export type FlagsListResponse = FlagsListResponses[keyof FlagsListResponses];
+
+export type GuidelinesListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/guidelines';
+};
+
+export type GuidelinesListResponses = {
+    200: GuidelineVersionList;
+};
+
+export type GuidelinesListResponse = GuidelinesListResponses[keyof GuidelinesListResponses];
 
 export type GuidelinesAddData = {
     body: GuidelineTextRequest;
@@ -1211,13 +2969,70 @@ export type GuidelinesAddResponses = {
 
 export type GuidelinesAddResponse = GuidelinesAddResponses[keyof GuidelinesAddResponses];
 
+export type GuidelinesDifferenceData = {
+    body?: never;
+    path: {
+        number: number;
+        slug: string;
+    };
+    query?: {
+        /**
+         * An earlier version; default the one before.
+         */
+        since?: number;
+    };
+    url: '/api/v1/projects/{slug}/guidelines/{number}';
+};
+
+export type GuidelinesDifferenceResponses = {
+    200: GuidelineDifference;
+};
+
+export type GuidelinesDifferenceResponse = GuidelinesDifferenceResponses[keyof GuidelinesDifferenceResponses];
+
+export type ImportsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/imports';
+};
+
+export type ImportsListResponses = {
+    200: ImportList;
+};
+
+export type ImportsListResponse = ImportsListResponses[keyof ImportsListResponses];
+
 export type ImportsCreateData = {
     body?: string;
     path: {
         slug: string;
     };
     query: {
-        kind: 'prompts' | 'votes';
+        /**
+         * Our field by the file's, in JSON: {"prompt": "question"}.
+         */
+        columns?: string;
+        /**
+         * Only say what would come in; of the first 5 MB.
+         */
+        dry_run?: boolean;
+        kind: 'api_log' | 'argilla' | 'comparisons' | 'completions' | 'label_studio' | 'pairs' | 'prompts' | 'ratings' | 'votes';
+        /**
+         * What to call it, such as the file's name.
+         */
+        name?: string;
         /**
          * Default refuse.
          */
@@ -1227,10 +3042,102 @@ export type ImportsCreateData = {
 };
 
 export type ImportsCreateResponses = {
+    200: DryRun;
     201: ImportBatch;
+    202: ImportBatch;
 };
 
 export type ImportsCreateResponse = ImportsCreateResponses[keyof ImportsCreateResponses];
+
+export type ImportsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/imports/{public_id}';
+};
+
+export type ImportsShowResponses = {
+    200: ImportBatch;
+};
+
+export type ImportsShowResponse = ImportsShowResponses[keyof ImportsShowResponses];
+
+export type ImportsErrorsData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/imports/{public_id}/errors';
+};
+
+export type ImportsErrorsResponses = {
+    200: string;
+};
+
+export type ImportsErrorsResponse = ImportsErrorsResponses[keyof ImportsErrorsResponses];
+
+export type InvitationsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/invitations';
+};
+
+export type InvitationsListResponses = {
+    200: InvitationList;
+};
+
+export type InvitationsListResponse = InvitationsListResponses[keyof InvitationsListResponses];
+
+export type InvitationsCreateData = {
+    body?: InviteRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/invitations';
+};
+
+export type InvitationsCreateResponses = {
+    201: NewInvitation;
+};
+
+export type InvitationsCreateResponse = InvitationsCreateResponses[keyof InvitationsCreateResponses];
+
+export type InvitationsRevokeData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/invitations/{public_id}';
+};
+
+export type InvitationsRevokeResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type InvitationsRevokeResponse = InvitationsRevokeResponses[keyof InvitationsRevokeResponses];
 
 export type JobsListData = {
     body?: never;
@@ -1389,6 +3296,133 @@ export type JobsSamplesResponses = {
 
 export type JobsSamplesResponse = JobsSamplesResponses[keyof JobsSamplesResponses];
 
+export type MembersListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * Also those who have left.
+         */
+        left?: boolean;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/members';
+};
+
+export type MembersListResponses = {
+    200: MemberList;
+};
+
+export type MembersListResponse = MembersListResponses[keyof MembersListResponses];
+
+export type MembersChangeData = {
+    body?: PatchedMemberChangeRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/members/{public_id}';
+};
+
+export type MembersChangeResponses = {
+    200: Member;
+};
+
+export type MembersChangeResponse = MembersChangeResponses[keyof MembersChangeResponses];
+
+export type MembersExcludeData = {
+    body: ExclusionReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/members/{public_id}/exclude';
+};
+
+export type MembersExcludeResponses = {
+    200: Excluded;
+};
+
+export type MembersExcludeResponse = MembersExcludeResponses[keyof MembersExcludeResponses];
+
+export type MembersExclusionData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/members/{public_id}/exclusion';
+};
+
+export type MembersExclusionResponses = {
+    200: ExclusionPreview;
+};
+
+export type MembersExclusionResponse = MembersExclusionResponses[keyof MembersExclusionResponses];
+
+export type MembersLineageData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/members/{public_id}/lineage';
+};
+
+export type MembersLineageResponses = {
+    200: Reach;
+};
+
+export type MembersLineageResponse = MembersLineageResponses[keyof MembersLineageResponses];
+
+export type MembersReadmitData = {
+    body: ExclusionReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/members/{public_id}/readmit';
+};
+
+export type MembersReadmitResponses = {
+    200: Excluded;
+};
+
+export type MembersReadmitResponse = MembersReadmitResponses[keyof MembersReadmitResponses];
+
+export type MembersRemoveData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/members/{public_id}/remove';
+};
+
+export type MembersRemoveResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type MembersRemoveResponse = MembersRemoveResponses[keyof MembersRemoveResponses];
+
 export type MethodsListData = {
     body?: never;
     path: {
@@ -1439,6 +3473,22 @@ export type ModelsRegisterResponses = {
 
 export type ModelsRegisterResponse = ModelsRegisterResponses[keyof ModelsRegisterResponses];
 
+export type ModelsLineageData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/models/{public_id}/lineage';
+};
+
+export type ModelsLineageResponses = {
+    200: Origin;
+};
+
+export type ModelsLineageResponse = ModelsLineageResponses[keyof ModelsLineageResponses];
+
 export type OverviewData = {
     body?: never;
     path: {
@@ -1453,6 +3503,21 @@ export type OverviewResponses = {
 };
 
 export type OverviewResponse = OverviewResponses[keyof OverviewResponses];
+
+export type PairsMakeData = {
+    body: PairsAskRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/pairs';
+};
+
+export type PairsMakeResponses = {
+    201: Pairs;
+};
+
+export type PairsMakeResponse = PairsMakeResponses[keyof PairsMakeResponses];
 
 export type PromptsListData = {
     body?: never;
@@ -1632,6 +3697,195 @@ export type SnapshotsPreviewResponses = {
 };
 
 export type SnapshotsPreviewResponse = SnapshotsPreviewResponses[keyof SnapshotsPreviewResponses];
+
+export type SourcesListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/sources';
+};
+
+export type SourcesListResponses = {
+    200: SourceList;
+};
+
+export type SourcesListResponse = SourcesListResponses[keyof SourcesListResponses];
+
+export type VotesListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * Pseudonym.
+         */
+        annotator?: string;
+        comparison?: string;
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        purpose?: 'gold' | 'practice' | 'qualification' | 'reference' | 'repeat' | 'wanted';
+        since?: string;
+        /**
+         * Before this time.
+         */
+        until?: string;
+    };
+    url: '/api/v1/projects/{slug}/votes';
+};
+
+export type VotesListResponses = {
+    200: VoteList;
+};
+
+export type VotesListResponse = VotesListResponses[keyof VotesListResponses];
+
+export type WebhooksListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks';
+};
+
+export type WebhooksListResponses = {
+    200: WebhookList;
+};
+
+export type WebhooksListResponse = WebhooksListResponses[keyof WebhooksListResponses];
+
+export type WebhooksCreateData = {
+    body: WebhookCreateRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks';
+};
+
+export type WebhooksCreateResponses = {
+    201: NewWebhook;
+};
+
+export type WebhooksCreateResponse = WebhooksCreateResponses[keyof WebhooksCreateResponses];
+
+export type WebhooksRemoveData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks/{public_id}';
+};
+
+export type WebhooksRemoveResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type WebhooksRemoveResponse = WebhooksRemoveResponses[keyof WebhooksRemoveResponses];
+
+export type WebhooksChangeData = {
+    body?: PatchedWebhookEventsRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks/{public_id}';
+};
+
+export type WebhooksChangeResponses = {
+    200: Webhook;
+};
+
+export type WebhooksChangeResponse = WebhooksChangeResponses[keyof WebhooksChangeResponses];
+
+export type DeliveriesListData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        undelivered?: boolean;
+    };
+    url: '/api/v1/projects/{slug}/webhooks/{public_id}/deliveries';
+};
+
+export type DeliveriesListResponses = {
+    200: DeliveryList;
+};
+
+export type DeliveriesListResponse = DeliveriesListResponses[keyof DeliveriesListResponses];
+
+export type WebhooksPauseData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks/{public_id}/pause';
+};
+
+export type WebhooksPauseResponses = {
+    200: Webhook;
+};
+
+export type WebhooksPauseResponse = WebhooksPauseResponses[keyof WebhooksPauseResponses];
+
+export type WebhooksPingData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks/{public_id}/ping';
+};
+
+export type WebhooksPingResponses = {
+    202: Delivery;
+};
+
+export type WebhooksPingResponse = WebhooksPingResponses[keyof WebhooksPingResponses];
+
+export type WebhooksResumeData = {
+    body?: WebhookResumeRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/webhooks/{public_id}/resume';
+};
+
+export type WebhooksResumeResponses = {
+    200: Webhook;
+};
+
+export type WebhooksResumeResponse = WebhooksResumeResponses[keyof WebhooksResumeResponses];
 
 export type SessionSignOutData = {
     body?: never;

@@ -1,6 +1,6 @@
 /** Who is here decides what is shown: sign-in, or the shell with its screens. A session that ends asks in place. */
 import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { useEffect, useState } from 'react'
+import { lazy, Suspense, useEffect, useState } from 'react'
 import { outboxOf } from 'src/annotate/outboxStore'
 import { onSignedOut } from 'src/api/client'
 import { keys, sessionQuery } from 'src/api/queries'
@@ -10,12 +10,18 @@ import { Shell } from 'src/app/Shell'
 import { SignInDialog, SignInPage } from 'src/app/SignIn'
 import { t } from 'src/ui/i18n/t'
 import { ErrorPanel, Guard } from 'src/ui/widgets/States'
+import { useLocation } from 'wouter'
+
+/** The one page that needs no account. */
+const Invite = lazy(() => import('src/app/Invite'))
 
 export function App() {
   const session = useQuery(sessionQuery())
   const client = useQueryClient()
   const user = session.data?.user ?? null
   const [expired, setExpired] = useState(false)
+  const [signingIn, setSigningIn] = useState(false)
+  const [path] = useLocation()
 
   useEffect(() => onSignedOut(() => setExpired(true)), [])
   useEffect(() => {
@@ -45,7 +51,16 @@ export function App() {
       </div>
     )
   }
-  if (!user) return <SignInPage onSignedIn={signedIn} />
+  if (!user) {
+    if (path === '/invite' && !signingIn) {
+      return (
+        <Suspense fallback={null}>
+          <Invite onSignIn={() => setSigningIn(true)} />
+        </Suspense>
+      )
+    }
+    return <SignInPage onSignedIn={signedIn} />
+  }
   return (
     <>
       <Shell user={user}>

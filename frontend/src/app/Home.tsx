@@ -1,6 +1,7 @@
 /** What to do next: the annotator's work, and the researcher's projects. Nothing here ranks people or rewards speed. */
 import { useQuery } from '@tanstack/react-query'
 import { Inbox } from 'lucide-react'
+import { useMembership } from 'src/api/membership'
 import { sessionQuery, workQuery } from 'src/api/queries'
 import type { AnnotateProject, User } from 'src/api/schema'
 import styles from 'src/app/Home.module.css'
@@ -73,6 +74,7 @@ function Work() {
 
 function WorkItem({ project }: { project: AnnotateProject }) {
   const { slug, name, question, votes, remaining, paused } = project
+  const { canAdjudicate } = useMembership(slug)
   const state = paused
     ? t('home.paused')
     : remaining === 0
@@ -94,11 +96,17 @@ function WorkItem({ project }: { project: AnnotateProject }) {
           </span>
         </div>
       </div>
-      {!paused && (
-        <LinkButton href={`/p/${slug}/task`} look={remaining > 0 ? 'primary' : 'plain'}>
-          {votes === 0 ? t('home.start') : t('home.continue')}
+      <span className={styles.actions}>
+        {canAdjudicate && <LinkButton href={`/r/${slug}/adjudicate`}>{t('home.adjudicate')}</LinkButton>}
+        <LinkButton href={`/p/${slug}/me`} look="quiet">
+          {t('home.mine')}
         </LinkButton>
-      )}
+        {!paused && (
+          <LinkButton href={`/p/${slug}/task`} look={remaining > 0 ? 'primary' : 'plain'}>
+            {votes === 0 ? t('home.start') : t('home.continue')}
+          </LinkButton>
+        )}
+      </span>
     </li>
   )
 }

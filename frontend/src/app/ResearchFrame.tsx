@@ -1,9 +1,29 @@
 /** The researcher's pages of one project: navigation beside, or above where it is narrow. */
-import { Boxes, Camera, Cpu, Layers, LayoutDashboard, type LucideIcon, MessageSquareText, Scale } from 'lucide-react'
+import {
+  ArrowUpDown,
+  Boxes,
+  Camera,
+  Cpu,
+  Gavel,
+  GitCompareArrows,
+  Layers,
+  LayoutDashboard,
+  type LucideIcon,
+  MessageSquareText,
+  Scale,
+  Settings,
+  Users,
+  Webhook,
+} from 'lucide-react'
 import type { ReactNode } from 'react'
+import { useMembership } from 'src/api/membership'
 import styles from 'src/app/Shell.module.css'
+import 'src/ui/i18n/research'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Link, useLocation } from 'wouter'
+
+/** The one page here that adjudicators, who are no researchers, have too. */
+const ADJUDICATE = '/adjudicate'
 
 const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = [
   { group: null, links: [['', 'nav.overview', LayoutDashboard]] },
@@ -11,9 +31,18 @@ const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = 
     group: 'nav.data',
     links: [
       ['/data', 'nav.prompts', MessageSquareText],
+      ['/imports', 'nav.imports', ArrowUpDown],
       ['/rounds', 'nav.rounds', Layers],
+      ['/pairing', 'nav.pairing', GitCompareArrows],
       ['/comparisons', 'nav.comparisons', Scale],
       ['/snapshots', 'nav.snapshots', Camera],
+    ],
+  },
+  {
+    group: 'nav.quality',
+    links: [
+      ['/people', 'nav.people', Users],
+      [ADJUDICATE, 'nav.adjudicate', Gavel],
     ],
   },
   {
@@ -23,18 +52,30 @@ const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = 
       ['/policies', 'nav.models', Boxes],
     ],
   },
+  {
+    group: 'nav.project',
+    links: [
+      ['/settings', 'nav.settings', Settings],
+      ['/webhooks', 'nav.webhooks', Webhook],
+    ],
+  },
 ]
 
-export function ResearchFrame({ slug, children }: { slug: string; children: ReactNode }) {
+export default function ResearchFrame({ slug, children }: { slug: string; children: ReactNode }) {
   const [path] = useLocation()
+  const { canResearch, canAdjudicate } = useMembership(slug)
   const base = `/r/${slug}`
+  const groups = NAVIGATION.map(({ group, links }) => ({
+    group,
+    links: links.filter(([rest]) => (rest === ADJUDICATE ? canAdjudicate : canResearch)),
+  })).filter(({ links }) => links.length > 0)
   const isHere = (rest: string) =>
     rest === '' ? path === base : path === base + rest || path.startsWith(`${base}${rest}/`)
   return (
     <div className={styles.frame}>
       <nav className={styles.nav} aria-label={t('nav.label')}>
         <div>
-          {NAVIGATION.map(({ group, links }) => (
+          {groups.map(({ group, links }) => (
             <div key={group ?? 'top'}>
               {group && <div className={styles.group}>{t(group)}</div>}
               <ul>

@@ -32,7 +32,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
   const [sheet, setSheet] = useState(false)
   const { slug, role } = placeOf(path)
   const project = user.projects.find((entry) => entry.slug === slug)
-  const onTask = path.startsWith('/p/')
+  const onTask = /^\/p\/[^/]+\/(task|practice|qualification|chat\/)/.test(path)
   // The task page has a key sheet of its own, which it opens by the same key.
   useKeys(['any'], { help: onTask ? undefined : () => setSheet(true) })
 

@@ -2,7 +2,6 @@
 import { Compass } from 'lucide-react'
 import { lazy, type ReactNode, Suspense } from 'react'
 import Home from 'src/app/Home'
-import { ResearchFrame } from 'src/app/ResearchFrame'
 import { t } from 'src/ui/i18n/t'
 import { LinkButton } from 'src/ui/widgets/Button'
 import { Page } from 'src/ui/widgets/Page'
@@ -10,6 +9,17 @@ import { Empty, Guard, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Redirect, Route, Switch, useLocation } from 'wouter'
 
 const Task = lazy(() => import('src/annotate/Task'))
+const Chat = lazy(() => import('src/annotate/Chat'))
+const Mine = lazy(() => import('src/annotate/Mine'))
+const Invite = lazy(() => import('src/app/Invite'))
+const Imports = lazy(() => import('src/setup/Imports'))
+const Pairing = lazy(() => import('src/setup/Pairing'))
+const Settings = lazy(() => import('src/setup/Settings'))
+const Webhooks = lazy(() => import('src/setup/Webhooks'))
+const People = lazy(() => import('src/quality/People'))
+const Adjudicate = lazy(() => import('src/review/Adjudicate'))
+/** Before its pages: it brings their strings. */
+const ResearchFrame = lazy(() => import('src/app/ResearchFrame'))
 const Overview = lazy(() => import('src/setup/Overview'))
 const Prompts = lazy(() => import('src/setup/Prompts'))
 const Comparisons = lazy(() => import('src/setup/Comparisons'))
@@ -33,18 +43,33 @@ function Waiting() {
 function Research({ slug, children }: { slug: string; children: ReactNode }) {
   const [path] = useLocation()
   return (
-    <ResearchFrame slug={slug}>
-      <Guard key={path}>
-        <Suspense fallback={<Waiting />}>{children}</Suspense>
-      </Guard>
-    </ResearchFrame>
+    <Suspense fallback={<Waiting />}>
+      <ResearchFrame slug={slug}>
+        <Guard key={path}>
+          <Suspense fallback={<Waiting />}>{children}</Suspense>
+        </Guard>
+      </ResearchFrame>
+    </Suspense>
   )
 }
+
+const ANNOTATE: [string, ReactNode][] = [
+  ['/task', <Task key="task" />],
+  ['/chat', <Chat key="chat" />],
+  ['/chat/:id', <Chat key="thread" />],
+  ['/me', <Mine key="me" />],
+]
 
 const RESEARCH: [string, ReactNode][] = [
   ['', <Overview key="overview" />],
   ['/data', <Prompts key="data" />],
+  ['/imports', <Imports key="imports" />],
+  ['/pairing', <Pairing key="pairing" />],
   ['/comparisons', <Comparisons key="comparisons" />],
+  ['/people', <People key="people" />],
+  ['/adjudicate', <Adjudicate key="adjudicate" />],
+  ['/settings', <Settings key="settings" />],
+  ['/webhooks', <Webhooks key="webhooks" />],
   ['/rounds', <Rounds key="rounds" />],
   ['/snapshots', <Snapshots key="snapshots" />],
   ['/snapshots/:id', <SnapshotPage key="snapshot" />],
@@ -64,9 +89,14 @@ export function Routes() {
         <Redirect to="/" replace />
       </Route>
       <Route path="/p/:slug">{({ slug }) => <Redirect to={`/p/${slug}/task`} replace />}</Route>
-      <Route path="/p/:slug/task">
-        <Suspense fallback={null}>
-          <Task />
+      {ANNOTATE.map(([path, screen]) => (
+        <Route key={path} path={`/p/:slug${path}`}>
+          <Suspense fallback={null}>{screen}</Suspense>
+        </Route>
+      ))}
+      <Route path="/invite">
+        <Suspense fallback={<Waiting />}>
+          <Invite />
         </Suspense>
       </Route>
       <Route path="/r">

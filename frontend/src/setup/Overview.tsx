@@ -185,7 +185,7 @@ function needs(slug: string, { counts, round, snapshot, jobs }: Overview): Need[
   const list: Need[] = []
   const failed = jobs.find((job) => job.status === 'failed')
   const stalled = jobs.find((job) => job.phase === 'stalled')
-  if (counts.prompts === 0) list.push({ text: t('needs.prompts'), action: link('/data?import=1', t('needs.import')) })
+  if (counts.prompts === 0) list.push({ text: t('needs.prompts'), action: link('/imports', t('needs.import')) })
   else if (counts.comparisons === 0 && !round) {
     list.push({ text: t('needs.round'), action: link('/rounds?new=1', t('overview.sample')) })
   }

@@ -39,35 +39,36 @@ function entries(form: Form): Entry[] {
 }
 
 export function Choices({ form, draft, question, onChoose }: ChoicesProps) {
-  const field = form.kind === 'scale' ? 'scale' : 'choice'
   return (
-    <>
-      {/* biome-ignore lint/a11y/useSemanticElements: buttons that act at once, not a form's fieldset. */}
-      <div className={styles.choices} role="group" aria-label={question} data-field={field}>
-        {entries(form).map(({ answer, key, label, side }) => (
-          <button
-            key={key}
-            type="button"
-            className={`${styles.choice} ${styles[side]}`}
-            aria-pressed={draft.choice === answer.choice && draft.scale === answer.scale}
-            onClick={() => onChoose(answer)}
-          >
-            <KeyCap name={key} />
-            {label}
-          </button>
-        ))}
-      </div>
-      {form.allow_both_bad && (
+    // biome-ignore lint/a11y/useSemanticElements: buttons that act at once, not a form's fieldset.
+    <div className={styles.choices} role="group" aria-label={question} data-field={form.kind}>
+      {entries(form).map(({ answer, key, label, side }) => (
         <button
+          key={key}
           type="button"
-          className={`${styles.choice} ${styles.apart}`}
-          aria-pressed={draft.choice === 'both_bad'}
-          onClick={() => onChoose({ choice: 'both_bad', scale: null })}
+          className={`${styles.choice} ${styles[side]}`}
+          aria-pressed={draft.choice === answer.choice && draft.scale === answer.scale}
+          onClick={() => onChoose(answer)}
         >
-          <KeyCap name="x" />
-          {t('task.choose.both_bad')}
+          <KeyCap name={key} />
+          {label}
         </button>
-      )}
-    </>
+      ))}
+    </div>
+  )
+}
+
+/** Apart from the scale: no side is better, and neither is of use. */
+export function BothBad({ draft, onChoose }: Pick<ChoicesProps, 'draft' | 'onChoose'>) {
+  return (
+    <button
+      type="button"
+      className={`${styles.choice} ${styles.apart}`}
+      aria-pressed={draft.choice === 'both_bad'}
+      onClick={() => onChoose({ choice: 'both_bad', scale: null })}
+    >
+      <KeyCap name="x" />
+      {t('task.choose.both_bad')}
+    </button>
   )
 }

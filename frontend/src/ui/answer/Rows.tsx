@@ -41,16 +41,23 @@ function Row({ row, onAnswer }: { row: RowSpec; onAnswer: RowsProps['onAnswer'] 
   const id = useId()
   const [near, setNear] = useState<string | null>(null)
   const anchor = row.options.find(({ value }) => value === (near ?? row.value))?.anchor
+  // A row with anchors keeps the line free, so that nothing moves when one appears.
+  const help = anchor ?? (row.help || (row.options.some((option) => option.anchor) ? '' : undefined))
   return (
     <fieldset
       className={styles.row}
       data-field={row.field}
       aria-labelledby={`${id}-label`}
-      aria-describedby={row.help || anchor ? `${id}-help` : undefined}
+      aria-describedby={help ? `${id}-help` : undefined}
       onBlur={() => setNear(null)}
     >
-      <div className={styles.rowLabel} id={`${id}-label`}>
-        {row.label}
+      <div className={styles.rowLabel}>
+        <div id={`${id}-label`}>{row.label}</div>
+        {help !== undefined && (
+          <div className={styles.rowHelp} id={`${id}-help`}>
+            {help}
+          </div>
+        )}
       </div>
       <div className={styles.points}>
         {row.low && (
@@ -78,11 +85,6 @@ function Row({ row, onAnswer }: { row: RowSpec; onAnswer: RowsProps['onAnswer'] 
           </span>
         )}
       </div>
-      {(row.help || anchor) && (
-        <div className={styles.rowHelp} id={`${id}-help`}>
-          {anchor ?? row.help}
-        </div>
-      )}
     </fieldset>
   )
 }

@@ -1,10 +1,11 @@
 /** Typed strings: `t('key', {param})`. A key, a parameter or a plural that is missing is a type error. */
 import { en } from 'src/ui/i18n/en'
+import type { enProject } from 'src/ui/i18n/enProject'
 
 export const LOCALE = 'en'
 
 type Plural = { one: string; other: string }
-type Messages = typeof en
+type Messages = typeof en & typeof enProject
 export type Key = keyof Messages
 
 type Names<S> = S extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never
@@ -20,11 +21,16 @@ export type Translation = { [K in Key]: Messages[K] extends string ? string : Pl
 
 const plurals = new Intl.PluralRules(LOCALE)
 const numbers = new Intl.NumberFormat(LOCALE)
-const messages: Translation = en
+const messages: Partial<Translation> = { ...en }
+
+/** Strings that come with a page of their own. */
+export function addMessages(more: Partial<Translation>): void {
+  Object.assign(messages, more)
+}
 
 export function t<K extends Key>(key: K, ...args: Args<K>): string {
   const params: Record<string, string | number> = args[0] ?? {}
-  const message: string | Plural = messages[key]
+  const message: string | Plural = messages[key] ?? key
   const text =
     typeof message === 'string' ? message : plurals.select(Number(params.n)) === 'one' ? message.one : message.other
   return text.replace(/\{(\w+)\}/g, (_, name: string) => {
