@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
 from django.utils.text import slugify
 
 from annotation.errors import DomainError, Invalid, Kind
@@ -212,9 +213,9 @@ def revoke_token(*, token: Token, by: User, now: datetime) -> bool:
 
 
 def audit(
-    *, project: Project | None, by: User | None, action: str, target: str = "", now: datetime, **details: object
+    *, project: Project | None, by: User | None, action: str, target: str = "", now: datetime | Now, **details: object
 ) -> None:
-    """Write down who did what."""
+    """Write down who did what; to be called inside the transaction of what was done."""
     AuditEvent.objects.create(
         project=project, by=by, action=action, target=target[:120], details=details, created_at=now
     )

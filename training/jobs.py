@@ -25,6 +25,8 @@ from kombu.exceptions import OperationalError
 from annotation.errors import DomainError, Kind
 from annotation.gate import write
 from annotation.models import Project, User
+from annotation.people import audit
+from annotation.webhooks import Event, emit
 from training.engine.config import AnyConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.records import canonical_json
@@ -182,6 +184,8 @@ def submit(
                     **({} if isinstance(now, Now) else {"created_at": now}),
                 )
                 job.depends_on.set(depends_on)
+                if by is not None:
+                    _note(job, by, "job.submitted", job.created_at, method=method, title=title)
                 _nudge_on_commit(job.pk, queue)
                 return job
         except IntegrityError:  # somebody took the number
@@ -503,13 +507,30 @@ def _end(
             result=outcome.result,
             error_tail=outcome.error_tail,
         )
+        if status in TERMINAL:
+            _tell(job_id)
     return True
+
+
+def _tell(job_id: int) -> None:
+    """Let webhooks know that a job has ended; to be called inside the transaction that ended it."""
+    job = Job.objects.select_related("project").get(pk=job_id)
+    assert job.ended_at is not None
+    payload = {
+        "job": str(job.public_id), "number": job.number, "method": job.method, "status": job.status,
+        "reason": job.reason,
+    }  # fmt: skip
+    emit(project=job.project, event=Event.JOB_FINISHED, payload=payload, now=job.ended_at)
+
+
+def _note(job: Job, by: User, action: str, now: Moment, **details: object) -> None:
+    audit(project=job.project, by=by, action=action, target=str(job.public_id), now=now, **details)
 
 
 # --- people and the tick ----------------------------------------------------------------------------------------------
 
 
-def cancel(job: Job, *, now: Moment = DATABASE_TIME) -> JobStatus:
+def cancel(job: Job, *, by: User | None = None, now: Moment = DATABASE_TIME) -> JobStatus:
     """Cancel a queued job at once, or ask a running one to stop (its runner does the rest). Twice is once.
 
     Raises:
@@ -523,14 +544,19 @@ def cancel(job: Job, *, now: Moment = DATABASE_TIME) -> JobStatus:
             Job.objects.filter(pk=job.pk, status=JobStatus.QUEUED).update(
                 status=JobStatus.CANCELLED, reason="cancelled before it started", cancel_requested_at=now, ended_at=now
             )
-            return JobStatus.CANCELLED
-        Job.objects.filter(pk=job.pk, status=JobStatus.RUNNING, cancel_requested_at=None).update(
-            cancel_requested_at=now
-        )
-        return JobStatus.RUNNING
+            _tell(job.pk)
+            asked, status = 1, JobStatus.CANCELLED
+        else:
+            asked = Job.objects.filter(pk=job.pk, status=JobStatus.RUNNING, cancel_requested_at=None).update(
+                cancel_requested_at=now
+            )
+            status = JobStatus.RUNNING
+        if by is not None and asked:
+            _note(job, by, "job.cancelled", now)
+        return status
 
 
-def retry(job: Job) -> None:
+def retry(job: Job, *, by: User | None = None, now: Moment = DATABASE_TIME) -> None:
     """Put a failed or cancelled job back into the queue; it resumes from its newest valid checkpoint.
 
     Raises:
@@ -548,6 +574,8 @@ def retry(job: Job) -> None:
         )
         if again == 0:
             raise JobNotRetryable(f"only a failed or cancelled job can be retried, and job {job.number} is neither")
+        if by is not None:
+            _note(job, by, "job.retried", now)
         _nudge_on_commit(job.pk, job.queue)
 
 
@@ -578,9 +606,13 @@ def fail_dependents(now: Moment = DATABASE_TIME) -> int:
         reason = (
             f"depends on job {number} ({method}), which {'failed' if status == JobStatus.FAILED else 'was cancelled'}"
         )
-        failed += Job.objects.filter(pk=job_id, status=JobStatus.QUEUED).update(
-            status=JobStatus.FAILED, reason=reason, ended_at=now
-        )
+        with transaction.atomic():
+            ended = Job.objects.filter(pk=job_id, status=JobStatus.QUEUED).update(
+                status=JobStatus.FAILED, reason=reason, ended_at=now
+            )
+            if ended:
+                _tell(job_id)
+        failed += ended
     return failed
 
 

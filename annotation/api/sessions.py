@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 from annotation.api.access import NoStore, membership_of, require_scope, user_of
 from annotation.errors import DomainError, Kind
 from annotation.models import Membership, Role, Token, TokenScope, User
-from annotation.people import create_token
+from annotation.people import create_token, revoke_token
 
 
 class BadCredentials(DomainError):
@@ -65,6 +65,8 @@ class UserSerializer(serializers.Serializer[Any]):
     @extend_schema_field(UserProjectSerializer(many=True))
     def get_projects(self, user: User) -> Any:
         rows = user.memberships.filter(left_at=None).select_related("project").order_by("project__name")
+        if self.context.get("only_project") is not None:
+            rows = rows.filter(project=self.context["only_project"])
         return UserProjectSerializer(rows, many=True).data
 
 
@@ -87,7 +89,8 @@ class SessionView(NoStore, APIView):
     def get(self, request: Request) -> Response:
         """The signed-in user, or null. Sets the CSRF cookie."""
         user = request.user if isinstance(request.user, User) else None
-        return Response(SessionSerializer({"user": user}).data)
+        only = request.auth.project_id if isinstance(request.auth, Token) else None
+        return Response(SessionSerializer({"user": user}, context={"only_project": only}).data)
 
     @extend_schema(operation_id="session_sign_in", request=SignInSerializer, responses=SessionSerializer)
     @method_decorator(csrf_protect)
@@ -181,8 +184,8 @@ class TokenView(NoStore, APIView):
         """Revoke a token; it stops working at once. Revoking twice changes nothing."""
         if isinstance(request.auth, Token):
             raise PermissionDenied("A token cannot revoke tokens: sign in to do that.")
-        rows = Token.objects.filter(user=user_of(request), public_id=public_id)
-        if not rows.exists():
+        token = Token.objects.filter(user=user_of(request), public_id=public_id).select_related("project").first()
+        if token is None:
             raise Http404
-        rows.filter(revoked_at=None).update(revoked_at=timezone.now())
+        revoke_token(token=token, by=user_of(request), now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)

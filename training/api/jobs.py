@@ -16,7 +16,6 @@ from rest_framework.response import Response
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page, whole_number
 from annotation.models import TokenScope
-from annotation.people import audit
 from training import queries, registry
 from training.api.serializers import (
     JobDetailSerializer,
@@ -152,10 +151,7 @@ class JobCancelView(ProjectView):
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Stop the job after the step it is in; its last checkpoint stays usable."""
         job = _job(self, public_id)
-        cancel(job)
-        audit(
-            project=self.project, by=user_of(request), action="job.cancelled", target=str(public_id), now=timezone.now()
-        )
+        cancel(job, by=user_of(request))
         return _job_answer(self, public_id, status.HTTP_200_OK)
 
 
@@ -167,10 +163,7 @@ class JobRetryView(ProjectView):
     @extend_schema(operation_id="jobs_retry", request=None, responses=JobDetailSerializer)
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
-        retry(_job(self, public_id))
-        audit(
-            project=self.project, by=user_of(request), action="job.retried", target=str(public_id), now=timezone.now()
-        )
+        retry(_job(self, public_id), by=user_of(request))
         return _job_answer(self, public_id, status.HTTP_200_OK)
 
 
