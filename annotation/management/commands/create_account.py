@@ -9,10 +9,12 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.core.validators import EmailValidator
+from django.db import transaction
 from django.utils import timezone
 
+from annotation.gate import write
 from annotation.models import Project, Role, User
-from annotation.people import add_member
+from annotation.people import add_member, audit
 
 
 class Command(BaseCommand):
@@ -46,5 +48,11 @@ class Command(BaseCommand):
         elif project is None:
             raise CommandError(f"email: {email} has an account already; name --project to give a role")
         if project is not None:
-            add_member(project=project, user=user, role=Role(options["role"]), now=timezone.now())
+            now = timezone.now()
+            with write(), transaction.atomic():
+                member = add_member(project=project, user=user, role=Role(options["role"]), now=now)
+                audit(
+                    project=project, by=None, action="member.added", target=member.pseudonym, now=now,
+                    role=options["role"],
+                )  # fmt: skip
             self.stderr.write(f"{email} is {options['role']} in {project.slug}")
