@@ -153,6 +153,8 @@ class Standing:
     confirmed_number: int | None
     practice_items: int
     practice_done: int
+    qualification_items: int
+    pass_mark: float
     attempt: QualificationAttempt | None
     answered: int
     attempts_left: int | None
@@ -174,6 +176,8 @@ def standing(*, project: Project, membership: Membership, now: datetime) -> Stan
         confirmed_number=confirmed.aggregate(number=Max("guideline__number"))["number"],
         practice_items=project.practice_items,
         practice_done=_turns(project, membership.user_id).filter(purpose=Purpose.PRACTICE).count(),
+        qualification_items=project.qualification_items,
+        pass_mark=project.pass_mark,
         attempt=attempt,
         answered=_answered(attempt).count() if attempt is not None and attempt.ended_at is None else 0,
         attempts_left=left if project.qualification_items else None,

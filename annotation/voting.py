@@ -212,7 +212,8 @@ def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignm
     A surplus vote has no slot to give back: only its assignment is leased again.
 
     Raises:
-        Frozen: a snapshot holds the comparison, or feedback has told its answer. AlreadyRetracted: it was taken back before.
+        Frozen: a snapshot holds the comparison, or feedback has told its answer.
+        AlreadyRetracted: it was taken back before.
         Invalid: an imported vote has no assignment to give back.
     """
     if vote.assignment is None:
