@@ -30,6 +30,9 @@ def loads(text: str | bytes) -> Any:
     Raises:
         BadJSON: naming the place.
     """
+    found = _quickly(text)
+    if found is not None:
+        return found
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -42,6 +45,41 @@ def loads(text: str | bytes) -> Any:
         raise BadJSON(f"not JSON: {error}") from None
     _check(value, "", 0)
     return value
+
+
+class _LookCloser(Exception):
+    """The quick way cannot tell; the slow one names the place."""
+
+
+def _look_closer(_: str) -> Any:
+    raise _LookCloser
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _LookCloser
+    return value
+
+
+_QUICK = json.JSONDecoder(parse_constant=_look_closer, parse_float=_finite)
+
+
+def _quickly(text: str | bytes) -> Any:
+    """The value where a look at the text shows that nothing in it can be refused, else None.
+
+    Without \\u no text holds a NUL or half a pair (the reader refuses them raw), and with few brackets nothing is deep.
+    A file of a million rows is read several times faster for it.
+    """
+    try:
+        read = text if isinstance(text, str) else text.decode()
+        if "\\u" in read or read.count("[") + read.count("{") > MOST_DEPTH:
+            return None
+        if read is text and _LONE_SURROGATE.search(read):
+            return None
+        return _QUICK.decode(read)
+    except (ValueError, RecursionError, _LookCloser):
+        return None
 
 
 def _refuse_constant(name: str) -> Any:

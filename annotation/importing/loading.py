@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 from django.db import connection
 from django.db.models import Count
 
+from annotation.importing.inserting import insert
 from annotation.importing.rows import (
     MOST_COMPLETIONS_A_ROW,
     NEWEST,
@@ -53,6 +54,13 @@ from annotation.overlap import first_overlap, lock
 from annotation.people import imported_annotators
 
 _MOST_CACHED = 20_000
+_PROMPT = (
+    "public_id", "project", "messages", "content_hash", "category", "language", "external_id", "meta", "author",
+    "batch", "created_at",
+)  # fmt: skip
+_PLACE = ("comparison", "completion", "position")
+_SLOT = ("project", "comparison", "number", "state", "assignment", "vote", "lease_expires_at", "audience", "priority",
+         "rank")  # fmt: skip
 _DONE = "UPDATE annotation_slot SET state = 'done', vote_id = %s WHERE id = %s AND state = 'open'"
 
 
@@ -234,7 +242,8 @@ class _Call:
                 pk, size = self.known.comparisons[row.comparison]
                 votes += [_NewVote(row=i, comparison=pk, vote=fit_vote(vote, size=size)) for vote in row.votes]
         self._load_votes(votes)
-        Slot.objects.bulk_create(slot for each in self.slots.values() for slot in each.fresh)
+        slots = (slot for each in self.slots.values() for slot in each.fresh)
+        insert(Slot, _SLOT, map(_slot_values, slots))
 
     # --- prompts and completions --------------------------------------------------------------------------------------
 
@@ -252,20 +261,20 @@ class _Call:
             if own not in found and isinstance(prompt := self.rows[i].prompt, PromptRow)
         ]
         taken = self._taken(Prompt.objects, [prompt.external_id for _, _, prompt in missing])
-        made = Prompt.objects.bulk_create(
-            Prompt(
-                project=self.project, messages=prompt.messages, content_hash=own, category=prompt.category,
-                language=prompt.language, external_id=_own_id(prompt.external_id, taken), meta=prompt.meta,
-                batch=self.batch, created_at=self.now,
-            )
-            for own, _, prompt in missing
-        )  # fmt: skip
-        found |= {prompt.content_hash: prompt.pk for prompt in made}
+        insert(Prompt, _PROMPT, (self._prompt(own, prompt, taken) for own, _, prompt in missing))
+        if missing and any(row.comparisons or row.completions for row in self.rows):
+            found |= dict(there.values_list("content_hash", "pk"))
         self.new |= {i for _, i, _ in missing if not self.rows[i].comparisons and not self.rows[i].completions}
         self.prompts = [
             self.known.prompts[row.prompt] if isinstance(row.prompt, str) else (found.get(own, 0), own)
             for row, own in zip(self.rows, hashes, strict=True)
         ]
+
+    def _prompt(self, own: str, prompt: PromptRow, taken: set[str]) -> tuple[Any, ...]:
+        return (
+            uuid4(), self.project.pk, prompt.messages, own, prompt.category, prompt.language,
+            _own_id(prompt.external_id, taken), prompt.meta, None, self.batch.pk, self.now,
+        )  # fmt: skip
 
     def _taken(self, objects: Any, ids: Iterable[str]) -> set[str]:
         """Ids that something else of the project has. An id names one thing, so these are not taken over."""
@@ -294,7 +303,7 @@ class _Call:
             own: list[Completion | int] = []
             for k, item in enumerate(items):
                 key = (self.prompts[i][0], self.loader.source(item), content_hash(item.text))
-                place = _same(item.external_id, known[key])
+                place = _same(item.external_id, known[key], is_taken=item.external_id in taken)
                 if place is None or (self.rows[i].comparisons and place in own):
                     index = self.numbers[i] * MOST_COMPLETIONS_A_ROW + k
                     place = self._completion(item, key, _own_id(item.external_id, taken), index)
@@ -371,16 +380,22 @@ class _Call:
             (Audience(project=self.project, key=key) for key in audiences), ignore_conflicts=True
         )
         Comparison.objects.bulk_create(row for row, _ in made.values())
-        ComparisonCompletion.objects.bulk_create(
-            ComparisonCompletion(comparison=row, completion_id=pk, position=position)
-            for row, places in made.values()
-            for position, pk in enumerate(places)
-        )
-        Consensus.objects.bulk_create(Consensus(project=self.project, comparison=row) for row, _ in made.values())
+        seats = ((row.pk, pk, position) for row, pks in made.values() for position, pk in enumerate(pks))
+        insert(ComparisonCompletion, _PLACE, seats)
+        insert(Consensus, *self._open_consensus([row.pk for row, _ in made.values()]))
         for key, (comparison, _) in made.items():
             self.comparisons[key] = comparison.pk
             slots = self.slots[comparison.pk] = _Slots(comparison=comparison)
             slots.free = [slots.add() for _ in range(comparison.overlap)]
+
+    def _open_consensus(self, comparisons: Sequence[int]) -> tuple[list[str], Iterable[list[Any]]]:
+        """Fields and values of a consensus for each comparison, all as the model's defaults have it."""
+        fields = [field for field in Consensus._meta.concrete_fields if not field.primary_key]
+        names = [field.name for field in fields]
+        empty = Consensus(project=self.project)
+        values = [getattr(empty, field.attname) for field in fields]
+        place = names.index("comparison")
+        return names, ([*values[:place], pk, *values[place + 1 :]] for pk in comparisons)
 
     def _comparison(self, item: ComparisonRow, key: str, prompt: int) -> Comparison:
         wanted = sum(
@@ -513,6 +528,13 @@ class _Call:
         return None
 
 
+def _slot_values(slot: Slot) -> tuple[Any, ...]:
+    return (
+        slot.project_id, slot.comparison_id, slot.number, slot.state, None, slot.vote_id, None, slot.audience,
+        slot.priority, slot.rank,
+    )  # fmt: skip
+
+
 def _place(row: Row, known: _Known) -> None:
     """Refuse a row that names what is not there, or something of another prompt."""
     if isinstance(row.prompt, str) and row.prompt not in known.prompts:
@@ -543,15 +565,17 @@ def _pair_hash(row: Row, item: ComparisonRow, prompt: str, known: _Known) -> str
     return content_hash(prompt, *sorted(texts), item.external_id)
 
 
-def _same(own_id: str, twins: Sequence[tuple[str, str, Completion | int]]) -> Completion | int | None:
-    """Of completions with the same content the one with this id; else one that has no id to differ by."""
+def _same(
+    own_id: str, twins: Sequence[tuple[str, str, Completion | int]], *, is_taken: bool
+) -> Completion | int | None:
+    """Of completions with the same content the one with this id. Without an id, or with one that something else has,
+    the first that has none itself, or any."""
     for external, public, place in twins:
         if own_id and own_id in {external, public}:
             return place
-    for external, _, place in twins:
-        if not own_id or not external:
-            return place
-    return None
+    if own_id and not is_taken:
+        return None
+    return next((place for external, _, place in twins if not own_id or not external), None)
 
 
 def _own_id(given: str, taken: set[str]) -> str:

@@ -38,7 +38,7 @@ def run(command: BaseCommand, kind: ImportKind, file: Path, options: dict[str, A
         # A refused file must not leave an empty project behind, so a new one is made in the import's transaction.
         with transaction.atomic() if made else contextlib.nullcontext():
             if project is None:
-                project = create_project(name=slug, slug=slug, by=_owner(options["owner"]), now=now)
+                project = create_project(name=slug, slug=slug, by=owner(options["owner"]), now=now)
             incoming = Incoming(
                 kind=kind,
                 path=file,
@@ -65,7 +65,8 @@ def run(command: BaseCommand, kind: ImportKind, file: Path, options: dict[str, A
     )
 
 
-def _owner(email: str | None) -> User:
+def owner(email: str | None) -> User:
+    """The person with this address; without one the first operator."""
     rows = User.objects.filter(is_active=True)
     found = rows.filter(email=email.lower()).first() if email else rows.filter(is_staff=True).order_by("pk").first()
     if found is None:
