@@ -49,7 +49,10 @@ _EVENTS = {
 
 def mark_due(comparison_ids: Sequence[int], *, now: datetime) -> None:
     """Say that these consensuses must be computed anew; to be called inside the transaction of the change."""
-    Consensus.objects.filter(comparison_id__in=comparison_ids).update(due_at=now)
+    rows = Consensus.objects.filter(comparison_id__in=comparison_ids)
+    if len(comparison_ids) > 1:  # in the order in which settling locks them, else the two could deadlock
+        list(rows.select_for_update(no_key=True).order_by("comparison_id").values_list("pk"))
+    rows.update(due_at=now)
 
 
 def settle_due(*, now: datetime, limit: int = BATCH) -> int:
@@ -106,7 +109,7 @@ def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
     with write(), transaction.atomic():
         overlap.lock(pk for pk, step in steps.items() if step.slots)
         ids = [row.pk for row in rows]
-        locked = Consensus.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+        locked = Consensus.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("comparison_id")
         current = dict(locked.values_list("pk", "due_at"))
         fresh = [row for row in rows if row.pk in current and current[row.pk] == due[row.comparison_id]]
         unchanged = {row.comparison_id for row in fresh}
