@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from annotation import outbound
 from annotation.errors import DomainError, Kind
@@ -216,7 +216,12 @@ def _host(url: str) -> str:
 
 def is_due(*, now: datetime) -> bool:
     """Whether anything waits to be sent."""
-    return Delivery.objects.filter(next_at__lte=now).exists()
+    return _due(now).exists()
+
+
+def _due(now: datetime) -> QuerySet[Delivery]:
+    """A pause may overtake an event that had read the webhook before: what came of that waits for the resuming."""
+    return Delivery.objects.filter(next_at__lte=now, webhook__paused_at=None, webhook__removed_at=None)
 
 
 def deliver_due(*, clock: Callable[[], datetime]) -> int:
@@ -224,10 +229,10 @@ def deliver_due(*, clock: Callable[[], datetime]) -> int:
 
     A webhook that fails is left alone until the next call, so that a dead one does not keep the others waiting.
     """
-    due = Q(next_at__lte=clock())
+    due = _due(clock())
     arrived = 0
-    for hook_id in Delivery.objects.filter(due).order_by().values_list("webhook_id", flat=True).distinct():
-        rows = Delivery.objects.filter(due, webhook_id=hook_id).select_related("webhook__project")
+    for hook_id in due.order_by().values_list("webhook_id", flat=True).distinct():
+        rows = due.filter(webhook_id=hook_id).select_related("webhook__project")
         for delivery in rows.order_by("next_at", "pk")[:BATCH]:
             if not _deliver(delivery, clock):
                 break
@@ -283,5 +288,6 @@ def sign(secret: str, data: bytes, *, at: datetime) -> str:
 
 def prune(*, now: datetime) -> int:
     """Forget deliveries that have ended, after `KEPT`; how many."""
+    ended = Q(next_at=None) | Q(webhook__removed_at__isnull=False)
     with write(), transaction.atomic():
-        return Delivery.objects.filter(next_at=None, created_at__lt=now - KEPT).delete()[0]
+        return Delivery.objects.filter(ended, created_at__lt=now - KEPT).delete()[0]

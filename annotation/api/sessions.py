@@ -44,6 +44,7 @@ class UserProjectSerializer(serializers.Serializer[Any]):
     can_annotate = serializers.SerializerMethodField()
     can_research = serializers.SerializerMethodField()
     can_manage = serializers.SerializerMethodField()
+    can_adjudicate = serializers.SerializerMethodField()
 
     def get_can_annotate(self, row: Membership) -> bool:
         return Role(row.role).can_annotate
@@ -53,6 +54,9 @@ class UserProjectSerializer(serializers.Serializer[Any]):
 
     def get_can_manage(self, row: Membership) -> bool:
         return Role(row.role).can_manage
+
+    def get_can_adjudicate(self, row: Membership) -> bool:
+        return Role(row.role).can_adjudicate
 
 
 class UserSerializer(serializers.Serializer[Any]):

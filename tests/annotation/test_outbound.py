@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 import time
 
 import pytest
 
 from annotation import outbound
 from annotation.outbound import Refused, Unanswered, addresses, check
+from tests.conftest import require_or_skip
 from tests.receiver import receiver
 
 PUBLIC = ("public",)
@@ -203,6 +206,34 @@ def test_no_error_tells_what_the_server_said():
         assert "secret" not in str(failed.value)
     with pytest.raises(Unanswered):  # nobody there any more
         outbound.post_json(server.url, {}, allowed=(server.endpoint,))
+
+
+@pytest.mark.parametrize(("certified", "ok"), [("sampler.example", True), ("other.example", False)])
+def test_a_certificate_must_be_for_the_name(tmp_path, monkeypatch, certified, ok):
+    tool = shutil.which("openssl")
+    if tool is None:
+        require_or_skip("no openssl, which makes the certificate")
+    files = [str(tmp_path / name) for name in ("cert.pem", "key.pem")]
+    subprocess.run(
+        [tool, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={certified}",
+         "-addext", f"subjectAltName=DNS:{certified}", "-out", files[0], "-keyout", files[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    monkeypatch.setenv("SSL_CERT_FILE", files[0])
+    with receiver(certificate=(files[0], files[1])) as server:
+
+        def ask():
+            return outbound.post(
+                f"https://sampler.example:{server.port}/", b"{}", allowed=(f"sampler.example:{server.port}",),
+                resolve=lambda *_: ["127.0.0.1"],
+            )  # fmt: skip
+
+        if ok:
+            assert ask().status == 200
+        else:
+            with pytest.raises(Unanswered, match="certificate"):
+                ask()
+        assert len(server.got) == ok
 
 
 def test_headers_cannot_smuggle_lines():

@@ -139,6 +139,19 @@ def test_events_of_a_pause_wait_and_resuming_sends_them_if_asked(project, server
     assert webhooks.resume(hook=hook, resend=True, by=project.created_by, now=NOW) == 0
 
 
+def test_an_event_that_a_pause_overtook_waits(project, server, hook):
+    happen(project)
+    Webhook.objects.update(paused_at=NOW)  # between the reading and the writing of the event
+    assert not webhooks.is_due(now=NOW)
+    assert deliver() == 0
+    webhooks.resume(hook=hook, resend=False, by=project.created_by, now=NOW)
+    assert webhooks.is_due(now=NOW)
+    Webhook.objects.update(removed_at=NOW)
+    assert deliver() == 0
+    assert server.got == []
+    assert webhooks.prune(now=NOW + timedelta(days=31)) == 1
+
+
 def test_a_dead_receiver_keeps_no_other_waiting(project, server, hook, settings):
     with receiver() as dead:
         settings.OUTBOUND = (*settings.OUTBOUND, dead.endpoint)
