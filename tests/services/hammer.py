@@ -2,6 +2,8 @@
 
     python -m tests.services.hammer seed    make an empty database into a project with voters; prints their tokens
     python -m tests.services.hammer client  vote for some seconds; one line for each answer, synced to the disk
+    python -m tests.services.hammer prove   50 clients until 2,000 comparisons have their 3 votes, on PostgreSQL, with
+                                            two kills; then 8 clients and 150 comparisons on SQLite; prints the figures
 
 A client writes down the key that the server *echoed*, and only after the answer: a tool that pairs answers with
 requests by itself may mix them up after a reconnect. The checker is SQL over the rows, and knows nothing of the code
@@ -19,6 +21,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -136,31 +139,134 @@ def hammer(site: Site, *, clients: int, tokens: Sequence[str], seconds: float, k
         subprocess.Popen([*command, tokens[i % len(tokens)], str(file), str(i)], env=site.environ)
         for i, file in enumerate(files)
     ]
+    with leases_run_out(site, every=0.7):
+        try:
+            started = time.monotonic()
+            for number in range(1, kills + 1):
+                time.sleep(max(0.0, started + seconds * number / (kills + 1) - time.monotonic()))
+                site.kill()
+                site.start()
+            for process in processes:
+                assert process.wait(seconds + 60) == 0, "a client broke"
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    return files
+
+
+@contextmanager
+def leases_run_out(site: Site, *, every: float) -> Iterator[None]:
+    """Let time run for leases while the block runs."""
     over = threading.Event()
 
     def expire() -> None:
         rng = random.Random(3)
         with site.database() as execute:
-            while not over.wait(0.7):
+            while not over.wait(every):
                 let_leases_run_out(execute, rng=rng)
 
     clock = threading.Thread(target=expire)
     clock.start()
     try:
-        started = time.monotonic()
-        for number in range(1, kills + 1):
-            time.sleep(max(0.0, started + seconds * number / (kills + 1) - time.monotonic()))
-            site.kill()
-            site.start()
-        for process in processes:
-            assert process.wait(seconds + 60) == 0, "a client broke"
+        yield
     finally:
         over.set()
         clock.join()
-        for process in processes:
-            process.kill()
-            process.wait()
-    return files
+
+
+# --- the proof --------------------------------------------------------------------------------------------------------
+
+# Live leases and counted votes of each comparison, by the assignments themselves, above what is wanted. A surplus vote
+# that was taken back leaves a lease without a slot, which wants no vote: it is left out.
+ABOVE_TARGET = """
+    SELECT count(*) FROM annotation_comparison c
+    LEFT JOIN (
+        SELECT comparison_id, count(*) AS n FROM annotation_slot WHERE vote_id IS NOT NULL GROUP BY comparison_id
+    ) v ON v.comparison_id = c.id
+    LEFT JOIN (
+        SELECT a.comparison_id, count(*) AS n FROM annotation_assignment a
+        WHERE a.state = 'leased' AND a.purpose = 'wanted' AND a.lease_expires_at > '2001-01-01 00:00:00+00:00' AND (
+            EXISTS (SELECT 1 FROM annotation_slot s WHERE s.assignment_id = a.id)
+            OR NOT EXISTS (SELECT 1 FROM annotation_vote w WHERE w.assignment_id = a.id))
+        GROUP BY a.comparison_id
+    ) l ON l.comparison_id = c.id
+    WHERE coalesce(v.n, 0) + coalesce(l.n, 0) > c.overlap
+"""
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """What was seen from outside while the clients voted, once a second."""
+
+    samples: int = 0
+    above_target: int = 0
+    left: int = -1
+
+
+def prove(site: Site, *, clients: int, most_seconds: float, kills: int = 2) -> tuple[list[Path], Watch, float]:
+    """Let clients vote until every slot is done, killing the web when a third and when two thirds are done.
+
+    Returns:
+        The files of the clients, what the watcher saw, and the seconds that it took.
+    """
+    stop, watch = site.directory / "stop", Watch()
+    files = [site.directory / f"prover-{i}.jsonl" for i in range(clients)]
+    started = time.monotonic()
+    deadline = started + most_seconds
+    with site.database() as execute, leases_run_out(site, every=1.5):
+        ((slots,),) = execute("SELECT count(*) FROM annotation_slot")
+        while watch.left and time.monotonic() < deadline:  # again if a vote was taken back in the last moment
+            stop.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "tests.services.hammer", "client", str(site.port)]
+            command.append(str(deadline - time.monotonic()))
+            processes = [
+                subprocess.Popen(
+                    [*command, site.tokens[i % len(site.tokens)], str(file), str(i), "--stop", str(stop)],
+                    env=site.environ,
+                )
+                for i, file in enumerate(files)
+            ]
+            try:
+                while watch.left and time.monotonic() < deadline:
+                    time.sleep(1)
+                    watch.samples += 1
+                    watch.above_target += execute(ABOVE_TARGET)[0][0]
+                    ((watch.left,),) = execute("SELECT count(*) FROM annotation_slot WHERE state <> 'done'")
+                    if site.kills < kills and watch.left < slots * (1 - (site.kills + 1) / (kills + 1)):
+                        site.kill()
+                        site.start()
+                stop.touch()
+                for process in processes:
+                    assert process.wait(60) == 0, "a client broke"
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+            ((watch.left,),) = execute("SELECT count(*) FROM annotation_slot WHERE state <> 'done'")
+    return files, watch, time.monotonic() - started
+
+
+def report(site: Site, *, clients: int, comparisons: int, most_seconds: float) -> bool:
+    """Prove on this site and print the figures; whether nothing is wrong."""
+    site.seed(comparisons=comparisons, overlap=3, people=clients)
+    site.start()
+    files, watch, seconds = prove(site, clients=clients, most_seconds=most_seconds)
+    answers = read_answers(files)
+    with site.database() as execute:
+        found = check(execute, answers)
+        ((done,),) = execute("SELECT count(*) FROM annotation_slot WHERE vote_id IS NOT NULL")
+    web_kills = site.kills
+    site.kill()
+    figures = {
+        "database": "PostgreSQL" if site.url else "SQLite", "clients": clients, "comparisons": comparisons,
+        "slots_left": watch.left, "counted": done, "kills": web_kills,
+        "disconnects": sum(answer["kind"] == "disconnect" for answer in answers), "seconds": round(seconds),
+        "samples": watch.samples, "above_target_seen": watch.above_target,
+        **{name: getattr(found, name) for name in found.__slots__},
+    }  # fmt: skip
+    print(json.dumps(figures), flush=True)
+    return not found.faults and watch.left == watch.above_target == 0
 
 
 # --- the checker ------------------------------------------------------------------------------------------------------
@@ -271,8 +377,10 @@ def check(execute: Execute, answers: Sequence[dict[str, Any]]) -> Findings:
 class Client:
     """One person in one tab, who is sometimes hasty, sometimes gone, and asks again until an answer comes."""
 
-    def __init__(self, *, port: int, token: str, file: Path, seed: int, seconds: float) -> None:
-        self.port, self.token, self.seed = port, token, seed
+    def __init__(
+        self, *, port: int, token: str, file: Path, seed: int, seconds: float, stop: Path | None = None
+    ) -> None:
+        self.port, self.token, self.seed, self.stop = port, token, seed, stop
         self.rng = random.Random(seed)
         self.deadline = time.monotonic() + seconds
         self.file = file.open("a")
@@ -282,8 +390,8 @@ class Client:
         self.tab = f"tab-{seed}-0"
 
     def run(self) -> None:
-        """Vote until the time is over."""
-        while time.monotonic() < self.deadline:
+        """Vote until the time is over, or the file appears that says stop."""
+        while time.monotonic() < self.deadline and not (self.stop and self.stop.exists()):
             tasks = self.ask(f"projects/{PROJECT}/queue", {"tab": self.tab, "n": self.rng.randint(1, 4)})
             if tasks is None:
                 return
@@ -361,6 +469,9 @@ class Client:
                 if self.connection is None:
                     self.connection = http.client.HTTPConnection(HOST, self.port, timeout=20)
                 self.connection.request("POST", f"/api/v1/annotate/{path}", json.dumps(body), headers)
+                if self.rng.random() < 0.03:  # gone before the answer: the same request is sent again
+                    self.write(kind="disconnect", path=path)
+                    raise ConnectionError("closed by this client")
                 response = self.connection.getresponse()
                 content = response.read()
             except (OSError, http.client.HTTPException):
@@ -418,11 +529,31 @@ def main(arguments: Sequence[str]) -> None:
     voting = commands.add_parser("client")
     for name, kind in (("port", int), ("seconds", float), ("token", str), ("file", Path), ("seed", int)):
         voting.add_argument(name, type=kind)
+    voting.add_argument("--stop", type=Path)
+    proving = commands.add_parser("prove")
+    for name, value in (("clients", 50), ("comparisons", 2000), ("most-seconds", 1200)):
+        proving.add_argument(f"--{name}", type=int, default=value)
     chosen = vars(parser.parse_args(arguments))
-    if chosen.pop("command") == "seed":
-        print(json.dumps(seed(**chosen)))
-    else:
-        Client(**chosen).run()
+    match chosen.pop("command"):
+        case "seed":
+            print(json.dumps(seed(**chosen)))
+        case "client":
+            Client(**chosen).run()
+        case _:
+            sys.exit(not prove_both(**chosen))
+
+
+def prove_both(*, clients: int, comparisons: int, most_seconds: float) -> bool:
+    """On PostgreSQL as asked for, on SQLite with 8 clients and 150 comparisons at most."""
+    from tests.services.servers import free_port, postgres_database  # a client needs neither
+
+    with tempfile.TemporaryDirectory(prefix="winnow-prove-") as root, postgres_database() as url:
+        large = Site(directory=Path(root), port=free_port(), url=url, workers=2, threads=8)
+        holds = report(large, clients=clients, comparisons=comparisons, most_seconds=most_seconds)
+    with tempfile.TemporaryDirectory(prefix="winnow-prove-") as root:
+        small = Site(directory=Path(root), port=free_port())
+        few = min(8, clients)
+        return report(small, clients=few, comparisons=min(150, comparisons), most_seconds=most_seconds) and holds
 
 
 if __name__ == "__main__":
