@@ -115,9 +115,7 @@ def callers(scene):
         )  # fmt: skip
         made[name] = world.client(secret=secret)
     gone = builders.member(scene.project, "gone", Role.OWNER)
-    members.remove(
-        membership=gone.memberships.get(project=scene.project), by=scene.people["olga"], now=timezone.now()
-    )
+    members.remove(membership=gone.memberships.get(project=scene.project), by=scene.people["olga"], now=timezone.now())
     return made | {"nobody": world.client(), "gone": world.client(gone)}
 
 
