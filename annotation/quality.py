@@ -14,7 +14,6 @@ import numpy as np
 from django.core.cache import cache
 from django.db import transaction
 from django.db.models import Count, Max, OuterRef, Subquery
-from django.db.models.functions import Coalesce
 
 from annotation.errors import DomainError, Kind
 from annotation.gate import write
@@ -199,11 +198,9 @@ def _own_votes(project: Project, user_id: int) -> Any:
 
 def _votes_since_told(project: Project, user_id: int) -> int:
     """One query."""
-    told = (
-        FeedbackGiven.objects.filter(project=project, annotator_id=user_id).order_by().values("annotator_id")
-    ).annotate(last=Max("votes"))
-    found = _own_votes(project, user_id).aggregate(n=Count("pk"), told=Coalesce(Subquery(told.values("last")), 0))
-    return int(found["n"]) - int(found["told"])
+    told = FeedbackGiven.objects.filter(project=project, annotator_id=user_id).order_by("-pk").values("votes")[:1]
+    found = _own_votes(project, user_id).annotate(before=Subquery(told)).aggregate(n=Count("pk"), told=Max("before"))
+    return int(found["n"]) - int(found["told"] or 0)
 
 
 def _feedback(project: Project, member: Membership) -> dict[str, Any]:
