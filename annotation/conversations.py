@@ -40,6 +40,8 @@ from annotation.models import (
     Project,
     Prompt,
     Purpose,
+    Slot,
+    SlotState,
     TurnState,
     User,
     Vote,
@@ -402,10 +404,12 @@ def _close(turn: ConversationTurn, now: datetime) -> None:
     """No vote is wanted any more on the two answers of a turn: their slot goes, what was voted stays."""
     if turn.comparison_id is None:
         return
+    slots = Slot.objects.filter(comparison=turn.comparison_id)
+    list(slots.select_for_update(no_key=True).order_by("pk"))  # slots before comparisons, as everywhere
     Comparison.objects.filter(pk=turn.comparison_id).update(overlap=0)
     held = Assignment.objects.filter(comparison=turn.comparison_id, state=AssignmentState.LEASED)
     assignments.end(assignments=list(held), state=AssignmentState.RELEASED, now=now)
-    turn.comparison.slots.filter(state="open").delete()  # type: ignore[union-attr]
+    slots.filter(state=SlotState.OPEN).delete()
 
 
 # --- the sampler's side -----------------------------------------------------------------------------------------------

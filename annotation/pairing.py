@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
+from annotation.audience import PERSON
 from annotation.errors import Invalid
 from annotation.gate import write
 from annotation.meetings import Meeting, Met, Rule, Strategy, choose
@@ -40,10 +41,10 @@ from annotation.people import audit
 
 BATCH = 500
 MOST_A_CALL = 20_000
-PERSON = "person:"  # audiences that start so are one person's chat: nobody else serves them
 _TAG = re.compile(r"[\w.+-]{1,40}")
 _MOST_KEY = 120  # characters; the column's
 _PROMPTS_A_BATCH = 200
+_TRIES = 5
 
 
 class MissingScores(Invalid):
@@ -309,9 +310,19 @@ def create_comparisons(
     made: list[Comparison] = []
     hashes = list(unique)
     for start in range(0, len(hashes), BATCH):
-        with write(), transaction.atomic():
-            made += _create({key: unique[key] for key in hashes[start : start + BATCH]}, terms)
+        made += _create_batch({key: unique[key] for key in hashes[start : start + BATCH]}, terms)
     return made
+
+
+def _create_batch(meetings: dict[str, Meeting], terms: _Terms) -> list[Comparison]:
+    for attempt in range(_TRIES):
+        try:
+            with write(), transaction.atomic():
+                return _create(meetings, terms)
+        except IntegrityError:  # somebody makes one of them in this moment: at the next try it is there
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable: the last try raises or returns")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
