@@ -808,7 +808,7 @@ class TurnState(models.TextChoices):
 class ConversationTurn(models.Model):
     """A message of the person, and the comparison of two completions that answer it.
 
-    `origin` names the sampling: the round of a worker, or this turn's own id where an outside server answers. A turn
+    `origin` names the sampling: the round of a worker, or an id of its own where an outside server answers. A turn
     that waits is claimed by compare-and-set, so that it is sampled once though its message be doubled.
     """
 
