@@ -1,12 +1,16 @@
 /** Nothing to do right now: why, and what comes next. */
+
+import { useQuery } from '@tanstack/react-query'
 import { BookOpen, CircleCheck, GraduationCap, Hourglass, type LucideIcon, PauseCircle, Sprout } from 'lucide-react'
 import { useEffect } from 'react'
 import type { DoneReason } from 'src/annotate/queue'
 import styles from 'src/annotate/Task.module.css'
+import { standingQuery } from 'src/api/annotator'
 import { t } from 'src/ui/i18n/t'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { useTitle } from 'src/ui/widgets/Page'
 import { Empty, Notice } from 'src/ui/widgets/States'
+import { Link } from 'wouter'
 
 const ICONS: Record<DoneReason, LucideIcon> = {
   all_done: CircleCheck,
@@ -64,10 +68,23 @@ export function Done({ slug, reason, votes, waiting, canUndo, onUndo, retry }: D
             </div>
           }
         >
-          {t(`done.${reason}.text`)} {votes > 0 && t('done.votes', { n: votes })}
+          {t(`done.${reason}.text`)} {reason === 'person_paused' && <PauseReason slug={slug} />}{' '}
+          {votes > 0 && t('done.votes', { n: votes })}
         </Empty>
         {waiting > 0 && <Notice tone="warn">{t('done.waiting', { n: waiting })}</Notice>}
       </div>
     </div>
+  )
+}
+
+/** Why, in the words of who paused, and whether there is a way back. */
+function PauseReason({ slug }: { slug: string }) {
+  const standing = useQuery(standingQuery(slug)).data
+  if (!standing) return null
+  return (
+    <>
+      {standing.pause_reason}{' '}
+      {standing.next === 'qualify' && <Link href={`/p/${slug}/start`}>{t('done.wayBack')}</Link>}
+    </>
   )
 }

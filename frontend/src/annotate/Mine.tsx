@@ -1,17 +1,20 @@
 /** One's own part in a project: how it goes, and the last votes, to take back until they are frozen. */
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
-import { ListChecks } from 'lucide-react'
-import { ownVotesQuery } from 'src/api/annotator'
+import { ListChecks, MessageSquare } from 'lucide-react'
+import { feedbackQuery, ownVotesQuery, readFeedback } from 'src/api/annotator'
 import { keys, retractVote, sessionQuery } from 'src/api/queries'
-import type { OwnVoteList } from 'src/api/schema'
+import type { FeedbackList, OwnVoteList } from 'src/api/schema'
 import { choiceText, rankingText } from 'src/ui/answer/answer'
+import { promptLine } from 'src/ui/content/Conversation'
+import { Markdown } from 'src/ui/content/Markdown'
+import { duration, estimateText } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
 import { ListCard } from 'src/ui/widgets/ListCard'
-import { Page } from 'src/ui/widgets/Page'
-import { ErrorPanel, Notice } from 'src/ui/widgets/States'
+import { Card, Facts, Page } from 'src/ui/widgets/Page'
+import { Empty, ErrorPanel, Loaded, Notice } from 'src/ui/widgets/States'
 import { useParams } from 'wouter'
 
 type OwnVote = OwnVoteList['items'][number]
@@ -37,8 +40,75 @@ export default function Mine() {
         </LinkButton>
       }
     >
+      <Feedback slug={slug} />
       <Votes slug={slug} />
     </Page>
+  )
+}
+
+type Told = FeedbackList['items'][number]
+
+/** What a person is told of their work: checks that are behind them, and how even they judge. */
+function Feedback({ slug }: { slug: string }) {
+  const feedback = useQuery(feedbackQuery(slug))
+  return (
+    <Card title={t('me.feedback')} note={t('me.feedbackNote')}>
+      <Loaded query={feedback} what={t('me.feedbackFailed')}>
+        {(items) =>
+          items.length === 0 ? (
+            <Empty icon={MessageSquare} title={t('me.noFeedback')}>
+              {t('me.noFeedbackText')}
+            </Empty>
+          ) : (
+            items.map((item) => <One key={item.id} slug={slug} told={item} />)
+          )
+        }
+      </Loaded>
+    </Card>
+  )
+}
+
+function One({ slug, told }: { slug: string; told: Told }) {
+  const client = useQueryClient()
+  const read = useMutation({
+    mutationFn: () => readFeedback(slug, told.id),
+    onSuccess: () => client.invalidateQueries({ queryKey: keys.work }),
+  })
+  const figure = (value: Told['gold']) => {
+    const { value: shown, range } = estimateText(value, 'percent')
+    return value.value === null ? '–' : `${shown} ${range ?? ''} · n ${value.n}`
+  }
+  return (
+    <details
+      open={told.read_at === null}
+      onToggle={(event) => {
+        if (event.currentTarget.open && told.read_at === null && read.isIdle) read.mutate()
+      }}
+    >
+      <summary>
+        <strong>{t('me.after', { n: told.votes })}</strong> <Time at={told.created_at} />
+      </summary>
+      <Facts
+        items={[
+          [t('me.gold'), figure(told.gold)],
+          [t('me.consistency'), figure(told.consistency)],
+          [t('people.median'), told.median_seconds === null ? '–' : duration(told.median_seconds)],
+        ]}
+      />
+      {told.items.map((item, index) => (
+        // biome-ignore lint/suspicious/noArrayIndexKey: what was told never changes.
+        <Notice key={index} tone={item.is_right ? 'ok' : 'warn'}>
+          <strong>{promptLine(item.prompt, 100)}</strong>
+          <div>
+            {t('training.yours', { answer: inWords(item.yours) })}{' '}
+            {t('training.answer', {
+              answer: item.right.worst ? t('training.worst', { letter: item.right.worst }) : inWords(item.right),
+            })}
+          </div>
+          {item.text && <Markdown text={item.text} prefix={`${told.id}-${index}-`} />}
+        </Notice>
+      ))}
+    </details>
   )
 }
 

@@ -26,12 +26,14 @@ type OneTaskProps = {
   number: number
   /** Beside the panes: what comes of it, such as an explanation. */
   aside?: ReactNode
+  /** Answered: what is on the screen is only looked at. */
+  finished?: boolean
   onVoted: (receipt: Receipt, body: AnswerBody) => void
   /** Skipped or flagged. */
   onLeft: () => void
 }
 
-export function OneTask({ slug, task, number, aside, onVoted, onLeft }: OneTaskProps) {
+export function OneTask({ slug, task, number, aside, finished = false, onVoted, onLeft }: OneTaskProps) {
   const drafts = useDrafts()
   const draft = drafts.of(task)
   const [layer, setLayer] = useState<'skip' | 'flag' | 'help' | null>(null)
@@ -53,8 +55,8 @@ export function OneTask({ slug, task, number, aside, onVoted, onLeft }: OneTaskP
       return sendVote(task.assignment, sent.current.key, { ...body, active_ms: Math.max(1, time.read()) })
     },
     onSuccess: (receipt, body) => {
-      drafts.drop(task.assignment)
       onVoted(receipt, body)
+      drafts.drop(task.assignment)
     },
     onError: (error) => setMessage(t('task.notSent', { why: errorMessage(error) })),
   })
@@ -79,7 +81,7 @@ export function OneTask({ slug, task, number, aside, onVoted, onLeft }: OneTaskP
     task,
     draft,
     screen,
-    ready: () => !vote.isPending && performance.now() >= guardUntil.current,
+    ready: () => !finished && !vote.isPending && performance.now() >= guardUntil.current,
     onDraft,
     onGive: (whole) => vote.mutate(bodyOf(task.form, whole)),
     onNext: () => {
@@ -90,8 +92,8 @@ export function OneTask({ slug, task, number, aside, onVoted, onLeft }: OneTaskP
   })
   const handlers: Handlers = {
     ...answer.handlers,
-    skip: () => setLayer('skip'),
-    flag: () => setLayer('flag'),
+    skip: finished ? undefined : () => setLayer('skip'),
+    flag: finished ? undefined : () => setLayer('flag'),
     guideline: () => setGuide(!guide),
     source: () => setSource(!source),
     lock: () => setLocked(!locked),

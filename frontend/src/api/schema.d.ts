@@ -57,6 +57,75 @@ export type AnnotateProjectList = {
     next: string | null;
 };
 
+export type Annotator = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    role: RoleEnum;
+    /**
+     * Estimated P(a vote is right).
+     */
+    reliability: number | null;
+    paused_at: string | null;
+    pause_reason: string;
+    requalify_at: string | null;
+    excluded_at: string | null;
+    left_at: string | null;
+};
+
+export type AnnotatorDetail = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    role: RoleEnum;
+    /**
+     * Estimated P(a vote is right).
+     */
+    reliability: number | null;
+    paused_at: string | null;
+    pause_reason: string;
+    requalify_at: string | null;
+    excluded_at: string | null;
+    left_at: string | null;
+    record: Record;
+    /**
+     * Tenths of their votes, the oldest first.
+     */
+    buckets: Array<Bucket>;
+    /**
+     * Of gold pairs: by the side that was right, votes by the side chosen.
+     */
+    confusion: {
+        [key: string]: SideCounts;
+    };
+    /**
+     * The last fifty.
+     */
+    votes: Array<LastVote>;
+};
+
+export type AnnotatorList = {
+    items: Array<AnnotatorRow>;
+    next: string | null;
+};
+
+export type AnnotatorRow = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    role: RoleEnum;
+    /**
+     * Estimated P(a vote is right).
+     */
+    reliability: number | null;
+    paused_at: string | null;
+    pause_reason: string;
+    requalify_at: string | null;
+    excluded_at: string | null;
+    left_at: string | null;
+    record: Record;
+};
+
 /**
  * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
  */
@@ -77,6 +146,41 @@ export type Answer = {
     first_ratings?: {
         [key: string]: number;
     };
+};
+
+/**
+ * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
+ */
+export type AnswerRequest = {
+    choice?: SideEnum | NullEnum;
+    scale?: number | null;
+    ranking?: Array<Array<string>> | null;
+    ratings?: {
+        [key: string]: {
+            [key: string]: number | null;
+        };
+    } | null;
+    criteria?: {
+        [key: string]: unknown;
+    };
+    reasons?: Array<string>;
+    rationale?: string;
+    first_ratings?: {
+        [key: string]: number;
+    };
+};
+
+export type Attempt = {
+    id: string;
+    number: number;
+    items: number;
+    /**
+     * Null until all are answered.
+     */
+    right: number | null;
+    passed: boolean | null;
+    started_at: string;
+    ended_at: string | null;
 };
 
 export type AuditEvent = {
@@ -123,6 +227,15 @@ export type BlindVote = {
     };
     reasons: Array<string>;
     rationale: string;
+};
+
+export type Bucket = {
+    started_at: string;
+    ended_at: string;
+    votes: number;
+    gold: Estimate;
+    agreement: Estimate;
+    median_seconds: number | null;
 };
 
 export type ChangeEnum = 'same' | 'added' | 'removed';
@@ -197,6 +310,10 @@ export type ComparisonCompletion = {
 export type ComparisonList = {
     items: Array<Comparison>;
     next: string | null;
+};
+
+export type ConfirmRequest = {
+    number: number;
 };
 
 export type Consensus = {
@@ -456,7 +573,30 @@ export type ExclusionReasonRequest = {
     reason: string;
 };
 
+export type Explanation = {
+    is_right: boolean;
+    yours: Answer;
+    right: RightAnswer;
+    text: string;
+};
+
+export type Feedback = {
+    id: string;
+    votes: number;
+    gold: Figure;
+    consistency: Figure;
+    median_seconds: number | null;
+    items: Array<Told>;
+    created_at: string;
+    read_at: string | null;
+};
+
 export type FeedbackKindEnum = 'choice' | 'scale' | 'ranking' | 'rating';
+
+export type FeedbackList = {
+    items: Array<Feedback>;
+    next: string | null;
+};
 
 export type Field = {
     path: string;
@@ -466,6 +606,14 @@ export type Field = {
     type: TypeEnum;
     choices: Array<string>;
     default: unknown | null;
+};
+
+export type Figure = {
+    value: number | null;
+    low: number | null;
+    high: number | null;
+    n: number;
+    reason: string | null;
 };
 
 export type FlagKindEnum = 'personal_data' | 'harmful' | 'wrong_language' | 'broken' | 'other';
@@ -517,6 +665,104 @@ export type FreezeRequest = {
     shares?: SharesRequest;
 };
 
+export type Gold = {
+    id: string;
+    comparison: string;
+    prompt: Array<Message>;
+    /**
+     * In stored order.
+     */
+    completions: Array<string>;
+    use: UseEnum;
+    origin: OriginEnum;
+    answer: GoldAnswer;
+    explanation: string;
+    /**
+     * How often it was answered.
+     */
+    answers: number;
+    right: number;
+    created_at: string;
+    retired_at: string | null;
+};
+
+/**
+ * In stored order: one of the three.
+ */
+export type GoldAnswer = {
+    choice?: string;
+    ranking?: Array<Array<string>>;
+    /**
+     * Only that this one is last counts.
+     */
+    worst?: string;
+};
+
+/**
+ * In stored order: one of the three.
+ */
+export type GoldAnswerRequest = {
+    choice?: string;
+    ranking?: Array<Array<string>>;
+    /**
+     * Only that this one is last counts.
+     */
+    worst?: string;
+};
+
+export type GoldConstructRequest = {
+    kinds: Array<KindsEnum>;
+    /**
+     * Of each kind.
+     */
+    n: number;
+    seed?: number;
+    use?: UseEnum;
+};
+
+export type GoldCounts = {
+    hidden: number;
+    practice: number;
+    qualification: number;
+};
+
+/**
+ * Of a comparison of the project, or of new texts: a prompt and its completions.
+ */
+export type GoldGiveRequest = {
+    comparison?: string;
+    prompt?: Array<MessageRequest>;
+    completions?: Array<string>;
+    answer: GoldAnswerRequest;
+    explanation?: string;
+    use?: UseEnum;
+};
+
+export type GoldList = {
+    items: Array<Gold>;
+    next: string | null;
+};
+
+export type GoldMade = {
+    made: number;
+};
+
+export type GoldPromoteRequest = {
+    /**
+     * At least; default 3.
+     */
+    votes?: number;
+    /**
+     * At least; default 1.
+     */
+    top_share?: number;
+    /**
+     * Default 50.
+     */
+    most?: number;
+    use?: UseEnum;
+};
+
 export type GoldRow = {
     id: string;
     use: UseEnum;
@@ -531,6 +777,16 @@ export type GoldRow = {
 export type Guideline = {
     number: number;
     text: string;
+};
+
+export type GuidelineChange = {
+    number: number;
+    text: string;
+    confirmed_number: number | null;
+    /**
+     * Against the version that you confirmed; empty where there is none.
+     */
+    lines: Array<Line>;
 };
 
 export type GuidelineDifference = {
@@ -760,12 +1016,31 @@ export type JobList = {
     next: string | null;
 };
 
+export type KindsEnum = 'truncated' | 'off_topic' | 'wrong_language';
+
+export type LastVote = {
+    id: string;
+    comparison: string;
+    purpose: PurposeEnum;
+    /**
+     * As the person's screen had it.
+     */
+    answer: Answer;
+    active_ms: number | null;
+    created_at: string;
+};
+
 export type LetterEnum = 'a' | 'tie' | 'b';
 
 export type LetteredText = {
     letter: string;
     text: string;
     finish: string;
+};
+
+export type Line = {
+    change: ChangeEnum;
+    text: string;
 };
 
 export type LineageJob = {
@@ -817,6 +1092,11 @@ export type MemberList = {
 };
 
 export type Message = {
+    role: MessageRoleEnum;
+    content: string;
+};
+
+export type MessageRequest = {
     role: MessageRoleEnum;
     content: string;
 };
@@ -953,6 +1233,8 @@ export type NewWebhook = {
     secret: string;
 };
 
+export type NextEnum = 'confirm_guideline' | 'practise' | 'qualify' | 'ready' | 'failed' | 'paused';
+
 export type NullEnum = null;
 
 export type Origin = {
@@ -1071,6 +1353,10 @@ export type PairsAskRequest = {
 
 export type PairsAskStrategyEnum = 'all' | 'random' | 'cross_source' | 'closest_score' | 'most_different' | 'balanced';
 
+export type PatchedGoldPatchRequest = {
+    explanation?: string;
+};
+
 export type PatchedMemberChangeRequest = {
     role?: RoleEnum;
     languages?: Array<string>;
@@ -1147,7 +1433,22 @@ export type Person = {
     last_vote_at: string | null;
 };
 
+export type PersonWithReference = {
+    percent: Estimate;
+    kappa: Estimate;
+    id: string;
+    name: string;
+    pseudonym: string;
+};
+
 export type PhaseEnum = 'starting' | 'stalled' | 'stopping';
+
+export type Practice = {
+    /**
+     * Null when there is no more practice.
+     */
+    task: Task | null;
+};
 
 export type Preview = {
     preferences: number;
@@ -1307,6 +1608,25 @@ export type PromptList = {
 
 export type PurposeEnum = 'wanted' | 'gold' | 'repeat' | 'practice' | 'qualification' | 'reference';
 
+export type QualificationTask = {
+    attempt: Attempt;
+    /**
+     * Null when all are answered.
+     */
+    task: Task | null;
+};
+
+export type Quality = {
+    gold: Estimate;
+    agreement: Estimate;
+    consistency: Estimate;
+    side_driven: Estimate;
+    left_share: Estimate;
+    longer_share: Estimate;
+    tie_share: Estimate;
+    live_gold: GoldCounts;
+};
+
 export type Queue = {
     items: Array<Task>;
     /**
@@ -1360,6 +1680,55 @@ export type Receipt = {
     remaining: number;
 };
 
+export type Record = {
+    votes: number;
+    gold: Estimate;
+    /**
+     * With most of the others, the own vote left out.
+     */
+    agreement: Estimate;
+    /**
+     * Of silent repeats: the same again.
+     */
+    consistency: Estimate;
+    /**
+     * Of repeats decisive both times: the same side again.
+     */
+    side_driven: Estimate;
+    left_share: Estimate;
+    longer_share: Estimate;
+    tie_share: Estimate;
+    median_seconds: number | null;
+    /**
+     * Of focused time.
+     */
+    votes_per_hour: number | null;
+    skips: number;
+    cannot_judge: number;
+    flags: number;
+    last_vote_at: string | null;
+};
+
+export type ReferenceAgreement = {
+    references: number;
+    consensus: WithReference;
+    people: Array<PersonWithReference>;
+};
+
+export type ReferenceMade = {
+    id: string;
+    prompt: Array<Message>;
+    answer: Answer;
+    created_at: string;
+};
+
+/**
+ * A researcher's own answer, given with a on the left: the completions in the order of the comparisons list.
+ */
+export type ReferenceRequest = {
+    answer: AnswerRequest;
+};
+
 export type ReleaseRequest = {
     tab: string;
     assignments: Array<string>;
@@ -1383,6 +1752,32 @@ export type RequestKindEnum = 'request' | 'escalation';
 
 export type Retracted = {
     task: Task;
+};
+
+/**
+ * An answer as the screen has it: sides left and right, letters A, B, … from left to right.
+ */
+export type RightAnswer = {
+    choice?: SideEnum | NullEnum;
+    scale?: number | null;
+    ranking?: Array<Array<string>> | null;
+    ratings?: {
+        [key: string]: {
+            [key: string]: number | null;
+        };
+    } | null;
+    criteria?: {
+        [key: string]: unknown;
+    };
+    reasons?: Array<string>;
+    rationale?: string;
+    first_ratings?: {
+        [key: string]: number;
+    };
+    /**
+     * The letter that had to be last.
+     */
+    worst?: string;
 };
 
 export type RoleEnum = 'annotator' | 'adjudicator' | 'viewer' | 'manager' | 'owner';
@@ -1561,6 +1956,12 @@ export type SharesRequest = {
     test: number;
 };
 
+export type SideCounts = {
+    left: number;
+    tie: number;
+    right: number;
+};
+
 export type SideEnum = 'left' | 'right' | 'tie' | 'both_bad';
 
 export type SignInRequest = {
@@ -1638,6 +2039,24 @@ export type SourceList = {
     next: string | null;
 };
 
+export type Standing = {
+    next: NextEnum;
+    guideline_number: number | null;
+    confirmed_number: number | null;
+    practice_items: number;
+    practice_done: number;
+    qualification_items: number;
+    pass_mark: number;
+    attempt: Attempt | null;
+    /**
+     * Of the open attempt.
+     */
+    answered: number;
+    attempts_left: number | null;
+    retry_at: string | null;
+    pause_reason: string;
+};
+
 export type StatusEnum = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
 
 export type TabRequest = {
@@ -1707,6 +2126,18 @@ export type TokenCreateRequest = {
 export type TokenList = {
     items: Array<Token>;
     next: string | null;
+};
+
+export type Told = {
+    is_right: boolean;
+    yours: Answer;
+    right: RightAnswer;
+    text: string;
+    prompt: Array<Message>;
+    /**
+     * From left to right.
+     */
+    completions: Array<string>;
 };
 
 export type Turn = {
@@ -1852,6 +2283,11 @@ export type WebhookResumeRequest = {
 };
 
 export type WhyEnum = 'votes' | 'sent' | 'escalated';
+
+export type WithReference = {
+    percent: Estimate;
+    kappa: Estimate;
+};
 
 export type CheckpointWritable = {
     id: string;
@@ -2328,6 +2764,40 @@ export type AnnotateConversationRetryResponses = {
 
 export type AnnotateConversationRetryResponse = AnnotateConversationRetryResponses[keyof AnnotateConversationRetryResponses];
 
+export type AnnotateFeedbackData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/feedback';
+};
+
+export type AnnotateFeedbackResponses = {
+    200: FeedbackList;
+};
+
+export type AnnotateFeedbackResponse = AnnotateFeedbackResponses[keyof AnnotateFeedbackResponses];
+
+export type AnnotateFeedbackReadData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/feedback/{public_id}/read';
+};
+
+export type AnnotateFeedbackReadResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type AnnotateFeedbackReadResponse = AnnotateFeedbackReadResponses[keyof AnnotateFeedbackReadResponses];
+
 export type AnnotateGuidelineData = {
     body?: never;
     path: {
@@ -2343,6 +2813,39 @@ export type AnnotateGuidelineResponses = {
 
 export type AnnotateGuidelineResponse = AnnotateGuidelineResponses[keyof AnnotateGuidelineResponses];
 
+export type AnnotateGuidelineChangesData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/guideline/changes';
+};
+
+export type AnnotateGuidelineChangesResponses = {
+    200: GuidelineChange;
+};
+
+export type AnnotateGuidelineChangesResponse = AnnotateGuidelineChangesResponses[keyof AnnotateGuidelineChangesResponses];
+
+export type AnnotateGuidelineConfirmData = {
+    body: ConfirmRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/guideline/confirm';
+};
+
+export type AnnotateGuidelineConfirmResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type AnnotateGuidelineConfirmResponse = AnnotateGuidelineConfirmResponses[keyof AnnotateGuidelineConfirmResponses];
+
 export type AnnotateHeartbeatData = {
     body: TabRequest;
     path: {
@@ -2357,6 +2860,82 @@ export type AnnotateHeartbeatResponses = {
 };
 
 export type AnnotateHeartbeatResponse = AnnotateHeartbeatResponses[keyof AnnotateHeartbeatResponses];
+
+export type AnnotateOnboardingData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/onboarding';
+};
+
+export type AnnotateOnboardingResponses = {
+    200: Standing;
+};
+
+export type AnnotateOnboardingResponse = AnnotateOnboardingResponses[keyof AnnotateOnboardingResponses];
+
+export type AnnotatePracticeData = {
+    body: TabRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/practice';
+};
+
+export type AnnotatePracticeResponses = {
+    200: Practice;
+};
+
+export type AnnotatePracticeResponse = AnnotatePracticeResponses[keyof AnnotatePracticeResponses];
+
+export type AnnotateExplanationData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/practice/{public_id}/explanation';
+};
+
+export type AnnotateExplanationResponses = {
+    200: Explanation;
+};
+
+export type AnnotateExplanationResponse = AnnotateExplanationResponses[keyof AnnotateExplanationResponses];
+
+export type AnnotateQualificationData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/qualification';
+};
+
+export type AnnotateQualificationResponses = {
+    201: Attempt;
+};
+
+export type AnnotateQualificationResponse = AnnotateQualificationResponses[keyof AnnotateQualificationResponses];
+
+export type AnnotateQualificationNextData = {
+    body: TabRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/qualification/next';
+};
+
+export type AnnotateQualificationNextResponses = {
+    200: QualificationTask;
+};
+
+export type AnnotateQualificationNextResponse = AnnotateQualificationNextResponses[keyof AnnotateQualificationNextResponses];
 
 export type AnnotateQueueData = {
     body: QueueAskRequest;
@@ -2651,6 +3230,109 @@ export type AdjudicationSendResponses = {
 
 export type AdjudicationSendResponse = AdjudicationSendResponses[keyof AdjudicationSendResponses];
 
+export type AgreementReferenceData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/agreement/reference';
+};
+
+export type AgreementReferenceResponses = {
+    200: ReferenceAgreement;
+};
+
+export type AgreementReferenceResponse = AgreementReferenceResponses[keyof AgreementReferenceResponses];
+
+export type AnnotatorsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/annotators';
+};
+
+export type AnnotatorsListResponses = {
+    200: AnnotatorList;
+};
+
+export type AnnotatorsListResponse = AnnotatorsListResponses[keyof AnnotatorsListResponses];
+
+export type AnnotatorsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/annotators/{public_id}';
+};
+
+export type AnnotatorsShowResponses = {
+    200: AnnotatorDetail;
+};
+
+export type AnnotatorsShowResponse = AnnotatorsShowResponses[keyof AnnotatorsShowResponses];
+
+export type AnnotatorsPauseData = {
+    body: ReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/annotators/{public_id}/pause';
+};
+
+export type AnnotatorsPauseResponses = {
+    200: Annotator;
+};
+
+export type AnnotatorsPauseResponse = AnnotatorsPauseResponses[keyof AnnotatorsPauseResponses];
+
+export type AnnotatorsRequalifyData = {
+    body: ReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/annotators/{public_id}/requalify';
+};
+
+export type AnnotatorsRequalifyResponses = {
+    200: Annotator;
+};
+
+export type AnnotatorsRequalifyResponse = AnnotatorsRequalifyResponses[keyof AnnotatorsRequalifyResponses];
+
+export type AnnotatorsResumeData = {
+    body: ReasonRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/annotators/{public_id}/resume';
+};
+
+export type AnnotatorsResumeResponses = {
+    200: Annotator;
+};
+
+export type AnnotatorsResumeResponse = AnnotatorsResumeResponses[keyof AnnotatorsResumeResponses];
+
 export type AuditListData = {
     body?: never;
     path: {
@@ -2771,6 +3453,22 @@ export type ComparisonsShowResponses = {
 };
 
 export type ComparisonsShowResponse = ComparisonsShowResponses[keyof ComparisonsShowResponses];
+
+export type ReferencesGiveData = {
+    body: ReferenceRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/comparisons/{public_id}/reference';
+};
+
+export type ReferencesGiveResponses = {
+    200: ReferenceMade;
+};
+
+export type ReferencesGiveResponse = ReferencesGiveResponses[keyof ReferencesGiveResponses];
 
 export type ComparisonsPrioritiseData = {
     body?: PatchedPriorityRequest;
@@ -2929,6 +3627,112 @@ export type FlagsListResponses = {
 };
 
 export type FlagsListResponse = FlagsListResponses[keyof FlagsListResponses];
+
+export type GoldListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        /**
+         * Default: both.
+         */
+        retired?: 'no' | 'yes';
+        use?: 'hidden' | 'practice' | 'qualification';
+    };
+    url: '/api/v1/projects/{slug}/gold';
+};
+
+export type GoldListResponses = {
+    200: GoldList;
+};
+
+export type GoldListResponse = GoldListResponses[keyof GoldListResponses];
+
+export type GoldGiveData = {
+    body: GoldGiveRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/gold';
+};
+
+export type GoldGiveResponses = {
+    201: Gold;
+};
+
+export type GoldGiveResponse = GoldGiveResponses[keyof GoldGiveResponses];
+
+export type GoldChangeData = {
+    body?: PatchedGoldPatchRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/gold/{public_id}';
+};
+
+export type GoldChangeResponses = {
+    200: Gold;
+};
+
+export type GoldChangeResponse = GoldChangeResponses[keyof GoldChangeResponses];
+
+export type GoldRetireData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/gold/{public_id}/retire';
+};
+
+export type GoldRetireResponses = {
+    200: Gold;
+};
+
+export type GoldRetireResponse = GoldRetireResponses[keyof GoldRetireResponses];
+
+export type GoldConstructData = {
+    body: GoldConstructRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/gold/construct';
+};
+
+export type GoldConstructResponses = {
+    201: GoldMade;
+};
+
+export type GoldConstructResponse = GoldConstructResponses[keyof GoldConstructResponses];
+
+export type GoldPromoteData = {
+    body?: GoldPromoteRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/gold/promote';
+};
+
+export type GoldPromoteResponses = {
+    201: GoldMade;
+};
+
+export type GoldPromoteResponse = GoldPromoteResponses[keyof GoldPromoteResponses];
 
 export type GuidelinesListData = {
     body?: never;
@@ -3544,6 +4348,21 @@ export type PromptsListResponses = {
 };
 
 export type PromptsListResponse = PromptsListResponses[keyof PromptsListResponses];
+
+export type QualityShowData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/quality';
+};
+
+export type QualityShowResponses = {
+    200: Quality;
+};
+
+export type QualityShowResponse = QualityShowResponses[keyof QualityShowResponses];
 
 export type RoundsListData = {
     body?: never;

@@ -5,6 +5,8 @@ import { at, get, key, keys, listQuery } from 'src/api/queries'
 import type {
   Accepted,
   AcceptRequest,
+  Chat,
+  ChatChangeRequest,
   Delivery,
   Guideline,
   Invitation,
@@ -77,3 +79,12 @@ export const repeatDelivery = (slug: string, id: string) => call<Delivery>('POST
 
 export const addGuideline = (slug: string, text: string) =>
   call<Guideline>('POST', at(slug, 'guidelines'), { body: { text } })
+
+/* ---- Chat */
+
+export const chatQuery = (slug: string) =>
+  queryOptions({
+    queryKey: key(slug, 'chat'),
+    queryFn: ({ signal }) => get<Chat>(at(slug, 'chat'), signal),
+  })
+export const changeChat = (slug: string, body: ChatChangeRequest) => call<Chat>('PUT', at(slug, 'chat'), { body })

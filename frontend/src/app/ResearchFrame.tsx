@@ -11,7 +11,9 @@ import {
   type LucideIcon,
   MessageSquareText,
   Scale,
+  ScrollText,
   Settings,
+  Target,
   Users,
   Webhook,
 } from 'lucide-react'
@@ -42,6 +44,7 @@ const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = 
     group: 'nav.quality',
     links: [
       ['/people', 'nav.people', Users],
+      ['/gold', 'nav.gold', Target],
       [ADJUDICATE, 'nav.adjudicate', Gavel],
     ],
   },
@@ -57,6 +60,7 @@ const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = 
     links: [
       ['/settings', 'nav.settings', Settings],
       ['/webhooks', 'nav.webhooks', Webhook],
+      ['/audit', 'nav.audit', ScrollText],
     ],
   },
 ]

@@ -10,6 +10,9 @@ import { Redirect, Route, Switch, useLocation } from 'wouter'
 
 const Task = lazy(() => import('src/annotate/Task'))
 const Chat = lazy(() => import('src/annotate/Chat'))
+const Start = lazy(() => import('src/annotate/Start'))
+const Practice = lazy(async () => ({ default: (await import('src/annotate/Training')).Practice }))
+const Qualification = lazy(async () => ({ default: (await import('src/annotate/Training')).Qualification }))
 const Mine = lazy(() => import('src/annotate/Mine'))
 const Invite = lazy(() => import('src/app/Invite'))
 const Imports = lazy(() => import('src/setup/Imports'))
@@ -17,6 +20,8 @@ const Pairing = lazy(() => import('src/setup/Pairing'))
 const Settings = lazy(() => import('src/setup/Settings'))
 const Webhooks = lazy(() => import('src/setup/Webhooks'))
 const People = lazy(() => import('src/quality/People'))
+const Golds = lazy(() => import('src/quality/Golds'))
+const Audit = lazy(() => import('src/setup/Audit'))
 const Adjudicate = lazy(() => import('src/review/Adjudicate'))
 /** Before its pages: it brings their strings. */
 const ResearchFrame = lazy(() => import('src/app/ResearchFrame'))
@@ -57,6 +62,9 @@ const ANNOTATE: [string, ReactNode][] = [
   ['/task', <Task key="task" />],
   ['/chat', <Chat key="chat" />],
   ['/chat/:id', <Chat key="thread" />],
+  ['/start', <Start key="start" />],
+  ['/practice', <Practice key="practice" />],
+  ['/qualification', <Qualification key="qualification" />],
   ['/me', <Mine key="me" />],
 ]
 
@@ -67,9 +75,11 @@ const RESEARCH: [string, ReactNode][] = [
   ['/pairing', <Pairing key="pairing" />],
   ['/comparisons', <Comparisons key="comparisons" />],
   ['/people', <People key="people" />],
+  ['/gold', <Golds key="gold" />],
   ['/adjudicate', <Adjudicate key="adjudicate" />],
   ['/settings', <Settings key="settings" />],
   ['/webhooks', <Webhooks key="webhooks" />],
+  ['/audit', <Audit key="audit" />],
   ['/rounds', <Rounds key="rounds" />],
   ['/snapshots', <Snapshots key="snapshots" />],
   ['/snapshots/:id', <SnapshotPage key="snapshot" />],

@@ -2,12 +2,13 @@
 import { useMembership } from 'src/api/membership'
 import { Invitations } from 'src/quality/Invitations'
 import { Members } from 'src/quality/Members'
+import { Records } from 'src/quality/Records'
 import { t } from 'src/ui/i18n/t'
 import { Page } from 'src/ui/widgets/Page'
 import { Tabs } from 'src/ui/widgets/Tabs'
 import { useParams, useSearchParams } from 'wouter'
 
-const TABS = ['members', 'invitations'] as const
+const TABS = ['records', 'members', 'invitations'] as const
 type Tab = (typeof TABS)[number]
 
 export default function People() {
@@ -15,7 +16,7 @@ export default function People() {
   const { canManage } = useMembership(slug)
   const [search, setSearch] = useSearchParams()
   const tabs = TABS.filter((name) => name !== 'invitations' || canManage)
-  const tab = tabs.find((name) => name === search.get('tab')) ?? 'members'
+  const tab = tabs.find((name) => name === search.get('tab')) ?? 'records'
   return (
     <Page title={t('nav.people')} intro={t('people.intro')}>
       <Tabs<Tab>
@@ -24,7 +25,9 @@ export default function People() {
         selected={tab}
         onSelect={(name) => setSearch({ tab: name }, { replace: true })}
       >
-        {tab === 'members' ? <Members slug={slug} /> : <Invitations slug={slug} />}
+        {tab === 'records' && <Records slug={slug} />}
+        {tab === 'members' && <Members slug={slug} />}
+        {tab === 'invitations' && <Invitations slug={slug} />}
       </Tabs>
     </Page>
   )

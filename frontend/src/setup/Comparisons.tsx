@@ -1,19 +1,22 @@
 /** Every comparison with its votes and what they came to. Here, and not on the annotator's page, sources have names. */
 import { useInfiniteQuery } from '@tanstack/react-query'
-import { Lock, Scale } from 'lucide-react'
+import { Gavel, Lock, Scale } from 'lucide-react'
 import { useState } from 'react'
+import { useMembership } from 'src/api/membership'
 import { comparisonsQuery } from 'src/api/queries'
-import type { Comparison } from 'src/api/schema'
+import type { Comparison, Sent } from 'src/api/schema'
 import styles from 'src/setup/Comparisons.module.css'
+import { SendToAdjudication } from 'src/setup/SendToAdjudication'
+import { rankingText } from 'src/ui/answer/answer'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge, type Tone } from 'src/ui/widgets/Bits'
-import { LinkButton } from 'src/ui/widgets/Button'
+import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
 import { Card, Facts, Page } from 'src/ui/widgets/Page'
-import { Empty, Loaded, Skeleton } from 'src/ui/widgets/States'
+import { Empty, Loaded, Notice, Skeleton } from 'src/ui/widgets/States'
 import { useParams, useSearchParams } from 'wouter'
 
 const STATES: [string, Key][] = [
@@ -35,6 +38,12 @@ function labelName(label: string | null): string {
   if (label === null) return '–'
   if (label === 'a' || label === 'b') return t('comparisons.wins', { letter: label.toUpperCase() })
   return label === 'tie' ? t('comparisons.tie') : label
+}
+
+/** The label of a pair, or the order of more. */
+function consensusOf({ label, ranking }: Pick<Comparison, 'label' | 'ranking'>): string {
+  if (label === null && ranking) return rankingText(ranking.map((group) => group.map((letter) => letter.toUpperCase())))
+  return labelName(label)
 }
 
 function Tally({ votes }: { votes: Comparison['votes'] }) {
@@ -59,6 +68,9 @@ export default function Comparisons() {
   const round = search.get('round') ?? ''
   const list = useInfiniteQuery(comparisonsQuery(slug, { state, round }))
   const [open, setOpen] = useState<Comparison | null>(null)
+  const { canManage } = useMembership(slug)
+  const [sending, setSending] = useState(false)
+  const [sent, setSent] = useState<Sent | null>(null)
 
   const columns: Column<Comparison>[] = [
     {
@@ -72,13 +84,18 @@ export default function Comparisons() {
       ),
     },
     { name: 'category', header: t('prompts.category'), cell: (row) => <span className="muted">{row.category}</span> },
-    { name: 'votes', header: t('comparisons.votes'), cell: (row) => <Tally votes={row.votes} /> },
+    {
+      name: 'votes',
+      header: t('comparisons.votes'),
+      cell: (row) =>
+        row.completions.length === 2 ? <Tally votes={row.votes} /> : t('home.votes', { n: row.votes_counted }),
+    },
     {
       name: 'state',
       header: t('comparisons.state'),
       cell: (row) => <Badge tone={TONES[row.state]}>{stateName(row.state)}</Badge>,
     },
-    { name: 'label', header: t('comparisons.consensus'), cell: (row) => labelName(row.label) },
+    { name: 'label', header: t('comparisons.consensus'), cell: (row) => consensusOf(row) },
     {
       name: 'prob',
       header: t('comparisons.prob'),
@@ -97,7 +114,34 @@ export default function Comparisons() {
     },
   ]
   return (
-    <Page title={t('nav.comparisons')} intro={t('comparisons.intro')}>
+    <Page
+      title={t('nav.comparisons')}
+      intro={t('comparisons.intro')}
+      actions={
+        canManage && (
+          <Button onClick={() => setSending(true)}>
+            <Gavel size={16} aria-hidden="true" />
+            {t('send.title')}
+          </Button>
+        )
+      }
+    >
+      {sent && (
+        <Notice tone="ok" role="status">
+          {t('send.sent', { n: sent.sent })}{' '}
+          {sent.matched > sent.sent && t('send.rest', { n: sent.matched - sent.sent })}
+        </Notice>
+      )}
+      {sending && (
+        <SendToAdjudication
+          slug={slug}
+          onClose={() => setSending(false)}
+          onSent={(result) => {
+            setSending(false)
+            setSent(result)
+          }}
+        />
+      )}
       {/* biome-ignore lint/a11y/useSemanticElements: toggle buttons, not form controls. */}
       <div className={styles.filters} role="group" aria-label={t('comparisons.filter')}>
         {STATES.map(([value, label]) => (
@@ -172,7 +216,7 @@ export default function Comparisons() {
 }
 
 function Detail({ comparison, onClose }: { comparison: Comparison; onClose: () => void }) {
-  const { id, prompt, completions, votes, votes_wanted, state, label, prob, category } = comparison
+  const { id, prompt, completions, votes_counted, votes_wanted, state, prob, category } = comparison
   return (
     <Dialog title={t('comparisons.one')} onClose={onClose} width={1080}>
       <Facts
@@ -183,11 +227,11 @@ function Detail({ comparison, onClose }: { comparison: Comparison; onClose: () =
               {stateName(state)}
             </Badge>,
           ],
+          [t('comparisons.votes'), t('comparisons.votesOf', { given: votes_counted, wanted: votes_wanted })],
           [
-            t('comparisons.votes'),
-            t('comparisons.votesOf', { given: votes.a + votes.tie + votes.b, wanted: votes_wanted }),
+            t('comparisons.consensus'),
+            `${consensusOf(comparison)}${prob === null ? '' : ` · P(A) ${prob.toFixed(2)}`}`,
           ],
-          [t('comparisons.consensus'), `${labelName(label)}${prob === null ? '' : ` · P(A) ${prob.toFixed(2)}`}`],
           [t('prompts.category'), category || '–'],
           [t('comparisons.id'), <code key="id">{id}</code>],
         ]}

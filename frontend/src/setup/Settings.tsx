@@ -6,6 +6,7 @@ import { useMembership } from 'src/api/membership'
 import { patchProject, projectQuery } from 'src/api/queries'
 import type { PatchedProjectPatchRequest, Project } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
+import { ChatSettings } from 'src/setup/ChatSettings'
 import { FormBuilder } from 'src/setup/FormBuilder'
 import { GuidelineEditor } from 'src/setup/GuidelineEditor'
 import { GROUPS, type Setting, shown, stored } from 'src/setup/settingsSpec'
@@ -17,7 +18,7 @@ import { ErrorPanel, Loaded, Notice } from 'src/ui/widgets/States'
 import { Tabs } from 'src/ui/widgets/Tabs'
 import { useParams, useSearchParams } from 'wouter'
 
-const TABS = ['settings', 'form', 'guideline'] as const
+const TABS = ['settings', 'form', 'guideline', 'chat'] as const
 type Tab = (typeof TABS)[number]
 
 export default function Settings() {
@@ -39,6 +40,7 @@ export default function Settings() {
               {tab === 'settings' &&
                 GROUPS.map((group) => <Group key={group.title} slug={slug} project={row} {...group} />)}
               {tab === 'form' && <FormBuilder key={JSON.stringify(row.form)} slug={slug} form={row.form} />}
+              {tab === 'chat' && <ChatSettings slug={slug} />}
               {tab === 'guideline' && <GuidelineEditor slug={slug} guideline={row.guideline} />}
             </div>
           )}
