@@ -22,6 +22,8 @@ REFUSED = {  # what the world sends cannot be done by olga; said in tests of the
     "models_register",  # the operator's
     "tokens_revoke",  # no such token
     "invitations_accept",  # she belongs to the project
+    "annotators_resume",  # nobody is paused
+    "annotators_requalify",  # there is no qualification
 }
 
 
