@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,22 +23,28 @@ from annotation.consensus import settle_due
 from annotation.conversations import read_chat
 from annotation.exclusion import exclude
 from annotation.feedback import Answer
+from annotation.gold_texts import give_texts
 from annotation.invitations import invite
 from annotation.models import (
     Assignment,
     AuditEvent,
     Comparison,
     Completion,
+    CompletionScore,
     Consensus,
     Conversation,
     ConversationTurn,
     Delivery,
+    FeedbackGiven,
     Flag,
     FlagKind,
+    Gold,
+    GoldUse,
     ImportBatch,
     Invitation,
     Project,
     Prompt,
+    Purpose,
     Role,
     User,
     Vote,
@@ -64,6 +71,7 @@ from training.models import (
 from training.rounds import SamplingPlan, start_round
 from training.snapshots import FreezeRule, freeze
 
+NO_FIGURE = {"value": None, "low": None, "high": None, "n": 0, "reason": "no_votes"}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -115,6 +123,9 @@ class World:
     secret: str
     chats: dict[str, dict[str, Conversation]]
     disputed: Comparison
+    gold: Gold
+    practised: dict[str, Assignment]
+    told: dict[str, FeedbackGiven]
     foreign: list[Any] = field(default_factory=list)
 
     def path(self, route: Route, *, person: str) -> str:
@@ -142,6 +153,11 @@ class World:
             "models_lineage": self.policy.public_id,
             **{f"adjudication_{verb}": self.disputed.public_id
                for verb in ("show", "answer", "votes", "rule", "reopen", "escalate")},
+            **{f"gold_{verb}": self.gold.public_id for verb in ("change", "retire")},
+            **{f"annotators_{verb}": self.people["ben"].public_id for verb in ("show", "pause", "resume", "requalify")},
+            "references_give": self.comparisons[0].public_id,
+            "annotate_explanation": self.practised.get(person, self.practised["ann"]).public_id,
+            "annotate_feedback_read": self.told.get(person, self.told["ann"]).public_id,
             "invitations_revoke": self.invitation.public_id,
             "deliveries_list": self.hook.public_id,
             "deliveries_repeat": self.delivery.public_id,
@@ -189,6 +205,16 @@ class World:
             "adjudication_reopen": {"reason": "look again"},
             "adjudication_escalate": {"reason": "beyond me"},
             "adjudication_send": {"comparisons": [str(self.comparisons[0].public_id)], "reason": "odd"},
+            "annotate_guideline_confirm": {"number": 1},
+            "annotate_practice": {"tab": "practice"},
+            "annotate_qualification_next": {"tab": "practice"},
+            "gold_give": {
+                "prompt": [{"role": "user", "content": "2 + 2?"}], "completions": ["4", "5"], "answer": {"choice": "a"},
+            },
+            "gold_change": {"explanation": "Because."},
+            "gold_construct": {"kinds": ["truncated"], "n": 1},
+            **{f"annotators_{verb}": {"reason": "asleep"} for verb in ("pause", "resume", "requalify")},
+            "references_give": {"answer": {"choice": "left"}},
             "invitations_create": {"role": "annotator"},
             "invitations_look": {"secret": self.secret},
             "invitations_accept": {"secret": self.secret, "email": "new@example.org", "password": "a long walk home"},
@@ -261,15 +287,64 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     invitation, secret = invite(project=project, role=Role.ANNOTATOR, by=people["olga"], now=now)
     chats = _chats(project, people, policy, mark, now)
     disputed = _disputed(project, people, mark, now)
+    gold, practised, told = _quality(project, people, mark, now)
+    _plant_columns(project, people["ann"], mark, now)
     elsewhere = builders.project(slug="elsewhere", owner=people["olga"])
     elsewhere.name = mark("another project")
     elsewhere.save()
     return World(
         project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
         policy=policy, round=round_, queued=queued, failed=failed, hook=hook, delivery=delivery,
-        invitation=invitation, secret=secret, chats=chats, disputed=disputed,
+        invitation=invitation, secret=secret, chats=chats, disputed=disputed, gold=gold, practised=practised, told=told,
         foreign=[reward, origin, elsewhere],
     )  # fmt: skip
+
+
+def _quality(project, people, mark, now) -> tuple[Gold, dict[str, Assignment], dict[str, FeedbackGiven]]:
+    """Hidden gold that nobody has met, practice that is answered, and a feedback for each."""
+    kinds = {"hidden": mark("gold explanation"), "practice": "The first is true."}
+    made = {
+        use: give_texts(
+            project=project, messages=[{"role": "user", "content": f"Is this {use}?"}], texts=["Yes.", "It may be."],
+            answer={"choice": "a"}, use=GoldUse(use), explanation=text, by=people["olga"], now=now,
+        )
+        for use, text in kinds.items()
+    }  # fmt: skip
+    practised, told = {}, {}
+    for name in ("ann", "ada", "max", "olga"):
+        practised[name] = assignments.give(
+            project=project, annotator=people[name], comparison=made["practice"].comparison, tab="practice",
+            purpose=Purpose.PRACTICE, repetition=0, now=now, rng=random.Random(0),
+        )  # fmt: skip
+        answer = Answer(choice="left", active_ms=5)
+        record_vote(assignment=practised[name], annotator=people[name], key=uuid4(), answer=answer, now=now)
+        figures = {"gold": NO_FIGURE, "consistency": NO_FIGURE, "median_seconds": None, "items": []}
+        told[name] = FeedbackGiven.objects.create(project=project, annotator=people[name], votes=1, body=figures)
+    return made["hidden"], practised, told
+
+
+def _plant_columns(project, ann, mark, now) -> None:
+    """Hidden gold that ann holds and that she has voted on; scores, ids and what imports bring, in every column."""
+    golden = builders.hidden_gold(project, 2, start=95)
+    Gold.objects.filter(comparison__in=golden).update(
+        explanation=mark("explanation of own gold"), answer={"choice": "a", "note": mark("gold answer")}
+    )
+    given = [
+        assignments.give(
+            project=project, annotator=ann, comparison=item, tab="tab", purpose=Purpose.GOLD, now=now,
+            rng=random.Random(0),
+        )
+        for item in golden
+    ]  # fmt: skip
+    record_vote(assignment=given[0], annotator=ann, key=uuid4(), answer=Answer(choice="left"), now=now)
+    completions = Completion.objects.filter(project=project)
+    CompletionScore.objects.bulk_create(
+        CompletionScore(completion=item, scorer=mark("scorer"), value=-4321.1234) for item in completions
+    )
+    completions.update(external_id=mark("completion id"))
+    Prompt.objects.filter(project=project).update(meta={"note": mark("meta")})
+    Comparison.objects.filter(project=project).update(external_id=mark("comparison id"))
+    Consensus.objects.filter(project=project).update(details={"strength": mark("consensus details")}, stopped="full")
 
 
 def _disputed(project, people, mark, now) -> Comparison:
@@ -397,7 +472,7 @@ def hidden_ids(world: World) -> dict[str, str]:
     for name, person in world.people.items():
         if name != "ann":
             found |= {f"email of {name}": person.email, f"id of {name}": str(person.public_id)}
-    found |= {"log-probability": "98765.4321", "tokens": "7654321", "milliseconds": "1234567"}
+    found |= {"score": "4321.1234", "log-probability": "98765.4321", "tokens": "7654321", "milliseconds": "1234567"}
     found |= {"snapshot hash": world.snapshot.content_hash, "project id": str(world.project.public_id)}
     assert Flag.objects.exists()
     assert all(isinstance(UUID(value), UUID) for key, value in found.items() if key.startswith("vote key"))

@@ -71,6 +71,13 @@ ROUTES = {
     "adjudication_escalate": "rule", "adjudication_send": "write",
     "members_exclusion": "read", "members_exclude": "write", "members_readmit": "write",
     "members_lineage": "read", "models_lineage": "read",
+    "annotate_onboarding": "told", "annotate_guideline_changes": "told", "annotate_guideline_confirm": "queue",
+    "annotate_practice": "queue", "annotate_explanation": "told", "annotate_qualification": "queue",
+    "annotate_qualification_next": "queue", "annotate_feedback": "told", "annotate_feedback_read": "queue",
+    "gold_list": "read", "gold_give": "write", "gold_change": "write", "gold_retire": "write",
+    "gold_construct": "write", "gold_promote": "write", "annotators_list": "read", "annotators_show": "read",
+    "annotators_pause": "write", "annotators_resume": "write", "annotators_requalify": "write",
+    "quality_show": "read", "references_give": "write", "agreement_reference": "read",
     "guidelines_list": "read", "guidelines_difference": "read", "audit_list": "manage",
     "webhooks_list": "manage", "webhooks_create": "write", "webhooks_change": "write", "webhooks_remove": "write",
     "webhooks_ping": "write", "webhooks_pause": "write", "webhooks_resume": "write",
@@ -79,7 +86,9 @@ ROUTES = {
 OWN_REFUSALS = {  # what was sent cannot be done, whoever asks
     "session_sign_in": 400,  # a wrong password
     "tokens_revoke": 404,  # no such token
-}
+    "annotate_qualification": 409, "annotate_qualification_next": 409,  # the project asks for none
+    "annotators_resume": 409, "annotators_requalify": 409,  # nobody is paused, and there is no qualification
+}  # fmt: skip
 SITE_WIDE = {"models_lineage"}  # of a base model, which every project sees
 NOT_FOR_ONE_PROJECT = {"projects_create": 400}  # a token of one project makes no others
 
