@@ -38,6 +38,7 @@ from annotation.models import (
 )
 from annotation.overlap import EXPERT, first_overlap, is_expert_slot
 from annotation.people import audit
+from annotation.spoiling import OWN_SOURCES
 
 BATCH = 500
 MOST_A_CALL = 20_000
@@ -185,7 +186,9 @@ def _prompts(plan: Plan) -> Iterator[list[Prompt]]:
 
 
 def _completions(plan: Plan) -> QuerySet[Completion]:
-    rows = Completion.objects.filter(project=plan.project).select_related("source")
+    """What takes part; texts that were written or spoilt for gold are no answers to be compared."""
+    rows = Completion.objects.filter(project=plan.project).exclude(source__name__in=OWN_SOURCES)
+    rows = rows.select_related("source")
     return rows if plan.sources is None else rows.filter(source_id__in=plan.sources | plan.against)
 
 

@@ -13,6 +13,7 @@ from annotation.errors import Invalid
 from annotation.feedback import FeedbackKind, Form
 from annotation.gold import AlreadyGold, HasCountedVotes, is_right, read_answer, shown_answer
 from annotation.gold_texts import KnownComparison, construct, give_texts
+from annotation.meetings import Rule, Strategy
 from annotation.models import (
     Assignment,
     AssignmentState,
@@ -24,6 +25,7 @@ from annotation.models import (
     GoldUse,
     Slot,
 )
+from annotation.pairing import Plan, choose_for
 from annotation.spoiling import PASSAGES, Spoilt, language_of, truncate
 from tests import builders
 from tests.builders import NOW
@@ -348,3 +350,13 @@ def test_retired_gold_stays_with_its_answers_and_another_explanation_is_written_
     with pytest.raises(AlreadyGold):
         make_gold(made.comparison, project.created_by)
     assert Comparison.objects.get().gold == made
+
+
+@pytest.mark.django_db
+def test_texts_made_for_gold_never_meet_others():
+    project = builders.project()
+    articles(project, 4)
+    build(project, kinds=[Spoilt.TRUNCATED], n=4)
+    plan = Plan(project=project, rule=Rule(strategy=Strategy.ALL), prompts=project.prompts.all())
+    names = {item.source.name for met in choose_for(plan).meetings for item in met.completions}
+    assert names == {"policy-1"}
