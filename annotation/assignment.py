@@ -281,7 +281,9 @@ def claimable(project: Project, annotator_id: int, audience: str, now: datetime)
     met = Assignment.objects.filter(
         project=project, comparison_id=OuterRef("comparison_id"), annotator_id=annotator_id
     ).exclude(state__in=GIVEN_BACK)
-    withdrawn = Consensus.objects.filter(comparison_id=OuterRef("comparison_id"), state=ConsensusState.WITHDRAWN)
+    withdrawn = Consensus.objects.filter(
+        project=project, comparison_id=OuterRef("comparison_id"), state=ConsensusState.WITHDRAWN
+    )
     free = Slot.objects.filter(free_slot(now), ~Exists(met), ~Exists(withdrawn), project=project, audience=audience)
     return free.exclude(state=SlotState.DONE)
 
