@@ -35,7 +35,9 @@ type OneTaskProps = {
 
 export function OneTask({ slug, task, number, aside, finished = false, onVoted, onLeft }: OneTaskProps) {
   const drafts = useDrafts()
-  const draft = drafts.of(task)
+  const [given, setGiven] = useState<Draft | null>(null)
+  // What was answered stays to be seen beside its explanation.
+  const draft = given ?? drafts.of(task)
   const [layer, setLayer] = useState<'skip' | 'flag' | 'help' | null>(null)
   const [guide, setGuide] = useState(false)
   const [source, setSource] = useState(false)
@@ -58,7 +60,10 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
       onVoted(receipt, body)
       drafts.drop(task.assignment)
     },
-    onError: (error) => setMessage(t('task.notSent', { why: errorMessage(error) })),
+    onError: (error) => {
+      setGiven(null)
+      setMessage(t('task.notSent', { why: errorMessage(error) }))
+    },
   })
   const leave = useMutation({
     mutationFn: (work: () => Promise<void>) => work(),
@@ -76,14 +81,19 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
     restart()
     view.current?.focusHeading()
   }, [restart])
-  const onDraft = (changed: Draft) => drafts.change(task.assignment, changed)
+  const onDraft = (changed: Draft) => {
+    if (!finished) drafts.change(task.assignment, changed)
+  }
   const answer = useAnswer({
     task,
     draft,
     screen,
     ready: () => !finished && !vote.isPending && performance.now() >= guardUntil.current,
     onDraft,
-    onGive: (whole) => vote.mutate(bodyOf(task.form, whole)),
+    onGive: (whole) => {
+      setGiven(whole)
+      vote.mutate(bodyOf(task.form, whole))
+    },
     onNext: () => {
       guardUntil.current = performance.now() + GUARD_MS
       view.current?.focusHeading()

@@ -2185,6 +2185,7 @@ export type UserProject = {
     readonly can_annotate: boolean;
     readonly can_research: boolean;
     readonly can_manage: boolean;
+    readonly can_adjudicate: boolean;
 };
 
 export type VoteCounts = {

@@ -43,7 +43,12 @@ export default function Golds() {
       header: t('comparisons.prompt'),
       wrap: true,
       cell: (row) => (
-        <Button look="quiet" small onClick={() => setOpen(row)} style={{ textAlign: 'start', paddingInline: 0 }}>
+        <Button
+          look="quiet"
+          small
+          onClick={() => setOpen(row)}
+          style={{ textAlign: 'start', justifyContent: 'start', fontWeight: 400, fontSize: 14, paddingInline: 0 }}
+        >
           {promptLine(row.prompt, 90)}
         </Button>
       ),
@@ -131,6 +136,7 @@ export default function Golds() {
 
 type MakeProps = { slug: string; onClose: () => void; onMade: (n: number) => void }
 type Kind = GoldConstructRequest['kinds'][number]
+const MOST_SEED = 2 ** 31 - 1
 const KINDS: Kind[] = ['truncated', 'off_topic', 'wrong_language']
 
 function UseField({ use, onUse }: { use: Use; onUse: (use: Use) => void }) {
@@ -151,7 +157,8 @@ function Construct({ slug, onClose, onMade }: MakeProps) {
   const [use, setUse] = useState<Use>('hidden')
   const make = useWrite(
     slug,
-    () => constructGold(slug, { kinds, n: Number(n), use }),
+    // Drawn anew each time: the same draw would find its comparisons taken.
+    () => constructGold(slug, { kinds, n: Number(n), use, seed: Math.floor(Math.random() * MOST_SEED) }),
     ({ made }) => onMade(made),
   )
   return (

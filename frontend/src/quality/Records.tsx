@@ -8,6 +8,7 @@ import type { AnnotatorRow, ReferenceAgreement } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { ExclusionDialog } from 'src/quality/Exclusion'
 import { RecordDialog } from 'src/quality/RecordDialog'
+import styles from 'src/quality/Records.module.css'
 import { count, DASH, duration, type EstimateLike, type EstimateUnit, estimateText } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Time } from 'src/ui/widgets/Bits'
@@ -23,9 +24,13 @@ import { Loaded } from 'src/ui/widgets/States'
 export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: EstimateUnit }) {
   const { value, range, why } = estimateText(of, unit)
   return (
-    <span title={why ?? undefined} className="nowrap tabular">
-      {value} {range && <span className="muted small">{range}</span>}
-      {of.value !== null && <span className="muted small"> n {count(of.n)}</span>}
+    <span title={why ?? undefined} className={styles.figure}>
+      {value}
+      {of.value !== null && (
+        <span className={styles.rests}>
+          {range} n {count(of.n)}
+        </span>
+      )}
     </span>
   )
 }
@@ -50,11 +55,15 @@ export function Records({ slug }: { slug: string }) {
       ),
     },
     { name: 'votes', header: t('people.votes'), align: 'end', cell: (row) => count(row.record.votes) },
-    { name: 'gold', header: t('records.gold'), cell: (row) => <Figure of={row.record.gold} /> },
-    { name: 'agreement', header: t('records.agreement'), cell: (row) => <Figure of={row.record.agreement} /> },
-    { name: 'consistency', header: t('records.consistency'), cell: (row) => <Figure of={row.record.consistency} /> },
-    { name: 'left', header: t('records.left'), cell: (row) => <Figure of={row.record.left_share} /> },
-    { name: 'longer', header: t('records.longer'), cell: (row) => <Figure of={row.record.longer_share} /> },
+    { name: 'gold', header: t('records.short.gold'), cell: (row) => <Figure of={row.record.gold} /> },
+    { name: 'agreement', header: t('records.short.agreement'), cell: (row) => <Figure of={row.record.agreement} /> },
+    {
+      name: 'consistency',
+      header: t('records.short.consistency'),
+      cell: (row) => <Figure of={row.record.consistency} />,
+    },
+    { name: 'left', header: t('records.short.left'), cell: (row) => <Figure of={row.record.left_share} /> },
+    { name: 'longer', header: t('records.short.longer'), cell: (row) => <Figure of={row.record.longer_share} /> },
     {
       name: 'reliability',
       header: t('records.reliability'),

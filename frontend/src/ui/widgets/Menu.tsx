@@ -1,6 +1,6 @@
-/** A button with a menu: arrows move, Home and End jump, Escape and a click outside close. */
+/** A button with a menu: arrows move, Home and End jump, Escape, a scroll and a click outside close. */
 import { Check } from 'lucide-react'
-import { type KeyboardEvent, type ReactNode, useEffect, useRef, useState } from 'react'
+import { type CSSProperties, type KeyboardEvent, type ReactNode, useEffect, useRef, useState } from 'react'
 import { Button } from 'src/ui/widgets/Button'
 import styles from 'src/ui/widgets/Menu.module.css'
 import { Link } from 'wouter'
@@ -20,6 +20,19 @@ type MenuProps = {
   small?: boolean
 }
 
+const GAP = 6
+
+/** Beside its button but fixed to the window, so that a table that scrolls does not cut it off. */
+function placeAt(button: Element | null, align: 'start' | 'end'): CSSProperties {
+  if (!button) return {}
+  const { top, bottom, left, right } = button.getBoundingClientRect()
+  const below = bottom < window.innerHeight * 0.6
+  return {
+    ...(below ? { top: bottom + GAP } : { bottom: window.innerHeight - top + GAP }),
+    ...(align === 'start' ? { left } : { right: document.documentElement.clientWidth - right }),
+  }
+}
+
 export function Menu({ label, button, items, align = 'end', icon, small = true }: MenuProps) {
   const [open, setOpen] = useState(false)
   const root = useRef<HTMLDivElement>(null)
@@ -27,12 +40,19 @@ export function Menu({ label, button, items, align = 'end', icon, small = true }
 
   useEffect(() => {
     if (!open) return
-    list.current?.querySelector<HTMLElement>('[role^=menuitem]')?.focus()
+    list.current?.querySelector<HTMLElement>('[role^=menuitem]')?.focus({ preventScroll: true })
     const outside = (event: PointerEvent) => {
       if (!root.current?.contains(event.target as Node)) setOpen(false)
     }
+    const scrolled = (event: Event) => {
+      if (!list.current?.contains(event.target as Node)) setOpen(false)
+    }
     document.addEventListener('pointerdown', outside)
-    return () => document.removeEventListener('pointerdown', outside)
+    document.addEventListener('scroll', scrolled, { capture: true, passive: true })
+    return () => {
+      document.removeEventListener('pointerdown', outside)
+      document.removeEventListener('scroll', scrolled, { capture: true })
+    }
   }, [open])
 
   const close = () => {
@@ -67,12 +87,7 @@ export function Menu({ label, button, items, align = 'end', icon, small = true }
         {button}
       </Button>
       {open && (
-        <div
-          ref={list}
-          className={`${styles.menu} ${align === 'start' ? styles.start : ''}`}
-          role="menu"
-          aria-label={label}
-        >
+        <div ref={list} className={styles.menu} style={placeAt(root.current, align)} role="menu" aria-label={label}>
           {items.map((item, index) => (
             // biome-ignore lint/suspicious/noArrayIndexKey: the entries of an open menu do not move.
             <Entry key={index} item={item} close={close} />
