@@ -33,6 +33,7 @@ from training.models import Snapshot
 from training.splits import PARTS, part_of, prompt_groups
 
 SPLIT_SEED = 0
+_BESIDE = ("prob_chosen", "prob_share", "margin", "weight")  # columns of an export beside the texts
 
 
 class NoPreferences(DomainError):
@@ -287,7 +288,7 @@ def _records(directory: Path, part: str) -> Iterator[dict[str, Any]]:
 
 
 def _shape(record: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    beside: dict[str, Any] = {key: record[key] for key in ("prob_chosen", "prob_share", "weight") if key in record}
+    beside: dict[str, Any] = {key: record[key] for key in _BESIDE if key in record}
     match layout:
         case Layout.TRL:
             return {
