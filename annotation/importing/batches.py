@@ -253,7 +253,8 @@ def _check(batch: ImportBatch, incoming: Incoming, owner: UUID, now: datetime) -
             beaten = time.monotonic()
             errors = [error.as_dict() for error in found.errors]
             _beat(batch, owner, rows_done=found.rows, skipped=found.refused, errors=errors)
-    _beat(batch, owner, rows=found.rows, rows_done=found.rows)
+    errors = [error.as_dict() for error in found.errors]
+    _beat(batch, owner, rows=found.rows, rows_done=found.rows, skipped=found.refused, errors=errors)
     found.refuse(skip_bad_rows=False)
 
 
