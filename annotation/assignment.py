@@ -471,10 +471,18 @@ def release(*, project: Project, annotator: User, tab: str, public_ids: Sequence
 
 
 def expire(now: datetime, *, limit: int = 500) -> int:
-    """Close leases that have run out and open their slots (the tick calls this; a claim does it by itself too)."""
+    """Close leases that have run out and open their slots (the tick calls this; a claim does it by itself too).
+
+    Slots that somebody holds in this moment wait for the next call: waiting for many of them here, while a person's
+    request waits for one of ours, would be a deadlock.
+    """
     with write(), transaction.atomic():
-        over = Assignment.objects.filter(state=AssignmentState.LEASED, lease_expires_at__lt=now)[:limit]
-        return end(assignments=list(over), state=AssignmentState.EXPIRED, now=now)
+        over = list(Assignment.objects.filter(state=AssignmentState.LEASED, lease_expires_at__lt=now)[:limit])
+        slots = Slot.objects.filter(assignment__in=over)
+        pointed = set(slots.values_list("assignment_id", flat=True))
+        locked = set(_lockable(slots).values_list("assignment_id", flat=True))
+        free = [item for item in over if item.pk in locked or item.pk not in pointed]
+        return end(assignments=free, state=AssignmentState.EXPIRED, now=now)
 
 
 def skip(*, assignment: Assignment, reason: str, now: datetime) -> None:
