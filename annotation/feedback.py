@@ -5,6 +5,8 @@ screen (A, B, … from left to right), and every kind says something about which
 so that aggregation, agreement and training need not know the kind.
 
 Pure functions of their arguments: no database, no HTTP. A malformed form or answer raises `Invalid` with the field.
+
+The module is long because a form, the answers that it allows, and what they say are one contract, read together.
 """
 
 from __future__ import annotations
