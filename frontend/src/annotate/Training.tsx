@@ -1,12 +1,13 @@
 /** Practice, explained after each answer; and the examples of a qualification, with their score at the end. */
-import { useMutation, useQueryClient } from '@tanstack/react-query'
+import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { GraduationCap } from 'lucide-react'
 import { useEffect, useState } from 'react'
 import { OneTask } from 'src/annotate/OneTask'
 import styles from 'src/annotate/Start.module.css'
 import taskStyles from 'src/annotate/Task.module.css'
 import { tabId } from 'src/annotate/tabId'
-import { explanationOf, nextExample, nextPractice } from 'src/api/annotator'
+import { explanationOf, nextExample, nextPractice, standingQuery } from 'src/api/annotator'
+import { ApiError } from 'src/api/errors'
 import { keys } from 'src/api/queries'
 import type { Attempt, Explanation, Task } from 'src/api/schema'
 import { answerText, rankingText } from 'src/ui/answer/answer'
@@ -58,10 +59,17 @@ export function Practice() {
 
 export function Qualification() {
   const { slug = '' } = useParams<{ slug: string }>()
-  const given = useGiven(slug, (tab) => nextExample(slug, tab))
-  const { task, attempt } = given
+  const given = useGiven(slug, (tab) => nextExample(slug, tab).catch(closed))
+  const { task } = given
+  // The last answer closes the attempt, so its score is read from where the person stands.
+  const attempt = useQuery({ ...standingQuery(slug), enabled: given.over }).data?.attempt
   return (
-    <Shown slug={slug} given={given} over={attempt ? score(attempt) : ''} label={t('start.qualification')}>
+    <Shown
+      slug={slug}
+      given={given}
+      over={attempt ? score(attempt) : t('training.qualificationOver')}
+      label={t('start.qualification')}
+    >
       {task && (
         <OneTask
           key={task.assignment}
@@ -74,6 +82,12 @@ export function Qualification() {
       )}
     </Shown>
   )
+}
+
+/** No attempt is open any more: there is no next task. */
+function closed(error: unknown): Step {
+  if (error instanceof ApiError && error.code === 'not_now') return { task: null, attempt: null }
+  throw error
 }
 
 function score({ right, items, passed }: Attempt): string {

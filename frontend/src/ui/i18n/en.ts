@@ -377,6 +377,7 @@ export const en = {
   'start.retryAt': 'You can try again from {when}.',
   'start.noMore': 'There is no attempt left. Ask a researcher of this project.',
   'training.practiceOver': 'Practice is done',
+  'training.qualificationOver': 'The qualification is over',
   'training.goOn': 'What comes next',
   'training.back': 'Back',
   'training.explanation': 'Explanation',
