@@ -104,10 +104,15 @@ class _Pair:
     votes: tuple[int, int, int]
 
 
-def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -> Ready:
+def ready_preferences(
+    *, project: Project, policy: LabelPolicy, gold_until: datetime | None = None, now: datetime
+) -> Ready:
     """Every settled or adjudicated comparison that the policy takes; consensuses that are due are computed first.
 
     Gold stays out, whatever it is for: people are tested on it. So do votes of excluded people.
+
+    Args:
+        gold_until: leave out what was gold by then, where an older snapshot is built again; default now.
     """
     while settle_due(now=now):
         pass
@@ -116,7 +121,8 @@ def ready_preferences(*, project: Project, policy: LabelPolicy, now: datetime) -
         Consensus.objects.filter(project=project).select_related("comparison__prompt").order_by("comparison__public_id")
     )
     texts = _texts(project)
-    gold = set(Gold.objects.filter(project=project).values_list("comparison_id", flat=True))
+    known_gold = Gold.objects.filter(project=project, created_at__lte=gold_until or now)
+    gold = set(known_gold.values_list("comparison_id", flat=True))
     excluded = dict(
         Membership.objects.filter(project=project, excluded_at__isnull=False).values_list("user_id", "pseudonym")
     )

@@ -20,6 +20,7 @@ from annotation.models import (
     ComparisonCompletion,
     Consensus,
     ConsensusState,
+    Gold,
     Membership,
     Project,
     Prompt,
@@ -79,10 +80,12 @@ class Person:
 
 
 def counts(project: Project, *, now: datetime) -> Counts:
-    """Six queries, whatever the size of the project."""
+    """Seven queries, whatever the size of the project. Gold without votes is not open: nobody's vote is wanted."""
     states = dict(
         Consensus.objects.filter(project=project).values_list("state").annotate(n=Count("pk")).values_list("state", "n")
     )
+    resting = Gold.objects.filter(project=project, comparison__consensus__state=ConsensusState.OPEN).count()
+    states[ConsensusState.OPEN.value] = states.get(ConsensusState.OPEN.value, 0) - resting
     done = Q(state=SlotState.DONE)
     slots = Slot.objects.filter(project=project).aggregate(
         done=Count("pk", filter=done & ~Q(vote__annotator__in=_excluded(project))),

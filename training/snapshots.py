@@ -245,7 +245,10 @@ def snapshot_path(snapshot: Snapshot) -> Path:
 
 
 def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
-    """The content hash that the facts of now give under the snapshot's rule: equal while no vote has been added."""
+    """The content hash that the facts of now give under the snapshot's rule: equal while no vote has been added.
+
+    What was made gold later was no gold then, and stays in.
+    """
     policy = snapshot.label_policy
     rule = FreezeRule(
         policy=LabelPolicy(
@@ -256,7 +259,7 @@ def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
         ),
         shares=snapshot.split["shares"],
     )
-    ready = ready_preferences(project=snapshot.project, policy=rule.policy, now=now)
+    ready = ready_preferences(project=snapshot.project, policy=rule.policy, gold_until=snapshot.created_at, now=now)
     with tempfile.TemporaryDirectory() as directory:
         manifest = write_snapshot(
             Path(directory) / "snapshot",

@@ -82,7 +82,7 @@ def test_counting_and_agreement_take_as_many_queries_however_many_rows(django_as
     for made in builders.comparisons(project, 20):
         cast(made, ann, "a")
         cast(made, ben, "a")
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         counts(project, now=timezone.now())
     with django_assert_num_queries(1):
         agreement(project)

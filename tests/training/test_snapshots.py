@@ -11,9 +11,10 @@ import pytest
 from annotation import assignment as assignments
 from annotation.consensus import settle_due
 from annotation.errors import Invalid
+from annotation.gold import promote
 from annotation.importing.batches import import_lines
 from annotation.importing.rows import ImportKind
-from annotation.models import Choice, Comparison, Consensus, FlagKind, Project, Vote
+from annotation.models import Choice, Comparison, Consensus, FlagKind, GoldUse, Project, Vote
 from annotation.preferences import LabelPolicy
 from annotation.voting import Frozen, retract
 from tests import builders, world
@@ -209,6 +210,18 @@ def test_rebuilt_from_the_facts_the_hash_is_the_same_until_a_vote_differs(projec
     Vote.objects.filter(pk=vote.pk).update(choice="tie")  # behind the back of every rule
     Consensus.objects.filter(comparison=vote.comparison_id).update(due_at=NOW)
     assert rebuilt_hash(snapshot=snapshot, now=NOW) != snapshot.content_hash
+
+
+def test_what_became_gold_later_stays_in_the_snapshot_that_is_rebuilt(project):
+    builders.settled(project, 6, letters="aaa")
+    snapshot = frozen(project)
+    promote(
+        project=project, votes=3, top_share=1.0, most=1, use=GoldUse.HIDDEN, by=project.created_by,
+        now=NOW + timedelta(days=1),
+    )  # fmt: skip
+    assert rebuilt_hash(snapshot=snapshot, now=NOW + timedelta(days=2)) == snapshot.content_hash
+    later = freeze(project=project, rule=rule(TRAIN_ONLY), by=project.created_by, now=NOW + timedelta(days=2))
+    assert later.dropped == {"gold": 1}
 
 
 def test_the_hash_depends_on_the_rule(project):
