@@ -1,7 +1,7 @@
 /** One's own part in a project: how it goes, and the last votes, to take back until they are frozen. */
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { ListChecks, MessageSquare } from 'lucide-react'
-import { feedbackQuery, ownVotesQuery, readFeedback } from 'src/api/annotator'
+import { conversationsQuery, feedbackQuery, ownVotesQuery, readFeedback } from 'src/api/annotator'
 import { keys, retractVote, sessionQuery } from 'src/api/queries'
 import type { FeedbackList, OwnVoteList } from 'src/api/schema'
 import { choiceText, rankingText } from 'src/ui/answer/answer'
@@ -29,15 +29,19 @@ function inWords({ choice, scale, ranking }: OwnVote['answer']): string {
 export default function Mine() {
   const { slug = '' } = useParams<{ slug: string }>()
   const name = useQuery(sessionQuery()).data?.user?.projects.find((one) => one.slug === slug)?.name ?? slug
+  const chats = useQuery(conversationsQuery(slug)).data?.enabled
   return (
     <Page
       title={t('me.title')}
       above={name}
       narrow
       actions={
-        <LinkButton look="primary" href={`/p/${slug}/task`}>
-          {t('me.work')}
-        </LinkButton>
+        <>
+          {chats && <LinkButton href={`/p/${slug}/chat`}>{t('chat.title')}</LinkButton>}
+          <LinkButton look="primary" href={`/p/${slug}/task`}>
+            {t('me.work')}
+          </LinkButton>
+        </>
       }
     >
       <Feedback slug={slug} />

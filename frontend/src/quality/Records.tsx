@@ -54,6 +54,29 @@ export function Records({ slug }: { slug: string }) {
         </>
       ),
     },
+    {
+      name: 'more',
+      header: '',
+      cell: (row) => {
+        const items: MenuItem[] = [
+          { kind: 'action', label: t('records.show'), run: () => setDoing({ row, what: 'record' }) },
+        ]
+        const item = (what: Doing['what'], label: string): MenuItem => ({
+          kind: 'action',
+          label,
+          run: () => setDoing({ row, what }),
+        })
+        if (canManage) {
+          items.push(
+            row.paused_at ? item('resume', t('records.resume')) : item('pause', t('records.pause')),
+            item('requalify', t('records.requalify')),
+            { kind: 'separator' },
+            item('exclude', row.excluded_at ? t('records.readmit') : t('records.exclude')),
+          )
+        }
+        return <Menu label={t('action.menu', { what: row.name })} button={t('action.actions')} items={items} />
+      },
+    },
     { name: 'votes', header: t('people.votes'), align: 'end', cell: (row) => count(row.record.votes) },
     { name: 'gold', header: t('records.short.gold'), cell: (row) => <Figure of={row.record.gold} /> },
     { name: 'agreement', header: t('records.short.agreement'), cell: (row) => <Figure of={row.record.agreement} /> },
@@ -83,30 +106,6 @@ export function Records({ slug }: { slug: string }) {
       cell: (row) => (row.record.votes_per_hour === null ? DASH : count(row.record.votes_per_hour)),
     },
     { name: 'last', header: t('people.last'), cell: (row) => <Time at={row.record.last_vote_at} /> },
-    {
-      name: 'more',
-      header: '',
-      align: 'end',
-      cell: (row) => {
-        const items: MenuItem[] = [
-          { kind: 'action', label: t('records.show'), run: () => setDoing({ row, what: 'record' }) },
-        ]
-        const item = (what: Doing['what'], label: string): MenuItem => ({
-          kind: 'action',
-          label,
-          run: () => setDoing({ row, what }),
-        })
-        if (canManage) {
-          items.push(
-            row.paused_at ? item('resume', t('records.resume')) : item('pause', t('records.pause')),
-            item('requalify', t('records.requalify')),
-            { kind: 'separator' },
-            item('exclude', row.excluded_at ? t('records.readmit') : t('records.exclude')),
-          )
-        }
-        return <Menu label={t('action.menu', { what: row.name })} button={t('action.actions')} items={items} />
-      },
-    },
   ]
   return (
     <Stack>

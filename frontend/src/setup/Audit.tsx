@@ -29,7 +29,7 @@ export default function Audit() {
       name: 'details',
       header: t('audit.details'),
       wrap: true,
-      cell: (row) => <code className="small">{JSON.stringify(row.details)}</code>,
+      cell: (row) => <code style={{ overflowWrap: 'anywhere' }}>{JSON.stringify(row.details)}</code>,
     },
   ]
   return (

@@ -125,11 +125,6 @@ export const en = {
   'keys.pageUp': 'Scroll the response up',
   'keys.reason': 'Choose the reason',
   'keys.help': 'This sheet',
-  'reason.1': 'First reason',
-  'reason.2': 'Second reason',
-  'reason.3': 'Third reason',
-  'reason.4': 'Fourth reason',
-  'reason.5': 'Fifth reason',
 
   'signIn.title': 'Sign in',
   'signIn.heading': 'Sign in to Winnow',
@@ -419,7 +414,6 @@ export const en = {
   'task.notSent': 'Not sent: {why}',
   'home.adjudicate': 'Adjudicate',
   'home.mine': 'My work',
-  'home.chat': 'Chat',
 
   'overview.failed': "Couldn't load the overview.",
   'overview.pause': 'Pause voting',

@@ -63,7 +63,6 @@ export const enProject = {
   'webhooks.urlHelp': 'An https address that the server can reach.',
   'webhooks.events': 'Events',
   'webhooks.event': 'Event',
-  'webhooks.state': 'State',
   'webhooks.on': 'On',
   'webhooks.paused': 'Paused',
   'webhooks.due': 'On their way',

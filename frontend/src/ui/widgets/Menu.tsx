@@ -1,6 +1,6 @@
-/** A button with a menu: arrows move, Home and End jump, Escape, a scroll and a click outside close. */
+/** A button with a menu: arrows move, Home and End jump, Escape and a click outside close. */
 import { Check } from 'lucide-react'
-import { type CSSProperties, type KeyboardEvent, type ReactNode, useEffect, useRef, useState } from 'react'
+import { type CSSProperties, type KeyboardEvent, type ReactNode, useEffect, useReducer, useRef, useState } from 'react'
 import { Button } from 'src/ui/widgets/Button'
 import styles from 'src/ui/widgets/Menu.module.css'
 import { Link } from 'wouter'
@@ -35,6 +35,8 @@ function placeAt(button: Element | null, align: 'start' | 'end'): CSSProperties 
 
 export function Menu({ label, button, items, align = 'end', icon, small = true }: MenuProps) {
   const [open, setOpen] = useState(false)
+  // A scroll moves the button, and the menu with it.
+  const [, follow] = useReducer((moves: number) => moves + 1, 0)
   const root = useRef<HTMLDivElement>(null)
   const list = useRef<HTMLDivElement>(null)
 
@@ -44,14 +46,11 @@ export function Menu({ label, button, items, align = 'end', icon, small = true }
     const outside = (event: PointerEvent) => {
       if (!root.current?.contains(event.target as Node)) setOpen(false)
     }
-    const scrolled = (event: Event) => {
-      if (!list.current?.contains(event.target as Node)) setOpen(false)
-    }
     document.addEventListener('pointerdown', outside)
-    document.addEventListener('scroll', scrolled, { capture: true, passive: true })
+    document.addEventListener('scroll', follow, { capture: true, passive: true })
     return () => {
       document.removeEventListener('pointerdown', outside)
-      document.removeEventListener('scroll', scrolled, { capture: true })
+      document.removeEventListener('scroll', follow, { capture: true })
     }
   }, [open])
 
