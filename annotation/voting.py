@@ -191,7 +191,10 @@ def _open_retraction(assignment: Assignment) -> Retraction | None:
 
 
 def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
-    """The assignment's own slot if it still is; else that of the person's other lease; else a free one; else none."""
+    """The assignment's own slot if it still is; else that of the person's other lease; else a free one; else none.
+
+    A free one is not for an excluded person, whose page was still open: it would be done by a vote that never counts.
+    """
     slots = Slot.objects.filter(project_id=assignment.project_id, comparison_id=assignment.comparison_id)
     # Wait for a slot that is ours: a heartbeat of the same tab may hold it just now, which makes the vote no surplus.
     own = slots.filter(state=SlotState.LEASED).select_for_update(no_key=True, of=("self",))
@@ -203,7 +206,15 @@ def _slot_for(assignment: Assignment, now: datetime) -> Slot | None:
         assignment__repetition=assignment.repetition,
         assignment__state=AssignmentState.LEASED,
     )
-    return other.first() or free_slot_of(assignment.comparison_id, now=now)
+    found = other.first()
+    if found is not None or _is_excluded(assignment):
+        return found
+    return free_slot_of(assignment.comparison_id, now=now)
+
+
+def _is_excluded(assignment: Assignment) -> bool:
+    rows = Membership.objects.filter(project_id=assignment.project_id, user_id=assignment.annotator_id)
+    return rows.filter(excluded_at__isnull=False).exists()
 
 
 def retract(*, vote: Vote, by: User, reason: str = "", now: datetime) -> Assignment:

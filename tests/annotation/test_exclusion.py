@@ -143,3 +143,15 @@ def test_an_excluded_persons_leases_end(project, ann):
     assert held[0].state == "released"
     readmit(project, ann)
     assert not Slot.objects.filter(state=SlotState.LEASED).exists()
+
+
+def test_a_late_vote_of_an_excluded_person_is_kept_and_takes_nobodys_slot(project, ann):
+    builders.comparisons(project, 1)
+    (held,) = builders.lease(project, ann)
+    exclude(project, ann)
+    held.refresh_from_db()
+    receipt = builders.vote(held, "a")
+    assert not receipt.counted
+    assert not Slot.objects.exclude(state=SlotState.OPEN).exists()
+    readmit(project, ann)
+    assert Slot.objects.get(state=SlotState.DONE).vote == receipt.vote
