@@ -165,11 +165,13 @@ def _known(assignment: Assignment, annotator: User, key: UUID, digest: str) -> R
         return None
     if (vote.annotator_id, vote.assignment_id, vote.body_hash) != (annotator.pk, assignment.pk, digest):
         raise KeyReused(f"The idempotency key {key} belongs to another vote.")
+    vote.project, vote.assignment, vote.annotator = assignment.project, assignment, annotator  # known: not asked again
     # What has no slot counts, to the annotator, until it is taken back, as does what has one.
     if vote.purpose == Purpose.WANTED:
         counted = Slot.objects.filter(vote=vote).exists()
     else:
         counted = not Retraction.objects.filter(vote=vote).exists()
+    vote.assignment, vote.project = assignment, assignment.project  # the same rows, without asking for them again
     return Receipt(vote=vote, counted=counted, replayed=True)
 
 
