@@ -1,4 +1,4 @@
-/** Reads and writes of a project's set-up: members, invitations, pairing, webhooks. */
+/** Reads and writes of a project's set-up: members, invitations, pairing, webhooks, chat, one comparison. */
 import { queryOptions } from '@tanstack/react-query'
 import { call } from 'src/api/client'
 import { at, get, key, keys, listQuery } from 'src/api/queries'
@@ -9,6 +9,7 @@ import type {
   ChatChangeRequest,
   Delivery,
   Guideline,
+  InspectedComparison,
   Invitation,
   Invited,
   InviteRequest,
@@ -88,3 +89,12 @@ export const chatQuery = (slug: string) =>
     queryFn: ({ signal }) => get<Chat>(at(slug, 'chat'), signal),
   })
 export const changeChat = (slug: string, body: ChatChangeRequest) => call<Chat>('PUT', at(slug, 'chat'), { body })
+
+/* ---- One comparison with everything behind it */
+
+export const comparisonQuery = (slug: string, id: string) =>
+  queryOptions({
+    queryKey: key(slug, 'comparison', id),
+    queryFn: ({ signal }) => get<InspectedComparison>(at(slug, `comparisons/${id}`), signal),
+    staleTime: 0,
+  })

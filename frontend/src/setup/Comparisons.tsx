@@ -5,6 +5,7 @@ import { useState } from 'react'
 import { useMembership } from 'src/api/membership'
 import { comparisonsQuery } from 'src/api/queries'
 import type { Comparison, Sent } from 'src/api/schema'
+import { Behind } from 'src/setup/Behind'
 import styles from 'src/setup/Comparisons.module.css'
 import { SendToAdjudication } from 'src/setup/SendToAdjudication'
 import { rankingText } from 'src/ui/answer/answer'
@@ -210,12 +211,12 @@ export default function Comparisons() {
           }
         </Loaded>
       </Card>
-      {open && <Detail comparison={open} onClose={() => setOpen(null)} />}
+      {open && <Detail slug={slug} comparison={open} onClose={() => setOpen(null)} />}
     </Page>
   )
 }
 
-function Detail({ comparison, onClose }: { comparison: Comparison; onClose: () => void }) {
+function Detail({ slug, comparison, onClose }: { slug: string; comparison: Comparison; onClose: () => void }) {
   const { id, prompt, completions, votes_counted, votes_wanted, state, prob, category } = comparison
   return (
     <Dialog title={t('comparisons.one')} onClose={onClose} width={1080}>
@@ -255,6 +256,7 @@ function Detail({ comparison, onClose }: { comparison: Comparison; onClose: () =
           </section>
         ))}
       </div>
+      <Behind slug={slug} id={id} />
     </Dialog>
   )
 }

@@ -415,6 +415,13 @@ export const enProject = {
   'exclusion.wasExcluded': 'Excluded by',
   'exclusion.wasReadmitted': 'Counted again by',
 
+  'behind.annotator': 'Annotator',
+  'behind.rest': 'Rest of the answer',
+  'behind.counted': 'Counts',
+  'behind.retracted': 'taken back',
+  'behind.cannotJudge': { one: '{n} person could not judge it.', other: '{n} people could not judge it.' },
+  'behind.audience': 'Only for: {audience}.',
+
   'send.title': 'Send to adjudication',
   'send.submit': 'Send them',
   'send.below': 'Where fewer than so many agree',

@@ -1,0 +1,74 @@
+/** What is behind a comparison: votes by pseudonym, flags, rulings, and whether it is gold. */
+import { useQuery } from '@tanstack/react-query'
+import type { InspectedComparison } from 'src/api/schema'
+import { comparisonQuery } from 'src/api/setup'
+import { DASH, duration } from 'src/ui/format'
+import { t } from 'src/ui/i18n/t'
+import { Badge, Time } from 'src/ui/widgets/Bits'
+import { type Column, DataTable } from 'src/ui/widgets/DataTable'
+import { Card } from 'src/ui/widgets/Page'
+import { Loaded, Notice } from 'src/ui/widgets/States'
+
+type Vote = InspectedComparison['votes'][number]
+
+const COLUMNS: Column<Vote>[] = [
+  { name: 'who', header: t('behind.annotator'), cell: (row) => row.annotator },
+  { name: 'purpose', header: t('records.purpose'), cell: (row) => row.purpose },
+  { name: 'choice', header: t('adjudicate.vote'), cell: (row) => row.choice || DASH },
+  {
+    name: 'rest',
+    header: t('behind.rest'),
+    wrap: true,
+    cell: (row) => <code style={{ overflowWrap: 'anywhere' }}>{JSON.stringify(row.answer)}</code>,
+  },
+  {
+    name: 'counted',
+    header: t('behind.counted'),
+    cell: (row) => (row.retracted ? t('behind.retracted') : row.counted ? t('form.yes') : t('form.no')),
+  },
+  {
+    name: 'time',
+    header: t('records.time'),
+    align: 'end',
+    cell: (row) => (row.active_ms === null ? DASH : duration(row.active_ms / 1000)),
+  },
+]
+
+export function Behind({ slug, id }: { slug: string; id: string }) {
+  const found = useQuery(comparisonQuery(slug, id))
+  return (
+    <Loaded query={found} what={t('comparisons.failed')}>
+      {({ votes, flags, adjudications, gold, cannot_judge, audience }) => (
+        <>
+          {votes.length > 0 && (
+            <Card flush title={t('people.votes')}>
+              <DataTable caption={t('people.votes')} columns={COLUMNS} rows={votes} rowKey={(row) => row.id} />
+            </Card>
+          )}
+          {gold && (
+            <Notice>
+              <Badge tone="warn">{t('nav.gold')}</Badge> {gold.use} · {JSON.stringify(gold.answer)} {gold.explanation}
+            </Notice>
+          )}
+          {flags.map((flag) => (
+            <Notice key={flag.annotator + flag.kind} tone="warn">
+              <Badge>{flag.kind}</Badge> {flag.annotator}: {flag.note} <Time at={flag.created_at} />
+            </Notice>
+          ))}
+          {adjudications.map((fact) => (
+            <Notice key={fact.id}>
+              <Badge>{t(`adjudicate.kind.${fact.kind}`)}</Badge> {fact.by}: {fact.reason}{' '}
+              {fact.answer && JSON.stringify(fact.answer)} <Time at={fact.created_at} />
+            </Notice>
+          ))}
+          {(cannot_judge > 0 || audience !== '') && (
+            <p className="muted">
+              {cannot_judge > 0 && t('behind.cannotJudge', { n: cannot_judge })}{' '}
+              {audience !== '' && t('behind.audience', { audience })}
+            </p>
+          )}
+        </>
+      )}
+    </Loaded>
+  )
+}
