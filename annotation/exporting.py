@@ -3,7 +3,7 @@
 Every data set is read page by page by key, each page a query of its own: no read transaction lasts, no table is held.
 Ids are those that an import brought, else our own; an import keeps them, so export, import and export again are equal
 byte for byte. Times of votes are facts and go along; when a row came into this database does not. Annotators have
-their pseudonyms only.
+their pseudonyms only. The module is long because the columns and the rows of every data set stand in one place.
 """
 
 from __future__ import annotations

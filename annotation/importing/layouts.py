@@ -1,6 +1,7 @@
 """One function a layout: what a record of a file brings, in the normal form. docs/FORMATS.md has an example of each.
 
-Nothing here reads the database; ids stay ids until they are loaded.
+Nothing here reads the database; ids stay ids until they are loaded. The module is long because the nine layouts stand
+beside each other and share their pieces.
 """
 
 from __future__ import annotations

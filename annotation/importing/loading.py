@@ -2,7 +2,8 @@
 
 What is there already is found by content: prompts by their hash, completions by prompt, source and text, comparisons by
 the hash of their meeting, votes by their person. An id that the file gives tells twins apart. Nothing is kept between
-two calls but small caches, so a file may be of any length.
+two calls but small caches, so a file may be of any length. The module is long because one transaction writes eight
+tables that depend on each other.
 """
 
 from __future__ import annotations

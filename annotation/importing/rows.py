@@ -1,7 +1,7 @@
 """The one normal form that every layout becomes: prompts, completions, comparisons and votes, checked.
 
 Readers and layouts know files; this module knows what a row may hold, and names what it may not. It refuses to know
-where a row comes from and how it is stored.
+where a row comes from and how it is stored. It is long because every field has its check and its words here.
 """
 
 from __future__ import annotations
