@@ -14,7 +14,7 @@ import pytest
 from annotation.models import Assignment, Comparison, Retraction, Slot, Vote
 from tests import builders
 from tests.conftest import require_or_skip
-from tests.services.hammer import HOST, PROJECT, Site, check, hammer, read_answers
+from tests.services.hammer import ABOVE_TARGET, HOST, PROJECT, Site, check, hammer, read_answers
 from tests.services.servers import NoService, free_port, postgres_database
 
 pytestmark = pytest.mark.services
@@ -76,6 +76,7 @@ def test_no_acknowledged_vote_is_lost_or_counted_too_often(site: Site):
     files = hammer(site, clients=clients, tokens=site.tokens[:-1], seconds=9, kills=2)
     with site.database() as execute:
         found = check(execute, read_answers(files))
+        assert execute(ABOVE_TARGET) == [(0,)]
     site.kill()
     print(f"\n{'PostgreSQL' if site.url else 'SQLite'}: {clients} clients, 2 kills, {found}")
     assert found.faults == {}, (site.directory / "web.log").read_text()[-3000:]
@@ -124,6 +125,7 @@ def test_the_checker_finds_planted_losses():
         return lite.execute(sql).fetchall()
 
     assert check(execute, told).faults == {}
+    assert execute(ABOVE_TARGET) == [(0,)]
     for fault, sql in LOSSES.items():
         answers = list(told)
         if fault == "lost_retractions":
@@ -135,4 +137,5 @@ def test_the_checker_finds_planted_losses():
         if sql:
             execute(sql.format(vote=vote, fresh=uuid4()))
         assert check(execute, answers).faults.get(fault.split(",")[0], 0) >= 1, fault
+        assert (execute(ABOVE_TARGET) > [(0,)]) is (fault == "above_k")
         execute("ROLLBACK")
