@@ -138,8 +138,10 @@ class World:
             "annotate_flag": leased.public_id,
             "annotate_completion": leased.public_id,
             "annotate_retract": voted.public_id,
-            **{f"annotate_conversation{end}": self.chats[kind].get(person, self.chats[kind]["ann"]).public_id
-               for end, kind in (("", "ready"), ("_say", "empty"), ("_end", "empty"), ("_retry", "failed"))},
+            **{
+                f"annotate_conversation{end}": self.chats[kind].get(person, self.chats[kind]["ann"]).public_id
+                for end, kind in (("", "ready"), ("_say", "empty"), ("_end", "empty"), ("_retry", "failed"))
+            },
             "conversations_show": self.chats["ready"]["ann"].public_id,
             "tokens_revoke": uuid4(),
             "rounds_show": self.round.public_id,
@@ -151,8 +153,10 @@ class World:
             **{f"members_{verb}": self.people["ben"].public_id for verb in ("exclusion", "exclude", "lineage")},
             "members_readmit": self.people["eve"].public_id,
             "models_lineage": self.policy.public_id,
-            **{f"adjudication_{verb}": self.disputed.public_id
-               for verb in ("show", "answer", "votes", "rule", "reopen", "escalate")},
+            **{
+                f"adjudication_{verb}": self.disputed.public_id
+                for verb in ("show", "answer", "votes", "rule", "reopen", "escalate")
+            },
             **{f"gold_{verb}": self.gold.public_id for verb in ("change", "retire")},
             **{f"annotators_{verb}": self.people["ben"].public_id for verb in ("show", "pause", "resume", "requalify")},
             "references_give": self.comparisons[0].public_id,

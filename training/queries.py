@@ -136,7 +136,9 @@ def job_phase(job: Job, *, now: datetime) -> str | None:
 
 def rounds(project: Project) -> QuerySet[Round]:
     """Rounds with their jobs and policies, without those that answer a chat."""
-    return Round.objects.filter(project=project, turn=None).select_related("job").prefetch_related("round_policies__model")
+    return (
+        Round.objects.filter(project=project, turn=None).select_related("job").prefetch_related("round_policies__model")
+    )
 
 
 def round_progress(made: Round, *, now: datetime) -> RoundProgress:

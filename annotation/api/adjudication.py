@@ -129,7 +129,7 @@ class RulingRequestSerializer(SaidSerializer):
     explanation = serializers.CharField(max_length=4000, required=False, allow_blank=True)
 
 
-class ReasonSerializer(serializers.Serializer[Any]):
+class DecisionReasonSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000)
 
 
@@ -398,7 +398,9 @@ class RulingView(DisputeView):
 class ReopenView(DisputeView):
     """Re-openings."""
 
-    @extend_schema(operation_id="adjudication_reopen", request=ReasonSerializer, responses={201: DecidedSerializer})
+    @extend_schema(
+        operation_id="adjudication_reopen", request=DecisionReasonSerializer, responses={201: DecidedSerializer}
+    )
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Let the votes speak again."""
         row = self.found(public_id)
@@ -409,7 +411,9 @@ class ReopenView(DisputeView):
 class EscalateView(DisputeView):
     """Escalations."""
 
-    @extend_schema(operation_id="adjudication_escalate", request=ReasonSerializer, responses={201: DecidedSerializer})
+    @extend_schema(
+        operation_id="adjudication_escalate", request=DecisionReasonSerializer, responses={201: DecidedSerializer}
+    )
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Leave it to managers and owners."""
         row = self.found(public_id)
@@ -418,7 +422,7 @@ class EscalateView(DisputeView):
 
 
 def _reason(request: Request) -> str:
-    data = ReasonSerializer(data=request.data)
+    data = DecisionReasonSerializer(data=request.data)
     data.is_valid(raise_exception=True)
     return str(data.validated_data["reason"])
 

@@ -203,7 +203,7 @@ class QualificationTaskView(PracticeView):
         operation_id="annotate_qualification_next", request=TabSerializer, responses=QualificationTaskSerializer
     )
     def post(self, request: Request, slug: str) -> Response:
-        """The next task of the open attempt; the score comes when all are answered."""
+        """The next task of the open attempt. The last vote closes it, and then this answers 409 `not_now`."""
         data = TabSerializer(data=request.data)
         data.is_valid(raise_exception=True)
         attempt, task = qualification.next_item(

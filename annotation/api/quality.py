@@ -101,7 +101,7 @@ class AnnotatorDetailSerializer(AnnotatorRowSerializer):
     votes = LastVoteSerializer(many=True, help_text="The last fifty.")
 
 
-class ReasonSerializer(serializers.Serializer[Any]):
+class PauseReasonSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=300)
 
 
@@ -245,7 +245,7 @@ class _ActView(_AnnotatorView):
     """A decision about a person, with its reason."""
 
     def reason(self, request: Request) -> str:
-        data = ReasonSerializer(data=request.data)
+        data = PauseReasonSerializer(data=request.data)
         data.is_valid(raise_exception=True)
         return str(data.validated_data["reason"])
 
@@ -253,7 +253,7 @@ class _ActView(_AnnotatorView):
 class PauseView(_ActView):
     """A pause."""
 
-    @extend_schema(operation_id="annotators_pause", request=ReasonSerializer, responses=AnnotatorSerializer)
+    @extend_schema(operation_id="annotators_pause", request=PauseReasonSerializer, responses=AnnotatorSerializer)
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Give this person nothing new to do; they are told the reason."""
         member = self.member(public_id)
@@ -264,7 +264,7 @@ class PauseView(_ActView):
 class ResumeView(_ActView):
     """The end of a pause."""
 
-    @extend_schema(operation_id="annotators_resume", request=ReasonSerializer, responses=AnnotatorSerializer)
+    @extend_schema(operation_id="annotators_resume", request=PauseReasonSerializer, responses=AnnotatorSerializer)
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Lift a pause; the gold rule judges from now on only."""
         member = self.member(public_id)
@@ -275,7 +275,7 @@ class ResumeView(_ActView):
 class RequalifyView(_ActView):
     """Another qualification."""
 
-    @extend_schema(operation_id="annotators_requalify", request=ReasonSerializer, responses=AnnotatorSerializer)
+    @extend_schema(operation_id="annotators_requalify", request=PauseReasonSerializer, responses=AnnotatorSerializer)
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Let only a qualification from now on count; passing it lifts a pause that they are under."""
         member = self.member(public_id)

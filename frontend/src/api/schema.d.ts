@@ -427,6 +427,10 @@ export type Decision = {
     created_at: string;
 };
 
+export type DecisionReasonRequest = {
+    reason: string;
+};
+
 export type Delivery = {
     id: string;
     event: string;
@@ -1423,6 +1427,10 @@ export type PatchedWebhookEventsRequest = {
     events?: Array<EventsEnum>;
 };
 
+export type PauseReasonRequest = {
+    reason: string;
+};
+
 export type Person = {
     name: string;
     pseudonym: string;
@@ -1667,10 +1675,6 @@ export type ReasonChip = {
 };
 
 export type ReasonEnum = 'cannot_judge' | 'need_expertise' | 'too_long' | 'broken' | 'rather_not';
-
-export type ReasonRequest = {
-    reason: string;
-};
 
 export type Receipt = {
     vote: string;
@@ -3153,7 +3157,7 @@ export type AdjudicationAnswerResponses = {
 export type AdjudicationAnswerResponse = AdjudicationAnswerResponses[keyof AdjudicationAnswerResponses];
 
 export type AdjudicationEscalateData = {
-    body: ReasonRequest;
+    body: DecisionReasonRequest;
     path: {
         public_id: string;
         slug: string;
@@ -3169,7 +3173,7 @@ export type AdjudicationEscalateResponses = {
 export type AdjudicationEscalateResponse = AdjudicationEscalateResponses[keyof AdjudicationEscalateResponses];
 
 export type AdjudicationReopenData = {
-    body: ReasonRequest;
+    body: DecisionReasonRequest;
     path: {
         public_id: string;
         slug: string;
@@ -3287,7 +3291,7 @@ export type AnnotatorsShowResponses = {
 export type AnnotatorsShowResponse = AnnotatorsShowResponses[keyof AnnotatorsShowResponses];
 
 export type AnnotatorsPauseData = {
-    body: ReasonRequest;
+    body: PauseReasonRequest;
     path: {
         public_id: string;
         slug: string;
@@ -3303,7 +3307,7 @@ export type AnnotatorsPauseResponses = {
 export type AnnotatorsPauseResponse = AnnotatorsPauseResponses[keyof AnnotatorsPauseResponses];
 
 export type AnnotatorsRequalifyData = {
-    body: ReasonRequest;
+    body: PauseReasonRequest;
     path: {
         public_id: string;
         slug: string;
@@ -3319,7 +3323,7 @@ export type AnnotatorsRequalifyResponses = {
 export type AnnotatorsRequalifyResponse = AnnotatorsRequalifyResponses[keyof AnnotatorsRequalifyResponses];
 
 export type AnnotatorsResumeData = {
-    body: ReasonRequest;
+    body: PauseReasonRequest;
     path: {
         public_id: string;
         slug: string;
