@@ -19,9 +19,9 @@ from rest_framework.response import Response
 
 from annotation import adjudication
 from annotation.api.access import AdjudicatorView, ProjectView, user_of
-from annotation.api.annotate import FormSerializer, MessageSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, MOST, whole_number
 from annotation.api.parsing import FiniteFloatField, query_text
+from annotation.api.task import FormSerializer, MessageSerializer
 from annotation.feedback import LETTERS
 from annotation.models import (
     Adjudication,

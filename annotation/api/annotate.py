@@ -23,13 +23,12 @@ from rest_framework.views import APIView
 from annotation import assignment as assignments
 from annotation import qualification, quality
 from annotation.api.access import AnnotatorProjectView, NoStore, require_scope, user_of
-from annotation.feedback import LETTERS, SIDES, Answer, FeedbackKind, Rationale, shown
+from annotation.api.task import AnswerSerializer, TaskSerializer, render_tasks
+from annotation.feedback import Answer, FeedbackKind, shown
 from annotation.models import (
     Assignment,
-    ComparisonCompletion,
     FlagKind,
     Membership,
-    Project,
     Role,
     Token,
     TokenScope,
@@ -45,67 +44,6 @@ DONE = (
 )  # fmt: skip
 MOST_LINE = 160  # characters of a prompt's first line in a list
 SKIP_REASONS = ("cannot_judge", "need_expertise", "too_long", "broken", "rather_not")
-
-
-class MessageSerializer(serializers.Serializer[Any]):
-    role = serializers.ChoiceField(choices=["system", "user", "assistant"])
-    content = serializers.CharField()
-
-
-class CriterionSerializer(serializers.Serializer[Any]):
-    key = serializers.CharField()
-    label = serializers.CharField()  # type: ignore[assignment]  # DRF's metaclass keeps fields apart from attributes
-    description = serializers.CharField(allow_blank=True)
-    anchors = serializers.ListField(child=serializers.CharField())
-
-
-class ReasonChipSerializer(serializers.Serializer[Any]):
-    key = serializers.CharField()
-    label = serializers.CharField()  # type: ignore[assignment]
-
-
-class FormSerializer(serializers.Serializer[Any]):
-    """A feedback form as the screen needs it; `annotation.feedback.Form` says what each setting means."""
-
-    kind = serializers.ChoiceField(choices=[kind.value for kind in FeedbackKind])
-    size = serializers.IntegerField()
-    allow_tie = serializers.BooleanField()
-    allow_both_bad = serializers.BooleanField()
-    points = serializers.IntegerField()
-    criteria = CriterionSerializer(many=True)
-    rationale = serializers.ChoiceField(choices=[item.value for item in Rationale])
-    reasons = ReasonChipSerializer(many=True)
-    reasons_required = serializers.BooleanField()
-    read_first = serializers.BooleanField()
-    read_points = serializers.IntegerField()
-
-
-class AnswerSerializer(serializers.Serializer[Any]):
-    """An answer as the screen has it: sides left and right, letters A, B, … from left to right."""
-
-    choice = serializers.ChoiceField(choices=SIDES, required=False, allow_null=True)
-    scale = serializers.IntegerField(required=False, allow_null=True)
-    ranking = serializers.ListField(
-        child=serializers.ListField(child=serializers.CharField(max_length=1), max_length=9),
-        required=False, allow_null=True, max_length=9,
-    )  # fmt: skip
-    ratings = serializers.DictField(
-        child=serializers.DictField(child=serializers.IntegerField(allow_null=True)), required=False, allow_null=True
-    )
-    criteria = serializers.DictField(child=serializers.JSONField(), required=False)
-    reasons = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=20)
-    rationale = serializers.CharField(max_length=4000, required=False, allow_blank=True)
-    first_ratings = serializers.DictField(child=serializers.IntegerField(), required=False)
-
-
-class TaskSerializer(serializers.Serializer[Any]):
-    assignment = serializers.UUIDField()
-    prompt = MessageSerializer(many=True)
-    completions = serializers.ListField(child=serializers.CharField(allow_blank=True), help_text="From left to right.")
-    question = serializers.CharField()
-    form = FormSerializer()
-    lease_expires_at = serializers.DateTimeField()
-    answer = AnswerSerializer(allow_null=True, help_text="What the person said before they took it back.")
 
 
 class QueueSerializer(serializers.Serializer[Any]):
@@ -199,40 +137,6 @@ class SkipSerializer(serializers.Serializer[Any]):
 class FlagSerializer(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=FlagKind.choices)
     note = serializers.CharField(max_length=1000, required=False, allow_blank=True)
-
-
-def render_tasks(project: Project, leased: Sequence[Assignment]) -> list[dict[str, Any]]:
-    """Tasks in the order of the assignments, as the annotator may see them; three queries."""
-    by_id = {
-        row.pk: row
-        for row in Assignment.objects.filter(pk__in=[item.pk for item in leased]).select_related(
-            "comparison__prompt", "project"
-        )
-    }
-    texts: dict[int, dict[str, str]] = {}
-    places = ComparisonCompletion.objects.filter(comparison_id__in=[row.comparison_id for row in by_id.values()])
-    for comparison_id, position, text in places.values_list("comparison_id", "position", "completion__text"):
-        texts.setdefault(comparison_id, {})[LETTERS[position]] = text
-    former = {
-        vote.assignment_id: vote
-        for vote in Vote.objects.filter(assignment_id__in=by_id, retractions__isnull=False).order_by("pk")
-    }
-    tasks = []
-    for item in leased:
-        row = by_id[item.pk]
-        earlier = former.get(row.pk)
-        tasks.append(
-            {
-                "assignment": row.public_id,
-                "prompt": row.comparison.prompt.messages,
-                "completions": [texts[row.comparison_id][letter] for letter in row.sides],
-                "question": project.question,
-                "form": row.form().as_dict(),
-                "lease_expires_at": item.lease_expires_at,
-                "answer": None if earlier is None else shown(earlier.choice, earlier.body, sides=row.sides),
-            }
-        )
-    return tasks
 
 
 def _progress(figures: Progress) -> dict[str, int]:

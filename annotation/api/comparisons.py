@@ -18,9 +18,9 @@ from rest_framework.response import Response
 
 from annotation import inspection, queries
 from annotation.api.access import ProjectView
-from annotation.api.annotate import MessageSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import query_text
+from annotation.api.task import MessageSerializer
 from annotation.feedback import LETTERS
 from annotation.models import (
     AdjudicationKind,

@@ -21,8 +21,8 @@ from rest_framework.response import Response
 
 from annotation import conversations
 from annotation.api.access import AnnotatorProjectView, ProjectView, user_of
-from annotation.api.annotate import MessageSerializer, TaskSerializer, render_tasks
 from annotation.api.pagination import CURSOR_PARAMETERS, page
+from annotation.api.task import MessageSerializer, TaskSerializer, render_tasks
 from annotation.conversations import BEST_RATING, MOST_MESSAGE, MOST_SYSTEM, read_chat
 from annotation.inspection import pseudonyms
 from annotation.models import Conversation, TurnState

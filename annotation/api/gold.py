@@ -18,9 +18,9 @@ from rest_framework.response import Response
 from annotation import gold as golds
 from annotation import gold_texts
 from annotation.api.access import ProjectView, user_of
-from annotation.api.annotate import MessageSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
+from annotation.api.task import MessageSerializer
 from annotation.models import Comparison, Gold, GoldOrigin, GoldUse
 from annotation.spoiling import Spoilt
 

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from annotation import pairing
 from annotation.api.access import ProjectView, user_of
-from annotation.api.annotate import MessageSerializer
+from annotation.api.task import MessageSerializer
 from annotation.meetings import Meeting, Rule, Strategy
 from annotation.models import Comparison, ConsensusState, Project, Prompt, Source, SourceKind
 from annotation.pairing import Chosen, Plan, choose_for, pair_up, set_priority

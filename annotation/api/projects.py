@@ -16,9 +16,10 @@ from rest_framework.views import APIView
 
 from annotation import queries
 from annotation.api.access import NoStore, ProjectView, require_scope, user_of
-from annotation.api.annotate import FormSerializer, GuidelineSerializer, MessageSerializer
+from annotation.api.annotate import GuidelineSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, page, whole_number
 from annotation.api.parsing import FiniteFloatField, query_text
+from annotation.api.task import FormSerializer, MessageSerializer
 from annotation.feedback import read_form
 from annotation.guideline import difference
 from annotation.models import GuidelineVersion, OverlapRule, Project, Role, Token, TokenScope

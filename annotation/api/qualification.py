@@ -20,7 +20,8 @@ from rest_framework.response import Response
 
 from annotation import guideline, qualification, quality
 from annotation.api.access import AnnotatorProjectView, user_of
-from annotation.api.annotate import AnswerSerializer, MessageSerializer, TabSerializer, TaskSerializer, render_tasks
+from annotation.api.annotate import TabSerializer
+from annotation.api.task import AnswerSerializer, MessageSerializer, TaskSerializer, render_tasks
 from annotation.feedback import LETTERS
 from annotation.models import Assignment, FeedbackGiven, Purpose, Vote
 from annotation.qualification import Step

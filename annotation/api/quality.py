@@ -19,9 +19,9 @@ from rest_framework.response import Response
 from annotation import quality
 from annotation import records as people_records
 from annotation.api.access import ProjectView, user_of
-from annotation.api.annotate import AnswerSerializer, MessageSerializer
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.projects import EstimateSerializer
+from annotation.api.task import AnswerSerializer, MessageSerializer
 from annotation.feedback import LETTERS, Answer, shown
 from annotation.models import Comparison, Gold, GoldUse, Membership, Purpose, Role, Vote
 from annotation.references import record_reference, reference_agreement

@@ -7,8 +7,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from annotation.api.annotate import MessageSerializer
 from annotation.api.projects import AgreementSerializer
+from annotation.api.task import MessageSerializer
 from annotation.models import User
 from training import queries
 from training.models import Checkpoint, Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round, Snapshot
