@@ -2,6 +2,8 @@
 
 Overlap is enforced by slot rows: a lease points a slot at an assignment, by a conditional claim that skips rows which
 other people are claiming, so live leases plus votes never exceed the votes wanted (invariant 2).
+
+The module is long because all ways in which a lease begins and ends take the same rows in the same order.
 """
 
 from __future__ import annotations
