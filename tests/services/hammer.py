@@ -124,7 +124,7 @@ def let_leases_run_out(execute: Execute, *, rng: random.Random, lock: str) -> No
 
     `lock` is what keeps this away from slots that a request holds: else the two might wait for each other.
     """
-    execute("BEGIN")
+    execute("BEGIN" if lock else "BEGIN IMMEDIATE")  # SQLite never waits to turn a read into a write
     third = f"state = 'leased' AND number % 3 = {rng.randrange(3)}"
     held = execute(f"SELECT id, assignment_id FROM annotation_slot WHERE {third} {lock}")
     for table, ids in (("slot", [row[0] for row in held]), ("assignment", [row[1] for row in held])):
