@@ -66,13 +66,14 @@ def after_vote(vote: Vote, *, now: datetime) -> None:
     """What a stored vote brings about: a closed attempt, a pause, a feedback that is due.
 
     To be called after the vote's own transaction. It may be lost (the process dies) or come twice without harm: the
-    next vote does what was left. An ordinary vote costs no query where the project has no such rule, and one query
-    where feedback is given.
+    next vote does what was left. An ordinary vote costs no query where the project has no such rule, one where feedback
+    is given, and two where people are paused by their gold.
     """
     project = vote.project if vote.assignment is None else vote.assignment.project
     if vote.purpose == Purpose.QUALIFICATION:
         close_attempt(project=project, user_id=vote.annotator_id, now=now)
-    if vote.purpose == Purpose.GOLD and project.pause_below is not None:
+    # Asked after ordinary tasks too, though only gold can change it: a slower answer would tell gold from the rest.
+    if vote.purpose in ORDINARY and project.pause_below is not None:
         _pause_by_rule(project, vote.annotator_id, now)
     if vote.purpose in ORDINARY and project.feedback_every:
         _give_feedback(project, vote.annotator_id, now)

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 from django.core.cache import cache
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from annotation import gold, quality
 from annotation.consensus import settle_due
@@ -123,6 +125,21 @@ def test_an_ordinary_vote_costs_no_query_without_rules_and_one_with_feedback(pro
     vote.assignment.project = project
     with django_assert_num_queries(1):
         after_vote(vote, now=NOW)
+
+
+def test_a_vote_on_gold_costs_what_an_ordinary_one_costs(project, ann):
+    settings(project, pause_below=0.5, pause_min_gold=2)
+    builders.comparisons(project, 1, start=50)
+    ordinary = builders.vote(builders.lease(project, ann)[0]).vote
+    judge(project, ann, gold_of(project, 1), "a")
+    hidden = Vote.objects.select_related("assignment__project").get(purpose="gold")
+    costs = []
+    for vote in (ordinary, hidden):
+        vote.assignment.project = project
+        with CaptureQueriesContext(connection) as queries:
+            after_vote(vote, now=NOW)
+        costs.append(len(queries))
+    assert costs == [2, 2]
 
 
 # --- feedback ---------------------------------------------------------------------------------------------------------
