@@ -180,8 +180,8 @@ def test_gold_stays_out_whatever_it_is_for():
         cast(item, person, "a")
     for item, use, retired in zip(made, GoldUse, (None, NOW, None), strict=False):
         Gold.objects.create(
-            project=project, comparison=item, use=use, created_at=NOW, origin=GoldOrigin.PROMOTED, answer={"choice": "a"},
-            retired_at=retired,
+            project=project, comparison=item, use=use, origin=GoldOrigin.PROMOTED, answer={"choice": "a"},
+            created_at=NOW, retired_at=retired,
         )  # fmt: skip
     snapshot = frozen(project)
     assert list(lines(snapshot)) == [str(made[3].public_id)]
