@@ -10,7 +10,7 @@ DEPLOY := WINNOW_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_url
 	WINNOW_TRUSTED_PROXIES=1 WINNOW_HOSTS=winnow.example.org WINNOW_DATABASE_URL=postgresql://winnow@postgres/winnow
 
 .PHONY: help run demo setup setup-dev frontend model test test-sqlite test-postgres check check-static check-frontend \
-	check-api bench format api
+	check-api bench load prove format api
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -82,6 +82,12 @@ format: setup-dev  ## ruff and biome, in place
 	$(PY) -m ruff format $(CODE)
 	$(PY) -m ruff check --fix $(CODE)
 	$(PY) tools/frontend.py run format
+
+prove: setup-dev  ## 50 clients vote through 2,000 comparisons while the web is killed; prints what was lost (nothing)
+	$(PY) -m tests.services.hammer prove $(ARGS)
+
+load: setup-dev  ## votes a second and waiting times, with 10,000 and 1,000,000 comparisons
+	$(PY) -m benchmarks.server --json $(ARGS)
 
 bench: setup-dev  ## every module of benchmarks/, ours beside its peer
 	@found=; for file in benchmarks/[a-z]*.py; do [ -e "$$file" ] || continue; found=1; name=$${file##*/}; \
