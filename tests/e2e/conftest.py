@@ -72,5 +72,6 @@ def signed_in(page: Page, site: Site) -> Page:
     page.get_by_label("Email").fill(site.email)
     page.get_by_label("Password", exact=True).fill(site.password)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("heading").first.wait_for()
+    # Not before: to leave the page now would take the sign-in back.
+    page.get_by_role("button", name="Account").wait_for()
     return page
