@@ -267,7 +267,7 @@ def _annotate(client: Client, person: SimulatedAnnotator, address: str, password
         was_over = over.is_set()  # before asking: what came in the meantime is asked for once more
         queue = client.call("POST", "annotate/projects/demo/queue", {"tab": tab, "n": 3})
         for task in queue["items"]:
-            left, right = (utility(task[side], prompt=task["prompt"], finish="end") for side in ("left", "right"))
+    left, right = (utility(text, prompt=task["prompt"], finish="end") for text in task["completions"])
             # The draw is named by what is shown, so the demo gives the same votes on every run of the same texts.
             seed_key = f"{SEED}:{task['prompt'][-1]['content']}:{task['left']}"
             choice = choose(person, left_utility=left, right_utility=right, seed_key=seed_key)
