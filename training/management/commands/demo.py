@@ -267,9 +267,9 @@ def _annotate(client: Client, person: SimulatedAnnotator, address: str, password
         was_over = over.is_set()  # before asking: what came in the meantime is asked for once more
         queue = client.call("POST", "annotate/projects/demo/queue", {"tab": tab, "n": 3})
         for task in queue["items"]:
-    left, right = (utility(text, prompt=task["prompt"], finish="end") for text in task["completions"])
+            left, right = (utility(text, prompt=task["prompt"], finish="end") for text in task["completions"])
             # The draw is named by what is shown, so the demo gives the same votes on every run of the same texts.
-            seed_key = f"{SEED}:{task['prompt'][-1]['content']}:{task['left']}"
+            seed_key = f"{SEED}:{task['prompt'][-1]['content']}:{task['completions'][0]}"
             choice = choose(person, left_utility=left, right_utility=right, seed_key=seed_key)
             path = f"annotate/assignments/{task['assignment']}/vote"
             client.call("POST", path, {"choice": choice, "active_ms": 8000}, key=str(uuid.uuid4()))
