@@ -126,6 +126,18 @@ def check_codes(codes: npt.ArrayLike, *, name: str, size: int | None = None, len
     return array
 
 
+def check_votes(
+    item: npt.ArrayLike, annotator: npt.ArrayLike, label: npt.ArrayLike, *, n_items: int, n_annotators: int, K: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """The three arrays of votes, of equal length and with every code in its range; else ValueError naming one."""
+    items = check_codes(item, name="item", size=check_size(n_items, name="n_items"))
+    people = check_codes(
+        annotator, name="annotator", size=check_size(n_annotators, name="n_annotators"), length=len(items)
+    )
+    labels = check_codes(label, name="label", size=check_size(K, name="K", at_least=2), length=len(items))
+    return items, people, labels
+
+
 def check_weight(weight: npt.ArrayLike, *, length: int) -> FloatArray:
     """Vote weights: `length` finite numbers ≥ 0, else ValueError."""
     array = np.asarray(weight, dtype=np.float64)
@@ -216,6 +228,44 @@ def jackknife(
         n_groups=groups,
         warnings=warnings,
     )
+
+
+def cluster_sandwich(bread: FloatArray, scores: FloatArray, group: IntArray | None) -> tuple[FloatArray, int]:
+    """Covariance B (Σ_g u_g u_gᵀ) B · G/(G−1) of an estimate that likelihood gave, and the number of groups G.
+
+    The same role for likelihood models as the jackknife has for sums: answers within a group may resemble each other.
+
+    Args:
+        bread: B [p, p], the inverse of the information.
+        scores: [n, p] gradient of each observation's log-likelihood at the estimate.
+        group: [n] integers; None: each observation is its own group.
+
+    Returns:
+        The covariance, of zeros where G < 2, since then it does not exist.
+    """
+    u = group_totals(scores, group)
+    groups = len(u)
+    if groups < 2:
+        return np.zeros_like(bread), groups
+    return np.asarray(bread @ (u.T @ u) @ bread * (groups / (groups - 1))), groups
+
+
+def benjamini_hochberg(p_values: npt.ArrayLike, *, rate: float = 0.05) -> BoolArray:
+    """Which hypotheses are rejected so that the expected share of false ones among them is at most `rate`.
+
+    Args:
+        p_values: one a hypothesis; NaN marks one that was not tested, and is never rejected.
+
+    Source: Benjamini & Hochberg 1995.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    rejected = np.zeros(len(p), dtype=bool)
+    order = tested[np.argsort(p[tested], kind="stable")]
+    below = np.flatnonzero(p[order] <= rate * np.arange(1, len(order) + 1) / max(1, len(order)))
+    if len(below):
+        rejected[order[: below[-1] + 1]] = True
+    return rejected
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:

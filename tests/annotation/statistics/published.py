@@ -1,0 +1,183 @@
+"""The published tables and the shared real votes as arrays, for every test and benchmark of the statistics."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = ("a", "tie", "b")
+PRINT = 5e-4  # half a unit of the third digit, as printed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Votes as 0-based codes; `group` is the prompt of each item, `ids` its name in the file."""
+
+    item: np.ndarray
+    annotator: np.ndarray
+    label: np.ndarray
+    n_items: int
+    n_annotators: int
+    K: int
+    group: np.ndarray
+    ids: list[str]
+
+    @property
+    def given(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The positional arguments of the statistics."""
+        return self.item, self.annotator, self.label
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Their keyword arguments."""
+        return {"n_items": self.n_items, "n_annotators": self.n_annotators, "K": self.K}
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV whose first lines name its source."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def codes(names: list[Any]) -> np.ndarray:
+    """0-based codes of names, in sorted order."""
+    return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
+
+
+def table(test_data: Path, name: str) -> np.ndarray:
+    """The numbers of a table of counts whose first column names the row."""
+    return np.array([[int(v) for v in list(row.values())[1:]] for row in rows_of(test_data / "statistics" / name)])
+
+
+def _votes(items: list[str], annotators: list[str], label: list[int], K: int, groups: list[str]) -> Votes:
+    """In the order of the file; items are numbered as they first appear."""
+    ids = list(dict.fromkeys(items))
+    place = {name: i for i, name in enumerate(ids)}
+    item = np.array([place[name] for name in items])
+    annotator = codes(annotators)
+    first = np.unique(item, return_index=True)[1]
+    return Votes(
+        item=item,
+        annotator=annotator,
+        label=np.array(label),
+        n_items=len(ids),
+        n_annotators=int(annotator.max()) + 1,
+        K=K,
+        group=codes([groups[i] for i in first]),
+        ids=ids,
+    )
+
+
+def dawid_skene_1979(test_data: Path) -> Votes:
+    """Patients by observer, classes 0-3; observer 1 assessed each patient three times."""
+    rows = rows_of(test_data / "statistics" / "dawid_skene_1979.csv")
+    patients = [row["patient"] for row in rows]
+    return _votes(patients, [row["observer"] for row in rows], [int(row["label"]) - 1 for row in rows], 4, patients)
+
+
+def bluebirds(test_data: Path) -> tuple[Votes, np.ndarray]:
+    """Images by annotator, binary, and the true class of each image."""
+    rows = rows_of(test_data / "statistics" / "bluebirds.csv")
+    images = [row["image"] for row in rows]
+    votes = _votes(images, [row["annotator"] for row in rows], [int(row["label"]) for row in rows], 2, images)
+    truth = {row["image"]: int(row["truth"]) for row in rows_of(test_data / "statistics" / "bluebirds_truth.csv")}
+    return votes, np.array([truth[name] for name in votes.ids])
+
+
+def pandalm(test_data: Path) -> Votes:
+    """686 pairs by three annotators, a / tie / b."""
+    rows = rows_of(test_data / "statistics" / "pandalm_votes.csv")
+    classes = {"1": 0, "0": 1, "2": 2}
+    flat = [(row, w) for row in rows for w in "123"]
+    return _votes(
+        [row["pair"] for row, _ in flat],
+        [w for _, w in flat],
+        [classes[row[f"annotator_{w}"]] for row, w in flat],
+        3,
+        [row["prompt_group"] for row, _ in flat],
+    )
+
+
+def squality(test_data: Path) -> Votes:
+    """210 pairs by three reviewers; the group is the question."""
+    rows = rows_of(test_data / "statistics" / "squality_preferences.csv")
+    return _votes(
+        [row["pair"] for row in rows],
+        [row["annotator"] for row in rows],
+        [int(row["label"]) for row in rows],
+        3,
+        [row["question"] for row in rows],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llmfao:
+    """The votes on LLMFAO, each vote's two systems, and GPT-4's class of each item.
+
+    Attributes:
+        systems: names; left, right: [V] codes of the two systems of each vote.
+        gpt4: [n] class.
+        chars_left, chars_right, marks_left, marks_right: [n] of each item's completions.
+    """
+
+    votes: Votes
+    systems: list[str]
+    left: np.ndarray
+    right: np.ndarray
+    gpt4: np.ndarray
+    chars_left: np.ndarray
+    chars_right: np.ndarray
+    marks_left: np.ndarray
+    marks_right: np.ndarray
+
+
+def llmfao(test_data: Path) -> Llmfao:
+    """5,329 votes on 1,276 pairs of 59 systems; the first of a pair always stood left."""
+    directory = test_data / "statistics" / "llmfao"
+    sides = ("left", "tie", "right")
+    rows = rows_of(directory / "crowd-comparisons.csv")
+    votes = _votes(
+        [row["id"] for row in rows],
+        [row["worker"] for row in rows],
+        [sides.index(row["winner"]) for row in rows],
+        3,
+        [row["prompt"] for row in rows],
+    )
+    systems = sorted({row["left"] for row in rows} | {row["right"] for row in rows})
+    code = {name: i for i, name in enumerate(systems)}
+    gpt4 = {row["id"]: sides.index(row["winner"]) for row in rows_of(directory / "gpt4-crowd-comparisons.csv")}
+    features = {row["id"]: row for row in rows_of(directory / "pair_features.csv")}
+
+    def feature(name: str) -> np.ndarray:
+        return np.array([int(features[key][name]) for key in votes.ids])
+
+    return Llmfao(
+        votes=votes,
+        systems=systems,
+        left=np.array([code[row["left"]] for row in rows]),
+        right=np.array([code[row["right"]] for row in rows]),
+        gpt4=np.array([gpt4[key] for key in votes.ids]),
+        chars_left=feature("chars_x"),
+        chars_right=feature("chars_y"),
+        marks_left=feature("marks_x"),
+        marks_right=feature("marks_y"),
+    )
+
+
+def multi_annotator(test_data: Path, name: str) -> Votes:
+    """`debate` or `tulu` (or `pandalm`, `llmfao`): the votes beside the texts; the group is the prompt."""
+    with (test_data / "multi_annotator" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    flat = [(record, vote) for record in records for vote in record["votes"]]
+    return _votes(
+        [record["id"] for record, _ in flat],
+        [vote["annotator"] for _, vote in flat],
+        [CLASSES.index(vote["choice"]) for _, vote in flat],
+        3,
+        [record["prompt"] for record, _ in flat],
+    )
