@@ -94,6 +94,13 @@ class OverlapRule(models.TextChoices):
     ADAPTIVE = "adaptive"
 
 
+class Aggregator(models.TextChoices):
+    """How votes become a label (STATISTICS 3): by Dawid and Skene's model of the people, or by counting."""
+
+    DAWID_SKENE = "dawid_skene"
+    MAJORITY = "majority"
+
+
 class Project(models.Model):
     """One annotation task: what it asks, how many votes each comparison wants, and the rules of its quality."""
 
@@ -104,7 +111,10 @@ class Project(models.Model):
     form = models.JSONField(default=dict, help_text="The feedback form, as `feedback.read_form` reads it.")
     form_number = models.PositiveIntegerField(default=1, help_text="Counts the forms; earlier ones are FormVersion.")
     lease_minutes = models.PositiveSmallIntegerField(default=15)
-    dispute_below = models.FloatField(default=0.6, help_text="A top share below this is disputed.")
+    aggregator = models.CharField(max_length=12, choices=Aggregator, default=Aggregator.DAWID_SKENE)
+    dispute_below = models.FloatField(
+        default=0.6, help_text="A lead below this is disputed: the posterior, or of the majority the share of votes."
+    )
     flag_limit = models.PositiveSmallIntegerField(default=2, help_text="So many flags withdraw a comparison.")
     paused_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -185,7 +195,8 @@ class Membership(models.Model):
     languages = models.JSONField(default=list, help_text="What they read well: en, de, …")
     skills = models.JSONField(default=list, help_text="Tags such as medicine; `expert` gets the disputed ones.")
     cap = models.PositiveIntegerField(null=True, blank=True, help_text="Most votes; empty: the project's.")
-    reliability = models.FloatField(null=True, help_text="Derived: P(a vote is right), one-coin.")
+    reliability = models.FloatField(null=True, help_text="Derived: P(a vote is right) by the last fit.")
+    confusion = models.JSONField(null=True, help_text="Derived: P(vote | true class) by the last fit, a row a class.")
     paused_at = models.DateTimeField(null=True, blank=True)
     pause_reason = models.CharField(max_length=300, blank=True)
     requalify_at = models.DateTimeField(
@@ -396,6 +407,13 @@ class Audience(models.Model):
         constraints = [models.UniqueConstraint(fields=["project", "key"], name="audience_once")]
 
 
+class Arm(models.TextChoices):
+    """How a comparison came to be asked, where pairs are chosen by information: by the choice, or as its control."""
+
+    CHOSEN = "chosen"
+    CONTROL = "control"
+
+
 class Comparison(models.Model):
     """A prompt and two or more completions in stored order a, b, …; `rank` is its random place in the queue."""
 
@@ -406,6 +424,7 @@ class Comparison(models.Model):
     pair_hash = models.CharField(max_length=64, help_text="Of the prompt and the set of texts: the same pair once.")
     overlap = models.PositiveSmallIntegerField(help_text="Votes wanted now; the adaptive rule may raise it.")
     full_overlap = models.BooleanField(default=False, help_text="In the random share that the adaptive rule leaves.")
+    arm = models.CharField(max_length=7, choices=Arm, blank=True, help_text="Empty: no choice by information.")
     audience = models.CharField(max_length=120, blank=True, default="")
     priority = models.SmallIntegerField(default=0)
     rank = models.PositiveIntegerField()
@@ -679,6 +698,30 @@ class Consensus(models.Model):
             models.Index(fields=["project", "state"], name="consensus_state"),
             models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="consensus_due"),
         ]
+
+
+class AggregationFit(models.Model):
+    """The last joint fit of a project's votes: derived, and replaced by the next. Each person's part is on Membership.
+
+    A worker claims it by compare-and-set under a lease (`owner`), so that two never fit one project at once.
+    """
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="fit")
+    classes = models.PositiveSmallIntegerField(default=3, help_text="3 with a tie, 2 without.")
+    shares = models.JSONField(default=list, help_text="P(class), from a to b.")
+    votes = models.PositiveIntegerField(default=0)
+    items = models.PositiveIntegerField(default=0)
+    annotators = models.PositiveIntegerField(default=0)
+    last_vote = models.PositiveBigIntegerField(default=0, help_text="Key of the newest vote in it.")
+    objective = models.FloatField(null=True, help_text="Log posterior, nats.")
+    steps = models.PositiveIntegerField(default=0)
+    converged = models.BooleanField(default=False)
+    is_warm = models.BooleanField(default=False, help_text="It went on from the fit before.")
+    held_out = models.JSONField(default=dict, help_text="Log-loss of hidden votes, nats, by method.")
+    seconds = models.FloatField(default=0.0)
+    fitted_at = models.DateTimeField(null=True)
+    owner = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
 
 
 class GoldOrigin(models.TextChoices):

@@ -22,7 +22,7 @@ from annotation.api.parsing import FiniteFloatField, query_text
 from annotation.api.task import FormSerializer, MessageSerializer
 from annotation.feedback import read_form
 from annotation.guideline import difference
-from annotation.models import GuidelineVersion, OverlapRule, Project, Role, Token, TokenScope
+from annotation.models import Aggregator, GuidelineVersion, OverlapRule, Project, Role, Token, TokenScope
 from annotation.people import add_guideline, create_project
 from annotation.project_settings import COLUMNS, change_settings, check
 
@@ -51,6 +51,7 @@ class ProjectSerializer(serializers.Serializer[Any]):
     question = serializers.CharField()
     form = serializers.SerializerMethodField()
     lease_minutes = serializers.IntegerField()
+    aggregator = serializers.ChoiceField(choices=Aggregator.choices)
     dispute_below = serializers.FloatField()
     flag_limit = serializers.IntegerField()
     overlap = serializers.IntegerField()
@@ -107,6 +108,7 @@ class SettingsSerializer(serializers.Serializer[Any]):
     question = serializers.CharField(max_length=200, required=False)
     form = serializers.DictField(required=False, help_text="A whole feedback form: what is left out has its default.")
     lease_minutes = serializers.IntegerField(min_value=1, max_value=240, required=False)
+    aggregator = serializers.ChoiceField(choices=Aggregator.choices, required=False)
     dispute_below = FiniteFloatField(min_value=0, max_value=1, required=False)
     flag_limit = serializers.IntegerField(min_value=1, max_value=99, required=False)
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False)

@@ -57,3 +57,13 @@ def test_the_tie_setting_goes_into_the_form_and_priorities_count_double(migrate)
     assert rows.count() == 2
     assert not rows.filter(due_at__isnull=True).exists()  # the next tick fills the new columns
     assert {row.state for row in rows} == {"settled"}
+
+
+def test_projects_that_are_there_keep_the_majority(migrate):
+    old = migrate([("annotation", "0007_chat")])
+    user = old.get_model("annotation", "User").objects.create(email="olga@example.org")
+    old.get_model("annotation", "Project").objects.create(slug="old", name="old", created_by=user)
+    new = migrate([("annotation", "0008_aggregation")])
+    assert new.get_model("annotation", "Project").objects.get(slug="old").aggregator == "majority"
+    made = new.get_model("annotation", "Project").objects.create(slug="new", name="new", created_by_id=user.pk)
+    assert made.aggregator == "dawid_skene"

@@ -1,0 +1,66 @@
+"""Votes may be aggregated by a joint model of the people. Projects that are there keep the majority."""
+
+import django.db.models.deletion
+from django.db import migrations, models
+
+
+def keep_the_majority(apps, schema_editor):
+    apps.get_model("annotation", "Project").objects.update(aggregator="majority")
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('annotation', '0007_chat'),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name='comparison',
+            name='arm',
+            field=models.CharField(blank=True, choices=[('chosen', 'Chosen'), ('control', 'Control')], help_text='Empty: no choice by information.', max_length=7),
+        ),
+        migrations.AddField(
+            model_name='membership',
+            name='confusion',
+            field=models.JSONField(help_text='Derived: P(vote | true class) by the last fit, a row a class.', null=True),
+        ),
+        migrations.AddField(
+            model_name='project',
+            name='aggregator',
+            field=models.CharField(choices=[('dawid_skene', 'Dawid Skene'), ('majority', 'Majority')], default='dawid_skene', max_length=12),
+        ),
+        migrations.AlterField(
+            model_name='membership',
+            name='reliability',
+            field=models.FloatField(help_text='Derived: P(a vote is right) by the last fit.', null=True),
+        ),
+        migrations.AlterField(
+            model_name='project',
+            name='dispute_below',
+            field=models.FloatField(default=0.6, help_text='A lead below this is disputed: the posterior, or of the majority the share of votes.'),
+        ),
+        migrations.CreateModel(
+            name='AggregationFit',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('classes', models.PositiveSmallIntegerField(default=3, help_text='3 with a tie, 2 without.')),
+                ('shares', models.JSONField(default=list, help_text='P(class), from a to b.')),
+                ('votes', models.PositiveIntegerField(default=0)),
+                ('items', models.PositiveIntegerField(default=0)),
+                ('annotators', models.PositiveIntegerField(default=0)),
+                ('last_vote', models.PositiveBigIntegerField(default=0, help_text='Key of the newest vote in it.')),
+                ('objective', models.FloatField(help_text='Log posterior, nats.', null=True)),
+                ('steps', models.PositiveIntegerField(default=0)),
+                ('converged', models.BooleanField(default=False)),
+                ('is_warm', models.BooleanField(default=False, help_text='It went on from the fit before.')),
+                ('held_out', models.JSONField(default=dict, help_text='Log-loss of hidden votes, nats, by method.')),
+                ('seconds', models.FloatField(default=0.0)),
+                ('fitted_at', models.DateTimeField(null=True)),
+                ('owner', models.UUIDField(null=True)),
+                ('lease_expires_at', models.DateTimeField(null=True)),
+                ('project', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='fit', to='annotation.project')),
+            ],
+        ),
+        migrations.RunPython(keep_the_majority, migrations.RunPython.noop),
+    ]
