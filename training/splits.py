@@ -10,7 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 SHINGLE = 5
 NEAR = 0.5
@@ -101,3 +101,14 @@ def part_of(group: str, *, shares: Mapping[str, float], seed: int) -> str:
         if point < edge:
             return part
     return PARTS[0]
+
+
+def leak_rate(members: Sequence[Collection[str]], parts: Sequence[str]) -> float:
+    """Share of the items outside `train` that have a member, such as a prompt or a completion, in `train` as well.
+
+    Args:
+        members: keys of what each item consists of; parts: the part that each is in. 0 where all are in `train`.
+    """
+    seen = {key for keys, part in zip(members, parts, strict=True) if part == "train" for key in keys}
+    held_out = [keys for keys, part in zip(members, parts, strict=True) if part != "train"]
+    return sum(not seen.isdisjoint(keys) for keys in held_out) / max(1, len(held_out))

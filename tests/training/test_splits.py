@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from training.splits import PARTS, member_key, near_duplicates, normalise, part_of, prompt_groups
+from tests.annotation.statistics.published import rows_of
+from training.splits import (
+    LONG_COMPLETION,
+    PARTS,
+    leak_rate,
+    member_key,
+    near_duplicates,
+    normalise,
+    part_of,
+    prompt_groups,
+)
 
 LONG = "This completion is certainly longer than forty characters, so it counts."
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -97,3 +110,36 @@ def test_equal_prompts_and_long_completions_are_never_in_two_groups(items):
         for key in set(kind):
             assert len({group for group, own in zip(found, kind, strict=True) if own == key}) == 1
     assert all(part_of(group, shares=SHARES, seed=0) in PARTS for group in found)
+
+
+def test_the_leak_is_the_share_of_held_out_items_with_a_member_in_train():
+    members = [{"p", "x"}, {"p", "y"}, {"q", "x"}, {"r", "z"}]
+    assert leak_rate(members, ["train", "test", "test", "validation"]) == 2 / 3
+    assert leak_rate(members, ["train", "train", "train", "test"]) == 0
+    assert leak_rate(members, ["train"] * 4) == 0
+
+
+def test_a_random_split_of_pandalm_leaks_nearly_all_and_one_by_group_nothing(test_data):
+    """STATISTICS 10, row 32: prompts .982 and completions .969 over 200 random 80/20 splits."""
+    rows = rows_of(test_data / "statistics" / "pandalm_votes.csv")
+    prompts = [{row["prompt_group"]} for row in rows]
+    completions = [{row["response_1"], row["response_2"]} for row in rows]
+    leaks = []
+    for seed in range(200):
+        held_out = set(np.random.default_rng(seed).permutation(len(rows))[: round(len(rows) / 5)].tolist())
+        parts = ["test" if i in held_out else "train" for i in range(len(rows))]
+        leaks.append((leak_rate(prompts, parts), leak_rate(completions, parts)))
+    assert np.mean(leaks, axis=0) == pytest.approx([0.982, 0.969], abs=2e-3)
+
+
+def test_a_group_split_of_pandalm_leaks_no_prompt_and_no_long_completion(test_data):
+    file = test_data / "multi_annotator" / "pandalm.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    completions = [[row["response_a"], row["response_b"]] for row in rows]
+    found = prompt_groups([ask(row["prompt"]) for row in rows], completions)
+    long = [{member_key(text) for text in texts if len(text.strip()) >= LONG_COMPLETION} for texts in completions]
+    for seed in range(20):
+        parts = [part_of(group, shares={"train": 0.8, "test": 0.2}, seed=seed) for group in found]
+        assert {"train", "test"} == set(parts)
+        assert leak_rate([{member_key(row["prompt"])} for row in rows], parts) == 0
+        assert leak_rate(long, parts) == 0
