@@ -3,6 +3,7 @@ import { type Key, LOCALE, t } from 'src/ui/i18n/t'
 
 const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 })
 const compact = new Intl.NumberFormat(LOCALE, { notation: 'compact', maximumFractionDigits: 1 })
+const date = new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium' })
 const absolute = new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium', timeStyle: 'short' })
 const relative = new Intl.RelativeTimeFormat(LOCALE, { numeric: 'auto', style: 'short' })
 export const DASH = '–'
@@ -51,6 +52,9 @@ export function exactTime(iso: string): string {
   return absolute.format(new Date(iso))
 }
 
+/** A date without its time, given in ms of the epoch. */
+export const day = (at: number): string => date.format(at)
+
 export function relativeTime(iso: string, now: number): string {
   const seconds = (new Date(iso).getTime() - now) / 1000
   const size = Math.abs(seconds)
@@ -58,7 +62,7 @@ export function relativeTime(iso: string, now: number): string {
   if (size < 3600) return relative.format(Math.round(seconds / 60), 'minute')
   if (size < 86_400) return relative.format(Math.round(seconds / 3600), 'hour')
   if (size < 30 * 86_400) return relative.format(Math.round(seconds / 86_400), 'day')
-  return new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium' }).format(new Date(iso))
+  return date.format(new Date(iso))
 }
 
 export type EstimateLike = {
@@ -82,10 +86,16 @@ const REASONS: Record<string, Key> = {
   too_few_common: 'reason.too_few_common',
   one_class: 'reason.one_class',
   one_annotator: 'reason.one_annotator',
+  tied_top: 'reason.tied_top',
+  not_connected: 'reason.not_connected',
+  separated: 'reason.separated',
+  below_chance: 'reason.below_chance',
   too_few_groups: 'reason.too_few_groups',
+  zero_weight: 'reason.zero_weight',
+  sides_not_randomised: 'reason.sides_not_randomised',
 }
 
-function reasonText(reason: string | null): string {
+export function reasonText(reason: string | null): string {
   const key = reason ? REASONS[reason] : undefined
   if (key) return t(key)
   // A reason of a newer server is shown by its code rather than hidden.

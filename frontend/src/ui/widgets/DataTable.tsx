@@ -6,7 +6,7 @@ import styles from 'src/ui/widgets/DataTable.module.css'
 
 export type Column<Row> = {
   name: string
-  header: string
+  header: ReactNode
   cell: (row: Row) => ReactNode
   align?: 'end'
   wrap?: boolean
