@@ -20,6 +20,7 @@ from annotation.api import (
     qualification,
     quality,
     sessions,
+    statistics,
     webhooks,
 )
 
@@ -53,6 +54,7 @@ urlpatterns = [
     *imports.urlpatterns,
     *exports.urlpatterns,
     *pairing.urlpatterns,
+    *statistics.urlpatterns,
     *members.urlpatterns,
     *webhooks.urlpatterns,
     *audit.urlpatterns,

@@ -35,10 +35,146 @@ export type AdjudicationRow = {
     created_at: string;
 };
 
+export type AdviceReport = {
+    definition: string;
+    /**
+     * A code, or empty where the figures allow none.
+     */
+    advice: string;
+    words: string;
+    /**
+     * Of two people on a pair.
+     */
+    agreement: Statistic;
+    /**
+     * Of a person with themselves.
+     */
+    self_consistency: Statistic;
+    ceiling: Ceiling;
+    /**
+     * Of the model that was asked about.
+     */
+    accuracy: number | null;
+    share_of_ceiling: number | null;
+};
+
+export type AggregatorEnum = 'dawid_skene' | 'majority';
+
 export type Agreement = {
     percent: Estimate;
     alpha: Estimate;
     unanimous: Estimate;
+};
+
+export type AgreementFigures = {
+    /**
+     * With a vote in it.
+     */
+    comparisons: number;
+    /**
+     * Pairs, or rated completions.
+     */
+    items: number;
+    votes: number;
+    people: number;
+    /**
+     * Groups that the intervals are clustered by.
+     */
+    prompts: number;
+    percent: Statistic;
+    unanimous: Statistic;
+    /**
+     * Krippendorff, nominal.
+     */
+    alpha: Statistic;
+    alpha_ordinal: Statistic;
+    /**
+     * Of ratings only: on their points.
+     */
+    alpha_interval: Statistic | null;
+    fleiss: Statistic;
+    /**
+     * Gwet.
+     */
+    ac1: Statistic;
+    /**
+     * Gwet, ordinal weights.
+     */
+    ac2: Statistic;
+    classes: Array<ClassShare>;
+    /**
+     * Share of the votes; they count as ties.
+     */
+    both_bad: Statistic;
+};
+
+export type AgreementReport = {
+    definition: string;
+    kind: FeedbackKindEnum;
+    /**
+     * Measured on the random slice that gets all votes.
+     */
+    full_overlap_only: boolean;
+    split: SplitEnum | NullEnum;
+    overall: AgreementFigures;
+    rows: Array<AgreementRow>;
+    skipped: number;
+    /**
+     * Of the skipped.
+     */
+    cannot_judge: number;
+    aggregator: AggregatorEnum;
+    held_out: Array<HeldOut>;
+    ceiling: Ceiling;
+};
+
+export type AgreementRow = {
+    /**
+     * With a vote in it.
+     */
+    comparisons: number;
+    /**
+     * Pairs, or rated completions.
+     */
+    items: number;
+    votes: number;
+    people: number;
+    /**
+     * Groups that the intervals are clustered by.
+     */
+    prompts: number;
+    percent: Statistic;
+    unanimous: Statistic;
+    /**
+     * Krippendorff, nominal.
+     */
+    alpha: Statistic;
+    alpha_ordinal: Statistic;
+    /**
+     * Of ratings only: on their points.
+     */
+    alpha_interval: Statistic | null;
+    fleiss: Statistic;
+    /**
+     * Gwet.
+     */
+    ac1: Statistic;
+    /**
+     * Gwet, ordinal weights.
+     */
+    ac2: Statistic;
+    classes: Array<ClassShare>;
+    /**
+     * Share of the votes; they count as ties.
+     */
+    both_bad: Statistic;
+    /**
+     * Criterion, batch, guideline version or start of the window.
+     */
+    key: string;
+    title: string;
+    started_at: string | null;
+    ended_at: string | null;
 };
 
 export type AnnotateProject = {
@@ -210,6 +346,22 @@ export type AuditPerson = {
 
 export type BetterEnum = 'higher' | 'lower';
 
+export type BiasEnum = 'position' | 'length' | 'format';
+
+export type BiasReport = {
+    definition: string;
+    /**
+     * Decisive votes with a known screen.
+     */
+    votes: number;
+    prompts: number;
+    reason: string | null;
+    warnings: Array<string>;
+    effects: Array<PooledEffect>;
+    consistency: Consistency;
+    people: Array<PersonBias>;
+};
+
 export type BlindVote = {
     choice: string | null;
     both_bad: boolean;
@@ -236,6 +388,21 @@ export type Bucket = {
     gold: Estimate;
     agreement: Estimate;
     median_seconds: number | null;
+};
+
+export type Ceiling = {
+    /**
+     * Best accuracy that a model can reach against single votes.
+     */
+    best: Statistic;
+    /**
+     * No spread of opinion allows more.
+     */
+    upper: number | null;
+    /**
+     * Of decisive votes, from which it follows.
+     */
+    agreement: Statistic;
 };
 
 export type ChangeEnum = 'same' | 'added' | 'removed';
@@ -282,6 +449,14 @@ export type Checkpoint = {
     attempt: number;
     is_best: boolean;
     readonly kept: boolean;
+};
+
+export type ClassShare = {
+    /**
+     * a, tie, b; of ratings a point.
+     */
+    name: string;
+    share: Statistic;
 };
 
 export type Comparison = {
@@ -334,6 +509,32 @@ export type Consensus = {
 };
 
 export type ConsensusStateEnum = 'open' | 'settled' | 'disputed' | 'adjudicated' | 'withdrawn';
+
+export type Consistency = {
+    /**
+     * Of silent repeats: the same class again.
+     */
+    same: Statistic;
+    kappa: Statistic;
+    /**
+     * Of repeats decisive both times: the same side again.
+     */
+    side_driven: Statistic;
+    /**
+     * Implied for independent errors between two answers.
+     */
+    accuracy: Statistic;
+};
+
+export type ControlEffect = {
+    control: ControlEnum;
+    /**
+     * Logits towards the left one; of length and style a doubling.
+     */
+    effect: Statistic;
+};
+
+export type ControlEnum = 'side' | 'length' | 'style';
 
 export type Conversation = {
     id: string;
@@ -507,7 +708,72 @@ export type DisputeVotes = {
     history: Array<Decision>;
 };
 
+export type DividedComparison = {
+    id: string;
+    prompt: Array<Message>;
+    category: string;
+    completions: Array<ComparisonCompletion>;
+    votes: VoteCounts;
+    votes_counted: number;
+    votes_wanted: number;
+    state: ConsensusStateEnum;
+    label: string | null;
+    prob: number | null;
+    ranking: Array<Array<string>> | null;
+    priority: number;
+    frozen: boolean;
+    share: number | null;
+    /**
+     * Share of the votes for the leading class.
+     */
+    top_share: number | null;
+    /**
+     * Model confidence in the leading class.
+     */
+    posterior: number | null;
+    /**
+     * Counted votes, the oldest first.
+     */
+    ballots: Array<DividedVote>;
+};
+
+export type DividedList = {
+    definition: string;
+    items: Array<DividedComparison>;
+    next: string | null;
+};
+
+export type DividedVote = {
+    /**
+     * Pseudonym.
+     */
+    annotator: string;
+    choice: string;
+    both_bad: boolean;
+    /**
+     * 1: a clearly, −1: b clearly.
+     */
+    strength: number | null;
+    /**
+     * The rest of the answer, in stored order.
+     */
+    answer: {
+        [key: string]: unknown;
+    };
+    reasons: Array<string>;
+    rationale: string;
+    active_ms: number | null;
+    created_at: string;
+};
+
 export type DoneEnum = 'all_done' | 'held_by_others' | 'paused' | 'nothing_yet' | 'person_paused' | 'confirm_guideline' | 'practise' | 'qualify' | 'share_done';
+
+export type DriftWindow = {
+    votes: number;
+    started_at: string;
+    ended_at: string;
+    agreement: Statistic;
+};
 
 export type DryRun = {
     rows: number;
@@ -515,6 +781,19 @@ export type DryRun = {
     refused: number;
     errors: Array<RowError>;
     examples: Array<PreviewRow>;
+};
+
+export type EloCurve = {
+    system: string;
+    points: Array<EloPoint>;
+};
+
+export type EloPoint = {
+    /**
+     * Votes so far.
+     */
+    votes: number;
+    rating: number;
 };
 
 export type EndRequest = {
@@ -824,6 +1103,14 @@ export type GuidelineVersionList = {
     next: string | null;
 };
 
+export type HeldOut = {
+    method: string;
+    /**
+     * Of hidden votes, nats a vote; lower is better.
+     */
+    log_loss: number;
+};
+
 export type ImportBatch = {
     id: string;
     kind: string;
@@ -1070,6 +1357,21 @@ export type LineageSnapshot = {
 
 export type Log = {
     lines: Array<string>;
+};
+
+/**
+ * Square matrices in the order of `people`; null where `reason` says why.
+ */
+export type MatrixReport = {
+    definition: string;
+    weights: WeightsEnum;
+    min_common: number;
+    total_people: number;
+    people: Array<StatisticsPerson>;
+    kappa: Array<Array<number | null>>;
+    se: Array<Array<number | null>>;
+    n_common: Array<Array<number>>;
+    reason: Array<Array<string | null>>;
 };
 
 export type Member = {
@@ -1395,6 +1697,7 @@ export type PatchedProjectPatchRequest = {
         [key: string]: unknown;
     };
     lease_minutes?: number;
+    aggregator?: AggregatorEnum;
     dispute_below?: number;
     flag_limit?: number;
     overlap?: number;
@@ -1431,6 +1734,15 @@ export type PauseReasonRequest = {
     reason: string;
 };
 
+export type PeopleReport = {
+    definition: string;
+    /**
+     * Of the people's accuracy.
+     */
+    lower_quartile: number | null;
+    people: Array<PersonSummary>;
+};
+
 export type Person = {
     name: string;
     pseudonym: string;
@@ -1439,6 +1751,65 @@ export type Person = {
     median_seconds: number | null;
     left_share: number | null;
     last_vote_at: string | null;
+};
+
+export type PersonBias = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    votes: number;
+    effects: Array<PersonEffect>;
+    /**
+     * Slope of the logit of agreement with the others, a hundred votes.
+     */
+    drift: Statistic;
+    drift_flagged: boolean;
+    windows: Array<DriftWindow>;
+};
+
+export type PersonEffect = {
+    bias: BiasEnum;
+    effect: Statistic;
+    flagged: boolean;
+};
+
+export type PersonSummary = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    votes: number;
+    excluded: boolean;
+    /**
+     * P(a vote is right), by the joint fit.
+     */
+    accuracy: Statistic;
+    /**
+     * With the answer of the others, the own vote left out.
+     */
+    agreement: Statistic;
+    /**
+     * Of own votes against the answer of the others.
+     */
+    kappa: Statistic;
+    tie_share: Statistic;
+    left_share: Statistic;
+    /**
+     * Logits towards the left side, relative to what others say.
+     */
+    side_bias: Statistic;
+    consistency: Statistic;
+    side_driven: Statistic;
+    gold: Statistic;
+    /**
+     * Agreement with researchers' references.
+     */
+    reference: Statistic;
+    reference_kappa: Statistic;
+    median_seconds: number | null;
+    /**
+     * accuracy, position, length, format.
+     */
+    flags: Array<string>;
 };
 
 export type PersonWithReference = {
@@ -1450,6 +1821,18 @@ export type PersonWithReference = {
 };
 
 export type PhaseEnum = 'starting' | 'stalled' | 'stopping';
+
+export type PooledEffect = {
+    bias: BiasEnum;
+    /**
+     * Logits; of length and format a doubling.
+     */
+    effect: Statistic;
+    /**
+     * Spread of people around it (SD), logits.
+     */
+    tau: number | null;
+};
 
 export type Practice = {
     /**
@@ -1510,6 +1893,7 @@ export type Project = {
     question: string;
     readonly form: Form;
     lease_minutes: number;
+    aggregator: AggregatorEnum;
     dispute_below: number;
     flag_limit: number;
     overlap: number;
@@ -1552,6 +1936,7 @@ export type ProjectCreateRequest = {
         [key: string]: unknown;
     };
     lease_minutes?: number;
+    aggregator?: AggregatorEnum;
     dispute_below?: number;
     flag_limit?: number;
     overlap?: number;
@@ -1652,6 +2037,52 @@ export type Queue = {
 export type QueueAskRequest = {
     tab: string;
     n: number;
+};
+
+export type RankedSystem = {
+    id: string;
+    name: string;
+    votes: number;
+    comparisons: number;
+    /**
+     * Strengths compare within one component only.
+     */
+    component: number;
+    plain: Strength;
+    controlled: Strength | null;
+    adjusted: Strength | null;
+};
+
+export type RankingFit = {
+    converged: boolean;
+    log_likelihood: number | null;
+    tie_parameter: number | null;
+    reason: string | null;
+    warnings: Array<string>;
+};
+
+export type RankingReport = {
+    definition: string;
+    model: string;
+    criterion: string | null;
+    controls: Array<string>;
+    votes: number;
+    /**
+     * Votes between completions of one system, or unknown to the model.
+     */
+    left_out: number;
+    prompts: number;
+    people: number;
+    both_bad: Statistic;
+    systems: Array<RankedSystem>;
+    fit: RankingFit;
+    controlled_fit: RankingFit | null;
+    effects: Array<ControlEffect>;
+    win_rates: WinRates;
+    /**
+     * Display only: depends on the order of the votes.
+     */
+    elo: Array<EloCurve>;
 };
 
 export type Rates = {
@@ -2043,6 +2474,8 @@ export type SourceList = {
     next: string | null;
 };
 
+export type SplitEnum = 'criterion' | 'batch' | 'guideline' | 'time';
+
 export type Standing = {
     next: NextEnum;
     guideline_number: number | null;
@@ -2061,7 +2494,50 @@ export type Standing = {
     pause_reason: string;
 };
 
+/**
+ * A number with its interval, or the reason why there is none.
+ */
+export type Statistic = {
+    value: number | null;
+    low: number | null;
+    high: number | null;
+    n: number;
+    n_groups: number;
+    reason: string | null;
+    method: string;
+    se: number | null;
+    level: number;
+    warnings: Array<string>;
+};
+
+export type StatisticsPerson = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    votes: number;
+};
+
 export type StatusEnum = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
+
+/**
+ * Of one system; null where the model gives none.
+ */
+export type Strength = {
+    /**
+     * Natural-log odds, sum zero over systems.
+     */
+    strength: number | null;
+    se: number | null;
+    low: number | null;
+    high: number | null;
+    rank: number | null;
+    rank_low: number | null;
+    rank_high: number | null;
+    /**
+     * Display only: 1000 + 400/ln 10 times the strength.
+     */
+    elo: number | null;
+};
 
 export type TabRequest = {
     tab: string;
@@ -2287,7 +2763,20 @@ export type WebhookResumeRequest = {
     resend?: boolean;
 };
 
+export type WeightsEnum = 'identity' | 'linear' | 'quadratic' | 'ordinal';
+
 export type WhyEnum = 'votes' | 'sent' | 'escalated';
+
+/**
+ * Square matrices in the order of `systems`: how often the row's system won against the column's.
+ */
+export type WinRates = {
+    rate: Array<Array<number | null>>;
+    low: Array<Array<number | null>>;
+    high: Array<Array<number | null>>;
+    n: Array<Array<number | null>>;
+    model: Array<Array<number | null>>;
+};
 
 export type WithReference = {
     percent: Estimate;
@@ -2470,6 +2959,7 @@ export type ProjectWritable = {
     name: string;
     question: string;
     lease_minutes: number;
+    aggregator: AggregatorEnum;
     dispute_below: number;
     flag_limit: number;
     overlap: number;
@@ -4536,6 +5026,185 @@ export type SourcesListResponses = {
 };
 
 export type SourcesListResponse = SourcesListResponses[keyof SourcesListResponses];
+
+export type StatisticsAdviceData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * Of a model against votes, 0 to 1.
+         */
+        accuracy?: number;
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+    };
+    url: '/api/v1/projects/{slug}/statistics/advice';
+};
+
+export type StatisticsAdviceResponses = {
+    200: AdviceReport;
+};
+
+export type StatisticsAdviceResponse = StatisticsAdviceResponses[keyof StatisticsAdviceResponses];
+
+export type StatisticsAgreementData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+        split?: 'batch' | 'criterion' | 'guideline' | 'time';
+        /**
+         * Of time; votes: tenths. Default week.
+         */
+        window?: 'day' | 'month' | 'votes' | 'week';
+    };
+    url: '/api/v1/projects/{slug}/statistics/agreement';
+};
+
+export type StatisticsAgreementResponses = {
+    200: AgreementReport;
+};
+
+export type StatisticsAgreementResponse = StatisticsAgreementResponses[keyof StatisticsAgreementResponses];
+
+export type StatisticsBiasData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+    };
+    url: '/api/v1/projects/{slug}/statistics/bias';
+};
+
+export type StatisticsBiasResponses = {
+    200: BiasReport;
+};
+
+export type StatisticsBiasResponse = StatisticsBiasResponses[keyof StatisticsBiasResponses];
+
+export type StatisticsMatrixData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+        /**
+         * Pairs that two people need in common; default 20.
+         */
+        min_common?: number;
+        /**
+         * The busiest so many people; 2 to 200, default 60.
+         */
+        most?: number;
+        weights?: 'identity' | 'linear' | 'ordinal' | 'quadratic';
+    };
+    url: '/api/v1/projects/{slug}/statistics/matrix';
+};
+
+export type StatisticsMatrixResponses = {
+    200: MatrixReport;
+};
+
+export type StatisticsMatrixResponse = StatisticsMatrixResponses[keyof StatisticsMatrixResponses];
+
+export type StatisticsPeopleData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+    };
+    url: '/api/v1/projects/{slug}/statistics/people';
+};
+
+export type StatisticsPeopleResponses = {
+    200: PeopleReport;
+};
+
+export type StatisticsPeopleResponse = StatisticsPeopleResponses[keyof StatisticsPeopleResponses];
+
+export type StatisticsRankingData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+        /**
+         * Some of side, length, style, people, with commas.
+         */
+        controls?: string;
+        /**
+         * Rank by this criterion instead of the main question.
+         */
+        criterion?: string;
+        model?: 'bradley_terry' | 'crowd_bt' | 'davidson' | 'plackett_luce' | 'rank_centrality' | 'rao_kupper';
+    };
+    url: '/api/v1/projects/{slug}/statistics/ranking';
+};
+
+export type StatisticsRankingResponses = {
+    200: RankingReport;
+};
+
+export type StatisticsRankingResponse = StatisticsRankingResponses[keyof StatisticsRankingResponses];
+
+export type StatisticsWorstData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+        /**
+         * Default confidence.
+         */
+        by?: 'confidence' | 'division';
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/statistics/worst';
+};
+
+export type StatisticsWorstResponses = {
+    200: DividedList;
+};
+
+export type StatisticsWorstResponse = StatisticsWorstResponses[keyof StatisticsWorstResponses];
 
 export type VotesListData = {
     body?: never;
