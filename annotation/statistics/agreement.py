@@ -1,21 +1,26 @@
 """Agreement between annotators, from vote counts: O(V) to count, O(n·K²) after that.
 
-Pure functions of C [n, K], the votes for each class on each item, at most one vote per annotator and item. Every
-coefficient comes with an interval clustered by group (`estimates.jackknife`): pass the prompt group of each item as
-`group`, else each item counts as independent. Show P_a, α and AC1 together with the class
-shares: where one class prevails κ and α collapse and AC1 does not. No verbal scale is given here on purpose.
+Pure functions of C [n, K], the votes for each class on each item, at most one vote per annotator and item; κ of two
+annotators is from tables [K, K]. Every coefficient comes with an interval clustered by group (`estimates.jackknife`):
+pass the prompt group of each item as `group`, else each item counts as independent. `method="bootstrap"` with an `rng`
+gives the percentile interval instead. Show P_a, α and AC1 together with the class shares: where one class prevails κ
+and α collapse and AC1 does not. No verbal scale is given here on purpose. The coefficients share the weights, the sums
+and the intervals, hence one module.
 
-Shapes: V votes, n items, K classes, G groups.
+Shapes: V votes, n items, K classes, G groups, W annotators; R rows of totals, P pairs of annotators.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.special import poch
 
 from annotation.statistics.aggregation import vote_counts
 from annotation.statistics.estimates import (
@@ -24,21 +29,80 @@ from annotation.statistics.estimates import (
     FloatArray,
     IntArray,
     Reason,
+    bootstrap,
     check_codes,
     check_counts,
     check_size,
+    check_votes,
     group_totals,
     interval,
     jackknife,
     missing,
     ratio,
+    transformed,
 )
 
 Weights = Literal["identity", "linear", "quadratic", "ordinal"] | FloatArray
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
+Method = Literal["jackknife", "bootstrap"]
+Statistic = Callable[[FloatArray], FloatArray]  # from totals [R, m] to [R], NaN where it does not exist
 
 SHARE = (0.0, 1.0)
 COEFFICIENT = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KappaMatrix:
+    """Cohen's κ of every pair of annotators; symmetric.
+
+    Attributes:
+        kappa: [W, W]; NaN where `reason` is not 0.
+        se: [W, W] analytic standard error: items are independent; NaN where `reason` is not 0.
+        n_common: [W, W] items on which both voted; on the diagonal, on which the annotator did.
+        reason: [W, W] 0, or the number of `no_overlap`, `too_few_common` or `one_class`; on the diagonal of
+            `one_annotator`, since nobody is compared with themselves.
+    """
+
+    kappa: FloatArray
+    se: FloatArray
+    n_common: IntArray
+    reason: IntArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ceiling:
+    """How often the best possible model can agree with single votes.
+
+    Attributes:
+        ceiling: if the share of people who prefer a is Beta(a, a) over items. The number to show.
+        upper: the most that any distribution of items allows.
+    """
+
+    ceiling: Estimate
+    upper: Estimate
+
+
+def last_votes(
+    items: IntArray, annotators: IntArray, *, n_annotators: int, repeats: Literal["last"] | None
+) -> IntArray | slice:
+    """Which votes to keep so that each annotator has at most one per item, as agreement needs.
+
+    Args:
+        repeats: "last" keeps an annotator's last vote on an item (in the order given).
+
+    Raises:
+        ValueError: if an annotator voted twice on an item and `repeats` is None.
+    """
+    if repeats not in (None, "last"):
+        raise ValueError(f'repeats must be "last" or None, got {repeats!r}')
+    keys = items * n_annotators + annotators
+    ordered = np.sort(keys)
+    if not np.any(ordered[1:] == ordered[:-1]):
+        return slice(None)
+    if repeats is None:
+        raise ValueError('annotator has more than one vote on an item: pass repeats="last" or leave the repeats out')
+    # The last of equal keys is the first one in reverse.
+    return np.asarray(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
 
 
 def single_votes(
@@ -51,26 +115,9 @@ def single_votes(
     K: int,
     repeats: Literal["last"] | None = None,
 ) -> FloatArray:
-    """`vote_counts` of votes of which each annotator has at most one per item, as agreement needs.
-
-    Args:
-        repeats: "last" keeps an annotator's last vote on an item (in the order given).
-
-    Raises:
-        ValueError: if an annotator voted twice on an item and `repeats` is None.
-    """
-    n_items = check_size(n_items, name="n_items")
-    n_annotators = check_size(n_annotators, name="n_annotators")
-    items = check_codes(item, name="item", size=n_items)
-    annotators = check_codes(annotator, name="annotator", size=n_annotators, length=len(items))
-    labels = check_codes(label, name="label", length=len(items))
-    if repeats not in (None, "last"):
-        raise ValueError(f'repeats must be "last" or None, got {repeats!r}')
-    # The last of equal keys is the first one in reverse.
-    _, first = np.unique((items * n_annotators + annotators)[::-1], return_index=True)
-    if len(first) < len(items) and repeats is None:
-        raise ValueError('annotator has more than one vote on an item: pass repeats="last" or leave the repeats out')
-    kept = len(items) - 1 - first
+    """`vote_counts` of votes of which each annotator has at most one per item, with `repeats` as in `last_votes`."""
+    items, annotators, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    kept = last_votes(items, annotators, n_annotators=n_annotators, repeats=repeats)
     return vote_counts(items[kept], labels[kept], n_items=n_items, K=K)
 
 
@@ -80,6 +127,8 @@ def percent_agreement(
     weights: Weights = "identity",
     values: npt.ArrayLike | None = None,
     group: npt.ArrayLike | None = None,
+    method: Method = "jackknife",
+    rng: int | np.random.Generator | None = None,
 ) -> Estimate:
     """P_a: how often two votes on the same item agree, averaged over items with two votes or more.
 
@@ -87,65 +136,126 @@ def percent_agreement(
         weights: credit for near agreement: a name, or a matrix [K, K] with ones on the diagonal.
         values: numbers of the classes for "linear" and "quadratic", default 0..K−1.
         group: [n] integers; intervals are clustered by it.
+        method, rng: of the interval; "bootstrap" needs a seed or generator.
     """
-    c, groups = _checked(counts, group)
+    c, spread = _checked(counts, group, method, rng)
     w = agreement_weights(weights, K=c.shape[1], values=values)
-    return _mean_over_items(_pair_agreement(c, w), keep=c.sum(axis=1) >= 2, group=groups)
+    return _mean_over_items(c, _pair_agreement(c, w), spread)
 
 
 def unanimous_share(counts: npt.ArrayLike, *, group: npt.ArrayLike | None = None) -> Estimate:
     """Share of the items with two votes or more whose votes are all equal."""
-    c, groups = _checked(counts, group)
-    votes = c.sum(axis=1)
-    return _mean_over_items((c.max(axis=1) == votes).astype(np.float64), keep=votes >= 2, group=groups)
+    c, spread = _checked(counts, group)
+    return _mean_over_items(c, (c.max(axis=1) == c.sum(axis=1)).astype(np.float64), spread)
 
 
-def cohen_kappa(table: npt.ArrayLike, *, weights: Weights = "identity") -> Estimate:
-    """Cohen's κ = (p_o − p_e)/(1 − p_e) of two annotators, with the analytic standard error: items are independent.
+def cohen_kappa(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike | None = None,
+    *,
+    K: int | None = None,
+    weights: Weights = "identity",
+    group: npt.ArrayLike | None = None,
+) -> Estimate:
+    """Cohen's κ = (p_o − p_e)/(1 − p_e) of two annotators on the items that both labelled.
+
+    The standard error is the analytic one where every item is its own group, else the jackknife's.
 
     Args:
-        table: [K, K] items by the class that the first and the second annotator gave.
+        first: [n] classes that the first annotator gave, or, without `second`, the table [K, K] of items by the class
+            that the first and the second gave.
+        second: [n] classes that the second annotator gave. K: classes offered; needed with label arrays.
         weights: credit for near agreement, as in `percent_agreement`; not "identity" is weighted κ.
+        group: [n] integers, with label arrays only; intervals are clustered by it.
 
     Source: Cohen 1960, 1968; Fleiss, Cohen & Everitt 1969.
     """
-    counts = check_counts(table, whole=True)
-    K, n = counts.shape[1], float(counts.sum())
-    if counts.shape[0] != K:
-        raise ValueError(f"table must be square, got {counts.shape}")
-    if n == 0:
-        return missing(Reason.NO_OVERLAP, method="analytic")
-    w = agreement_weights(weights, K=K)
-    p = counts / n
-    first, second = p.sum(axis=1), p.sum(axis=0)
-    observed, chance = float(np.sum(w * p)), float(first @ w @ second)
-    if 1 - chance < 1e-12:
-        return missing(Reason.ONE_CLASS, method="analytic", n=int(n), n_groups=int(n))
-    kappa = (observed - chance) / (1 - chance)
-    if n < 2:
-        return Estimate(value=kappa, method="analytic", n=1, n_groups=1, reason=Reason.TOO_FEW_GROUPS)
-    near = (w @ second)[:, None] + (w.T @ first)[None, :]
-    spread = float(np.sum(p * (w - near * (1 - kappa)) ** 2)) - (kappa - chance * (1 - kappa)) ** 2
-    se = math.sqrt(max(0.0, spread) / n) / (1 - chance)
-    low, high, warnings = interval(kappa, se=se, df=int(n) - 1, bounds=COEFFICIENT)
-    return Estimate(
-        value=kappa, se=se, low=low, high=high, method="analytic", n=int(n), n_groups=int(n), warnings=warnings
+    if second is None:
+        if group is not None:
+            raise ValueError("group needs the labels of single items, not a table")
+        tables = check_counts(first, whole=True)[None]
+        if tables.shape[1] != tables.shape[2]:
+            raise ValueError(f"table must be square, got {tables.shape[1:]}")
+    else:
+        tables = _tables_by_group(first, second, K=K, group=group)
+    w = agreement_weights(weights, K=tables.shape[1])
+    n = int(tables.sum())
+    if group is None or len(tables) == n:
+        return _analytic_kappa(tables.sum(axis=0), w)
+    return jackknife(
+        tables.reshape(len(tables), -1),
+        lambda totals: _kappas(totals.reshape(-1, *w.shape), w)[0],
+        n=n,
+        bounds=COEFFICIENT,
+        undefined=Reason.ONE_CLASS,
     )
 
 
-def fleiss_kappa(counts: npt.ArrayLike, *, group: npt.ArrayLike | None = None) -> Estimate:
+def kappa_matrix(
+    item: npt.ArrayLike,
+    annotator: npt.ArrayLike,
+    label: npt.ArrayLike,
+    *,
+    n_items: int,
+    n_annotators: int,
+    K: int,
+    weights: Weights = "identity",
+    min_common: int = 20,
+    repeats: Literal["last"] | None = None,
+) -> KappaMatrix:
+    """`cohen_kappa` of all pairs of annotators at once. O(Σ n_i²) and O(K²W²).
+
+    With X_k the items × annotators that are 1 where the label is k, X_kᵀX_l counts all pairs' cells (k, l).
+
+    Args:
+        item, annotator, label: [V] codes from 0. repeats: as in `last_votes`.
+        min_common: pairs with fewer common items have no κ (`too_few_common`); at least 2.
+    """
+    items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    kept = last_votes(items, people, n_annotators=n_annotators, repeats=repeats)
+    items, people, labels = items[kept], people[kept], labels[kept]
+    w = agreement_weights(weights, K=K)
+    votes = [
+        sparse.csr_array((np.ones(int(given.sum())), (items[given], people[given])), shape=(n_items, n_annotators))
+        for given in (labels == k for k in range(K))
+    ]
+    cells = {(k, m): (votes[k].T @ votes[m]).toarray() for k in range(K) for m in range(k, K)}
+    common = np.zeros((n_annotators, n_annotators))
+    for (k, m), n in cells.items():
+        common += n if k == m else n + n.T
+    i, j = np.nonzero(np.triu(common >= check_size(min_common, name="min_common", at_least=2), k=1))
+    tables = np.empty((len(i), K, K))
+    for (k, m), n in cells.items():
+        tables[:, k, m], tables[:, m, k] = n[i, j], n[j, i]
+    reason = np.where(common > 0, Reason.TOO_FEW_COMMON.number, Reason.NO_OVERLAP.number)
+    np.fill_diagonal(reason, Reason.ONE_ANNOTATOR.number)
+    kappa, se = np.full_like(common, np.nan), np.full_like(common, np.nan)
+    kappa[i, j], se[i, j] = _kappas(tables, w)
+    reason[i, j] = np.where(np.isnan(kappa[i, j]), Reason.ONE_CLASS.number, 0)
+    for matrix in (kappa, se, reason):
+        matrix[j, i] = matrix[i, j]
+    return KappaMatrix(kappa=kappa, se=se, n_common=common.astype(np.int64), reason=reason)
+
+
+def fleiss_kappa(
+    counts: npt.ArrayLike,
+    *,
+    group: npt.ArrayLike | None = None,
+    method: Method = "jackknife",
+    rng: int | np.random.Generator | None = None,
+) -> Estimate:
     """Fleiss' κ = (P_a − p_e)/(1 − p_e), p_e = Σ p_k², with class shares p_k from all items with a vote.
 
     Source: Fleiss 1971; unequal numbers of votes after Gwet 2014.
     """
-    c, groups = _checked(counts, group)
+    c, spread = _checked(counts, group, method, rng)
 
     def kappa(totals: FloatArray) -> FloatArray:  # [R, 3 + K] → [R]
         agreement, shares = _agreement_and_shares(totals)
         chance = np.sum(shares**2, axis=-1)
         return ratio(agreement - chance, 1 - chance)
 
-    return _chance_corrected(c, np.eye(c.shape[1]), kappa, group=groups)
+    return _chance_corrected(c, np.eye(c.shape[1]), kappa, spread)
 
 
 def gwet_ac(
@@ -154,6 +264,8 @@ def gwet_ac(
     weights: Weights = "identity",
     values: npt.ArrayLike | None = None,
     group: npt.ArrayLike | None = None,
+    method: Method = "jackknife",
+    rng: int | np.random.Generator | None = None,
 ) -> Estimate:
     """Gwet's AC1 (identity weights) or AC2: (P_a − p_e)/(1 − p_e), p_e = T/(K(K−1)) Σ π_k(1 − π_k), T = Σ w_kl.
 
@@ -161,7 +273,7 @@ def gwet_ac(
 
     Source: Gwet 2008 (AC1), 2014 (AC2, missing votes).
     """
-    c, groups = _checked(counts, group)
+    c, spread = _checked(counts, group, method, rng)
     K = c.shape[1]
     w = agreement_weights(weights, K=K, values=values)
     scale = float(w.sum()) / (K * (K - 1))
@@ -171,8 +283,8 @@ def gwet_ac(
         chance = scale * np.sum(shares * (1 - shares), axis=-1)
         return ratio(agreement - chance, 1 - chance)
 
-    estimate = _chance_corrected(c, w, coefficient, group=groups)
-    if groups is not None or estimate.value is None or estimate.n < 2:
+    estimate = _chance_corrected(c, w, coefficient, spread)
+    if spread.group is not None or method == "bootstrap" or estimate.value is None or estimate.n < 2:
         return estimate
     return _gwet_analytic(c, w, value=estimate.value, scale=scale)
 
@@ -183,6 +295,8 @@ def krippendorff_alpha(
     level: Level = "nominal",
     values: npt.ArrayLike | None = None,
     group: npt.ArrayLike | None = None,
+    method: Method = "jackknife",
+    rng: int | np.random.Generator | None = None,
 ) -> Estimate:
     """Krippendorff's α = 1 − observed/expected disagreement, over items with two votes or more.
 
@@ -192,28 +306,75 @@ def krippendorff_alpha(
 
     Args:
         values: numbers of the classes for "interval" and "ratio", default 0..K−1; not negative for "ratio".
-        group: [n] integers; intervals are clustered by it.
+        group, method, rng: as in `percent_agreement`.
 
     Source: Krippendorff 2011.
     """
-    c, groups = _checked(counts, group)
-    votes = c.sum(axis=1)
-    paired = votes >= 2
-    if not paired.any():
-        return missing(Reason.NO_OVERLAP)
-    c, votes = c[paired], votes[paired]
-    K = c.shape[1]
-    statistic: Callable[[FloatArray], FloatArray]
+    every, spread = _checked(counts, group, method, rng)
+    paired = every.sum(axis=1) >= 2
+    c, K = every[paired], every.shape[1]
+    others = c.sum(axis=1) - 1
+    statistic: Statistic
     if level == "ordinal":
-        pairs = (c[:, :, None] * c[:, None, :] - c[:, :, None] * np.eye(K)) / (votes - 1)[:, None, None]
+        pairs = (c[:, :, None] * c[:, None, :] - c[:, :, None] * np.eye(K)) / others[:, None, None]
         per_item, statistic = pairs.reshape(len(c), K * K), _ordinal_alpha
     else:
         distance = _squared_distance(level, K=K, values=values)
         # The diagonal of δ² is 0, so [k=l] drops out; and m_k is Σ_i C_ik.
-        disagreement = np.sum((c @ distance) * c, axis=1) / (votes - 1)
+        disagreement = np.sum((c @ distance) * c, axis=1) / others
         per_item, statistic = np.column_stack([disagreement, c]), _alpha_with(distance)
-    totals = group_totals(per_item, None if groups is None else groups[paired])
-    return jackknife(totals, statistic, n=len(c), bounds=COEFFICIENT, undefined=Reason.ONE_CLASS)
+    return _estimate(every, per_item, statistic, spread, keep=paired, bounds=COEFFICIENT)
+
+
+def accuracy_ceiling(agreement: Estimate) -> Ceiling:
+    """How often the best possible model would agree with a single vote, given how often two votes agree.
+
+    With p the share of people who choose a on an item, A is the mean of p² + (1−p)² and the best accuracy C that of
+    max(p, 1−p), so A ≤ C ≤ (1 + √(2A−1))/2. If p is Beta(a, a), a = (1/(2A−1) − 1)/2, then
+    C = ½ + 2^(−2a)/(a·B(a, a)), written here as ½ + Γ(a+½)/(2√π Γ(a+1)), which is exact for all a from 0. Both grow
+    with A, so the ends of the interval are those of A's; where that reaches below ½ they stop there (`clipped`).
+
+    Args:
+        agreement: P_a on decisive votes of interchangeable annotators.
+
+    Returns:
+        Without value where A has none, and with `below_chance` if A < ½.
+    """
+    if agreement.value is not None and agreement.value < 0.5:
+        undefined = missing(Reason.BELOW_CHANCE, method=agreement.method, n=agreement.n, n_groups=agreement.n_groups)
+        return Ceiling(ceiling=undefined, upper=undefined)
+
+    def expected(a: float) -> float:
+        spread = 2 * a - 1
+        return 0.5 if spread <= 0 else 0.5 + 0.5 / (math.sqrt(math.pi) * float(poch(1 / (2 * spread), 0.5)))
+
+    return Ceiling(
+        ceiling=transformed(agreement, expected, from_at_least=0.5),
+        upper=transformed(agreement, implied_accuracy, from_at_least=0.5),
+    )
+
+
+def implied_accuracy(agreement: float) -> float:
+    """Accuracy of two answers, right independently and alike often, that agree with this probability ≥ ½."""
+    return (1 + math.sqrt(2 * agreement - 1)) / 2
+
+
+def accuracy_without_label_noise(observed: Estimate, label_accuracy: float) -> Estimate:
+    """Accuracy against the truth, r = (observed − (1−r_l))/(2 r_l − 1), of what was scored against noisy labels.
+
+    Args:
+        observed: accuracy against binary labels whose errors are independent of the model's.
+        label_accuracy: r_l, how often these labels are right.
+
+    Returns:
+        Cut to 0..1 (`clipped`); `below_chance` if r_l ≤ ½, when labels say nothing.
+    """
+    if not 0 <= label_accuracy <= 1:
+        raise ValueError(f"label_accuracy must lie in 0..1, got {label_accuracy}")
+    if label_accuracy <= 0.5:
+        return missing(Reason.BELOW_CHANCE, method=observed.method, n=observed.n, n_groups=observed.n_groups)
+    lowest, highest = 1 - label_accuracy, label_accuracy
+    return transformed(observed, lambda x: (x - lowest) / (highest - lowest), from_at_least=lowest, to_at_most=highest)
 
 
 def agreement_weights(weights: Weights, *, K: int, values: npt.ArrayLike | None = None) -> FloatArray:
@@ -241,9 +402,108 @@ def agreement_weights(weights: Weights, *, K: int, values: npt.ArrayLike | None 
     return 1 - (distance if weights == "linear" else distance**2)
 
 
-def _checked(counts: npt.ArrayLike, group: npt.ArrayLike | None) -> tuple[FloatArray, IntArray | None]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Spread:
+    """How an interval is to be made: over which groups of items, and by which method."""
+
+    group: IntArray | None
+    method: Method
+    rng: int | np.random.Generator | None
+
+
+def _checked(
+    counts: npt.ArrayLike,
+    group: npt.ArrayLike | None,
+    method: Method = "jackknife",
+    rng: int | np.random.Generator | None = None,
+) -> tuple[FloatArray, _Spread]:
     c = check_counts(counts, whole=True)
-    return c, None if group is None else check_codes(group, name="group", length=len(c))
+    if method not in ("jackknife", "bootstrap"):
+        raise ValueError(f"method must be jackknife or bootstrap, got {method!r}")
+    if method == "bootstrap" and rng is None:
+        raise ValueError("rng must be a seed or a generator for the bootstrap")
+    groups = None if group is None else check_codes(group, name="group", length=len(c))
+    return c, _Spread(group=groups, method=method, rng=rng)
+
+
+def _estimate(
+    c: FloatArray,
+    per_item: FloatArray,
+    statistic: Statistic,
+    spread: _Spread,
+    *,
+    keep: BoolArray,
+    bounds: tuple[float, float],
+) -> Estimate:
+    """A function of the sums of per_item over the items to keep of C [n, K], with the interval asked for.
+
+    Args:
+        per_item: [number of items to keep, m]; a function of the item's row of C.
+    """
+    n = len(per_item)
+    if not np.any(c.sum(axis=1) >= 2):
+        return missing(Reason.NO_OVERLAP, method=spread.method)
+    group = None if spread.group is None else spread.group[keep]
+    if spread.rng is None:
+        totals = group_totals(per_item, group)
+        return jackknife(totals, statistic, n=n, bounds=bounds, undefined=Reason.ONE_CLASS)
+    first, copies = (None, None) if group is not None else _distinct_rows(c[keep])
+    totals = group_totals(per_item, group) if first is None else per_item[first]
+    return bootstrap(totals, statistic, rng=spread.rng, copies=copies, n=n, undefined=Reason.ONE_CLASS)
+
+
+def _distinct_rows(c: FloatArray) -> tuple[IntArray, IntArray]:
+    """Where each distinct row of whole numbers stands first, and how often it comes. Sorts K times one column."""
+    code = np.zeros(len(c), dtype=np.int64)
+    for column in c.T:
+        code = np.unique(code * (int(c.max()) + 1) + column.astype(np.int64), return_inverse=True)[1]
+    _, first, copies = np.unique(code, return_index=True, return_counts=True)
+    return first, copies
+
+
+def _tables_by_group(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, K: int | None, group: npt.ArrayLike | None
+) -> FloatArray:
+    """Items by the two classes they were given, a table for each group: [G, K, K]; one table without `group`."""
+    if K is None:
+        raise ValueError("K must be given with the labels of two annotators")
+    size = check_size(K, name="K", at_least=2)
+    rows = check_codes(first, name="first", size=size)
+    columns = check_codes(second, name="second", size=size, length=len(rows))
+    groups = (
+        np.zeros(len(rows), dtype=np.int64) if group is None else check_codes(group, name="group", length=len(rows))
+    )
+    names, codes = np.unique(groups, return_inverse=True)
+    flat = np.bincount((codes * size + rows) * size + columns, minlength=len(names) * size**2)
+    return flat.astype(np.float64).reshape(len(names), size, size)
+
+
+def _kappas(tables: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """κ and its analytic standard error of tables [P, K, K] with items in each: [P], [P]; NaN where p_e is 1."""
+    n = tables.sum(axis=(1, 2))
+    p = tables / n[:, None, None]
+    first, second = p.sum(axis=2), p.sum(axis=1)
+    observed = np.sum(p * weights, axis=(1, 2))
+    chance = np.sum((first @ weights) * second, axis=1)
+    kappa = ratio(observed - chance, 1 - chance)
+    off = 1 - kappa
+    near = (second @ weights)[:, :, None] + (first @ weights)[:, None, :]
+    variance = np.sum(p * (weights - near * off[:, None, None]) ** 2, axis=(1, 2)) - (kappa - chance * off) ** 2
+    return kappa, ratio(np.sqrt(np.maximum(variance, 0) / n), 1 - chance)
+
+
+def _analytic_kappa(table: FloatArray, weights: FloatArray) -> Estimate:
+    n = int(table.sum())
+    if n == 0:
+        return missing(Reason.NO_OVERLAP, method="analytic")
+    kappas, errors = _kappas(table[None], weights)
+    value, se = float(kappas[0]), float(errors[0])
+    if math.isnan(value):
+        return missing(Reason.ONE_CLASS, method="analytic", n=n, n_groups=n)
+    if n < 2:
+        return Estimate(value=value, method="analytic", n=1, n_groups=1, reason=Reason.TOO_FEW_GROUPS)
+    low, high, warnings = interval(value, se=se, df=n - 1, bounds=COEFFICIENT)
+    return Estimate(value=value, se=se, low=low, high=high, method="analytic", n=n, n_groups=n, warnings=warnings)
 
 
 def _class_values(values: npt.ArrayLike | None, *, K: int) -> FloatArray:
@@ -261,32 +521,22 @@ def _pair_agreement(c: FloatArray, weights: FloatArray) -> FloatArray:
     return agreeing / np.where(votes >= 2, votes * (votes - 1), np.inf)
 
 
-def _mean_over_items(x: FloatArray, *, keep: BoolArray, group: IntArray | None) -> Estimate:
-    """Mean of x over the items to keep, with its interval over groups."""
-    if not keep.any():
-        return missing(Reason.NO_OVERLAP)
+def _mean_over_items(c: FloatArray, x: FloatArray, spread: _Spread) -> Estimate:
+    """Mean of x [n] over the items with two votes or more."""
+    keep = c.sum(axis=1) >= 2
     per_item = np.column_stack([x[keep], np.ones(int(keep.sum()))])
-    return jackknife(
-        group_totals(per_item, None if group is None else group[keep]),
-        lambda totals: ratio(totals[:, 0], totals[:, 1]),
-        n=len(per_item),
-        bounds=SHARE,
-        undefined=Reason.NO_OVERLAP,
+    return _estimate(c, per_item, lambda totals: ratio(totals[:, 0], totals[:, 1]), spread, keep=keep, bounds=SHARE)
+
+
+def _chance_corrected(c: FloatArray, weights: FloatArray, statistic: Statistic, spread: _Spread) -> Estimate:
+    """A function of (Σ agreement, items with a pair, items with a vote, Σ class shares): [G, 3 + K]."""
+    keep = c.sum(axis=1) >= 1
+    voted = c[keep]
+    votes = voted.sum(axis=1)
+    per_item = np.column_stack(
+        [_pair_agreement(voted, weights), votes >= 2, np.ones(len(voted)), voted / votes[:, None]]
     )
-
-
-def _chance_corrected(
-    c: FloatArray, weights: FloatArray, statistic: Callable[[FloatArray], FloatArray], *, group: IntArray | None
-) -> Estimate:
-    """Jackknife of a function of (Σ agreement, items with a pair, items with a vote, Σ class shares): [G, 3 + K]."""
-    votes = c.sum(axis=1)
-    if not np.any(votes >= 2):
-        return missing(Reason.NO_OVERLAP)
-    voted = votes >= 1
-    c, votes = c[voted], votes[voted]
-    per_item = np.column_stack([_pair_agreement(c, weights), votes >= 2, np.ones(len(c)), c / votes[:, None]])
-    totals = group_totals(per_item, None if group is None else group[voted])
-    return jackknife(totals, statistic, n=len(c), bounds=COEFFICIENT, undefined=Reason.ONE_CLASS)
+    return _estimate(c, per_item, statistic, spread, keep=keep, bounds=COEFFICIENT)
 
 
 def _agreement_and_shares(totals: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -326,7 +576,7 @@ def _squared_distance(level: Level, *, K: int, values: npt.ArrayLike | None) -> 
     return (difference / np.where(total > 0, total, 1.0)) ** 2
 
 
-def _alpha_with(distance: FloatArray) -> Callable[[FloatArray], FloatArray]:
+def _alpha_with(distance: FloatArray) -> Statistic:
     """α of the totals (Σ disagreement, m_1 … m_K) for a fixed δ²."""
 
     def alpha(totals: FloatArray) -> FloatArray:  # [R, 1 + K] → [R]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -24,6 +24,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 LEVEL = 0.95
 FEW_GROUPS = 20  # below this the interval is shown with a warning
+BOOTSTRAPS = 2000  # resamples of a bootstrap: the ends of its interval move by a few hundredths of its width
+RESAMPLED_CELLS = 4_000_000  # of resamples × groups held at once, 32 MB
 
 
 class Reason(StrEnum):
@@ -228,6 +230,80 @@ def jackknife(
         n_groups=groups,
         warnings=warnings,
     )
+
+
+def bootstrap(
+    totals: FloatArray,
+    statistic: Callable[[FloatArray], FloatArray],
+    *,
+    rng: int | np.random.Generator,
+    copies: IntArray | None = None,
+    n: int,
+    undefined: Reason,
+    level: float = LEVEL,
+) -> Estimate:
+    """A function of sums over groups, with the percentile interval of `BOOTSTRAPS` resamples of the groups.
+
+    Draws how often each group comes and multiplies, W @ S, so that no row is ever copied. With 13 groups it covers .90
+    instead of .95: on request only, the default is the jackknife. Costs O(BOOTSTRAPS·rows·m).
+
+    Args:
+        totals: S [rows, m], as in `jackknife`; a row stands for `copies` equal groups.
+        statistic: as in `jackknife`. Resamples in which it does not exist are left out.
+        rng: seed or generator; the same seed gives the same interval.
+        copies: [rows] ≥ 1, default 1: independent items of the same vote pattern are one row, so that the cost does
+            not grow with their number.
+
+    Returns:
+        As `jackknife`; no interval either if more than 1 in 20 resamples have no value.
+
+    Source: Efron 1979; Efron & Tibshirani 1993, section 13.3.
+    """
+    weight = np.ones(len(totals), dtype=np.int64) if copies is None else copies
+    groups = int(weight.sum())
+    whole = float(statistic((weight @ totals)[None, :])[0])
+    if not math.isfinite(whole):
+        return missing(undefined, method="bootstrap", n=n, n_groups=groups)
+    generator, share = np.random.default_rng(rng), weight / groups
+    rows = max(1, RESAMPLED_CELLS // len(totals))
+    drawn = np.concatenate(
+        [
+            statistic(generator.multinomial(groups, share, size=min(rows, BOOTSTRAPS - done)) @ totals)
+            for done in range(0, BOOTSTRAPS, rows)
+        ]
+    )
+    drawn = drawn[np.isfinite(drawn)]
+    if groups < 2 or len(drawn) < 0.95 * BOOTSTRAPS:
+        return Estimate(value=whole, method="bootstrap", n=n, n_groups=groups, reason=Reason.TOO_FEW_GROUPS)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(
+        value=whole,
+        se=float(drawn.std()),
+        low=float(low),
+        high=float(high),
+        level=level,
+        method="bootstrap",
+        n=n,
+        n_groups=groups,
+        warnings=(Caution.FEW_GROUPS,) if groups < FEW_GROUPS else (),
+    )
+
+
+def transformed(
+    estimate: Estimate, function: Callable[[float], float], *, from_at_least: float = 0.0, to_at_most: float = 1.0
+) -> Estimate:
+    """A growing function of an estimate: of its value and of the ends of its interval; without standard error.
+
+    Args:
+        from_at_least, to_at_most: where the function is defined; what lies outside is moved to the end (`clipped`).
+    """
+    ends = (estimate.value, estimate.low, estimate.high)
+    moved = [None if x is None else function(min(max(x, from_at_least), to_at_most)) for x in ends]
+    outside = any(x is not None and not from_at_least <= x <= to_at_most for x in ends)
+    warnings = estimate.warnings
+    if outside and Caution.CLIPPED not in warnings:
+        warnings = (*warnings, Caution.CLIPPED)
+    return replace(estimate, value=moved[0], se=None, low=moved[1], high=moved[2], warnings=warnings)
 
 
 def cluster_sandwich(bread: FloatArray, scores: FloatArray, group: IntArray | None) -> tuple[FloatArray, int]:
