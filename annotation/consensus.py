@@ -8,7 +8,7 @@ what the votes say, `overlap` whether there should be more of them; this module 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,8 @@ from annotation.gate import write
 from annotation.models import (
     Adjudication,
     AdjudicationKind,
+    AggregationFit,
+    Aggregator,
     ComparisonCompletion,
     Consensus,
     ConsensusState,
@@ -31,10 +33,10 @@ from annotation.models import (
     SlotState,
     Webhook,
 )
-from annotation.tally import Ballot, Tally, ruled, tallies
+from annotation.tally import Ballot, Confusion, Reading, Tally, as_confusion, ruled, tallies
 from annotation.webhooks import Event, emit
 
-METHOD = "majority/2"
+METHODS = {Aggregator.DAWID_SKENE: "dawid_skene/1", Aggregator.MAJORITY: "majority/2"}
 BATCH = 500
 _WRITTEN = [
     "state", "label", "prob", "share", "votes_a", "votes_tie", "votes_b", "votes", "both_bad", "top_share", "posterior",
@@ -72,7 +74,7 @@ def settle(comparison_ids: Sequence[int], *, now: datetime) -> int:
 def rebuild(*, project: Project, now: datetime) -> int:
     """Compute every consensus of a project from the facts; how many there are.
 
-    What is not due gets no more slots: the rule has been asked, and people's reliability may have changed since.
+    What is not due gets no more slots: the rule has been asked, and the fit of the people may have changed since.
     """
     total, last = 0, 0
     while True:
@@ -97,11 +99,7 @@ def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
     )
     before = {row.pk: ConsensusState(row.state) for row in rows}
     facts = _read(rows)
-    counted = tallies(
-        [facts.ballots[row.comparison_id] for row in rows],
-        sizes=[facts.sizes[row.comparison_id] for row in rows],
-        has_tie=[facts.has_tie[row.project_id] for row in rows],
-    )
+    counted = tallies([facts.ballots[row.comparison_id] for row in rows], [_reading(row, facts) for row in rows])
     for row, tally in zip(rows, counted, strict=True):
         _fill(row, tally, facts, now)
     asked = [(row, tally) for row, tally in zip(rows, counted, strict=True) if due[row.comparison_id] is not None]
@@ -145,7 +143,7 @@ class _Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """What the consensuses of a batch are computed from, by comparison (forms by project).
+    """What the consensuses of a batch are computed from, by comparison (forms and class shares by project).
 
     `wanted`: slots that are not done. Votes of excluded people are not among the ballots.
     """
@@ -157,44 +155,33 @@ class _Facts:
     flags: Mapping[int, int]
     decisions: Mapping[int, _Decision]
     has_tie: Mapping[int, bool]
+    shares: Mapping[int, tuple[float, ...]]
 
 
 def _read(rows: Sequence[Consensus]) -> _Facts:
-    """Six queries. Counted votes are those that a slot points to; surplus votes are not among them."""
+    """Eight queries. Counted votes are those that a slot points to; surplus votes are not among them."""
     ids = [row.comparison_id for row in rows]
     comparisons = {row.comparison_id: row.comparison for row in rows}
     projects = {row.project_id: row.project for row in rows}
-    members = Membership.objects.filter(project_id__in=projects)
-    reliability: dict[tuple[int, int], float | None] = {}
-    excluded: set[tuple[int, int]] = set()
-    for project_id, user_id, value, excluded_at in members.values_list(
-        "project_id", "user_id", "reliability", "excluded_at"
-    ):
-        reliability[project_id, user_id] = value
-        if excluded_at is not None:
-            excluded.add((project_id, user_id))
+    slots = Slot.objects.filter(comparison_id__in=ids).order_by("comparison_id", "number")
+    found = list(
+        slots.values_list(
+            "comparison_id", "project_id", "state", "audience", "vote__annotator_id", "vote__choice", "vote__body"
+        )
+    )
+    people = _people(projects, {row[4] for row in found if row[4] is not None})
     ballots: dict[int, list[Ballot]] = defaultdict(list)
     wanted: dict[int, int] = defaultdict(int)
     with_experts: set[int] = set()
-    slots = Slot.objects.filter(comparison_id__in=ids).order_by("comparison_id", "number")
-    for pk, project_id, state, audience, annotator_id, choice, body in slots.values_list(
-        "comparison_id", "project_id", "state", "audience", "vote__annotator_id", "vote__choice", "vote__body"
-    ):
+    for pk, project_id, state, audience, annotator_id, choice, body in found:
         if overlap.is_expert_slot(audience=audience, comparison_audience=comparisons[pk].audience):
             with_experts.add(pk)
         if state != SlotState.DONE:
             wanted[pk] += 1
             continue
-        if (project_id, annotator_id) not in excluded:
-            right = reliability.get((project_id, annotator_id))
-            ballots[pk].append(
-                Ballot(
-                    annotator_id=annotator_id,
-                    choice=choice,
-                    body=body,
-                    reliability=overlap.UNKNOWN_RELIABILITY if right is None else right,
-                )
-            )
+        confusion, is_excluded = people.get((project_id, annotator_id), (None, False))
+        if not is_excluded:
+            ballots[pk].append(Ballot(annotator_id=annotator_id, choice=choice, body=body, confusion=confusion))
     places = ComparisonCompletion.objects.filter(comparison_id__in=ids).order_by().values_list("comparison_id")
     flags = Flag.objects.filter(comparison_id__in=ids).values_list("comparison_id")
     decisions = Adjudication.objects.filter(comparison_id__in=ids).order_by("id")
@@ -209,6 +196,32 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
             for pk, kind, answer in decisions.values_list("comparison_id", "kind", "answer")
         },
         has_tie={pk: project.feedback.has_tie for pk, project in projects.items()},
+        shares={
+            pk: tuple(shares)
+            for pk, shares in AggregationFit.objects.filter(project_id__in=projects).values_list("project_id", "shares")
+        },
+    )
+
+
+def _people(
+    project_ids: Collection[int], user_ids: Collection[int]
+) -> dict[tuple[int, int], tuple[Confusion | None, bool]]:
+    """The confusion of each voter by the last fit, and whether they are excluded, by project and user. One query."""
+    members = Membership.objects.filter(project_id__in=project_ids, user_id__in=user_ids)
+    return {
+        (project_id, user_id): (as_confusion(confusion), excluded_at is not None)
+        for project_id, user_id, confusion, excluded_at in members.values_list(
+            "project_id", "user_id", "confusion", "excluded_at"
+        )
+    }
+
+
+def _reading(row: Consensus, facts: _Facts) -> Reading:
+    return Reading(
+        size=facts.sizes[row.comparison_id],
+        has_tie=facts.has_tie[row.project_id],
+        shares=facts.shares.get(row.project_id, ()),
+        by_model=row.project.aggregator == Aggregator.DAWID_SKENE,
     )
 
 
@@ -228,7 +241,7 @@ def _fill(row: Consensus, tally: Tally, facts: _Facts, now: datetime) -> None:
     row.votes_a, row.votes_tie, row.votes_b = tally.counts
     row.votes, row.both_bad = tally.votes, tally.both_bad
     row.top_share, row.posterior, row.details = tally.top_share, tally.posterior, tally.details
-    row.method = METHOD
+    row.method = METHODS[Aggregator(row.project.aggregator)]
     row.due_at = None
     if state is ConsensusState.OPEN:
         row.settled_at, row.stopped = None, ""
@@ -248,7 +261,7 @@ def _state(row: Consensus, tally: Tally, facts: _Facts) -> ConsensusState:
         return ConsensusState.WITHDRAWN
     if facts.wanted[row.comparison_id] or not tally.votes:
         return ConsensusState.OPEN
-    is_weak = tally.top_share is not None and tally.top_share < row.project.dispute_below
+    is_weak = tally.lead is not None and tally.lead < row.project.dispute_below
     return ConsensusState.DISPUTED if tally.is_split or is_weak else ConsensusState.SETTLED
 
 

@@ -18,6 +18,7 @@ from annotation import queries
 from annotation.assignment import end
 from annotation.audience import may_serve
 from annotation.consensus import mark_due
+from annotation.fits import request as request_fit
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.models import (
@@ -120,6 +121,7 @@ def exclude(*, project: Project, user: User, by: User, reason: str, now: datetim
         opened = sum(_open_slots(batch, user) for batch in _batches(ids))
         for batch in _batches(ids):
             mark_due(batch, now=now)
+        request_fit(project)
         fact = _write_down(project, user, by, reason, now, lifted=False, comparisons=len(ids), slots=opened)
     # A transaction of its own: ending a lease takes the slot before the comparison, here it was the other way round.
     with write(), transaction.atomic():
@@ -144,6 +146,7 @@ def readmit(*, project: Project, user: User, by: User, reason: str, now: datetim
         taken = sum(_take_slots(batch, user, serves) for batch in _batches(ids))
         for batch in _batches(ids):
             mark_due(batch, now=now)
+        request_fit(project)
         return _write_down(project, user, by, reason, now, lifted=True, comparisons=len(ids), slots=taken)
 
 

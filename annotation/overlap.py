@@ -30,7 +30,6 @@ from annotation.models import (
 )
 from annotation.statistics.acquisition import Decision, overlap_decision
 
-UNKNOWN_RELIABILITY = 0.75  # a person without record: between the careful .85 and the careless .68 of STATISTICS 6.6
 EXPERT = "skill:expert"
 
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from annotation.consensus import METHOD, settle_due
+import numpy as np
+
+from annotation.consensus import METHODS, settle_due
 from annotation.feedback import LETTERS, FeedbackKind
 from annotation.models import (
+    Aggregator,
     Choice,
     Comparison,
     ComparisonCompletion,
@@ -25,6 +29,15 @@ from annotation.models import (
     Purpose,
     Vote,
 )
+from annotation.statistics.aggregation import (
+    dawid_skene,
+    default_prior,
+    preference_values,
+    prior_confusion,
+    update_posterior,
+)
+from annotation.tally import CLASSES, PROB, leading
+from annotation.vote_arrays import known_classes, load
 
 READY = (ConsensusState.SETTLED, ConsensusState.ADJUDICATED)
 MARGIN_PER_STEP = 1 / 3  # nats for each step of a scale; a guess (ENGINE 3.1)
@@ -34,9 +47,13 @@ MARGIN_PER_STEP = 1 / 3  # nats for each step of a scale; a guess (ENGINE 3.1)
 class LabelPolicy:
     """How votes become labels. `tie_rule`: `half` keeps ties as ½, `drop` leaves them out.
 
-    `margin`: whether a line carries how strongly people preferred the chosen one, where the form is a scale.
+    Attributes:
+        aggregator: None is the project's.
+        min_confidence: the leading class has at least this share of the votes.
+        margin: whether a line carries how strongly people preferred the chosen one, where the form is a scale.
     """
 
+    aggregator: Aggregator | None = None
     min_votes: int = 1
     tie_rule: str = "half"
     min_confidence: float = 0.0
@@ -51,13 +68,16 @@ class Preference:
     by the pairs so that one prompt weighs 1, and `ranking` says the whole order.
 
     Attributes:
+        pair: number of the pair among those of its comparison.
         prob, share: of a; share is None where a ruling stands without votes.
+        p_tie: posterior of a tie, where the labels are a model's.
         margin: nats, above 0 where a is preferred; None unless asked for.
         is_ruled: the label is a ruling's.
     """
 
     id: str
     comparison_pk: int
+    pair: int
     comparison: str
     prompt: list[dict[str, str]]
     a: str
@@ -78,6 +98,7 @@ class Preference:
     category: str
     is_ruled: bool
     ranking: list[list[str]] | None
+    p_tie: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,14 +112,24 @@ class Ready:
     dropped: dict[str, int]
     guideline_versions: list[int]
     excluded_annotators: list[str]
-    aggregator: str = field(default=METHOD)
+    aggregator: Aggregator
+
+    @property
+    def method(self) -> str:
+        """Name and version of the aggregation, as a manifest carries it."""
+        return METHODS[self.aggregator]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pair:
-    """Two completions of a comparison, by their places, and what was said of them. `prob` ½ is a tie."""
+    """Two completions of a comparison, by their places, and what was said of them.
 
+    `number` is its place among the comparison's pairs. An empty `label` is none: no class leads.
+    """
+
+    number: int
     places: tuple[int, int]
+    label: str
     prob: float
     share: float | None
     votes: tuple[int, int, int]
@@ -116,6 +147,7 @@ def ready_preferences(
     """
     while settle_due(now=now):
         pass
+    aggregator = policy.aggregator or Aggregator(project.aggregator)
     dropped: Counter[str] = Counter()
     rows = (
         Consensus.objects.filter(project=project).select_related("comparison__prompt").order_by("comparison__public_id")
@@ -140,7 +172,8 @@ def ready_preferences(
             dropped[reason] += 1
             continue
         pairs = []
-        for pair in _pairs(row, len(shown)):
+        for voted in _pairs(row, len(shown)):
+            pair = voted if row.state == ConsensusState.ADJUDICATED else _counted(voted, aggregator)
             reason = _why_not_pair(row, pair, shown, policy)
             if reason is None:
                 pairs.append(pair)
@@ -154,7 +187,59 @@ def ready_preferences(
         dropped=dict(sorted(dropped.items())),
         guideline_versions=sorted(versions.values_list("number", flat=True)),
         excluded_annotators=sorted(excluded.values()),
+        aggregator=aggregator,
     )
+
+
+def label_by_model(
+    *, project: Project, ready: Ready, policy: LabelPolicy, is_train: Sequence[bool]
+) -> tuple[list[Preference | None], dict[str, Any]]:
+    """The preferences with the posterior of Dawid and Skene's model fitted on the training part alone.
+
+    So a held-out label owes nothing to the training votes but how each person errs, and what lies outside the snapshot
+    moves no label. A pair whose posterior says tie is ½, or None where ties are dropped. Rulings stay as they are.
+
+    Args:
+        is_train: of each preference.
+
+    Returns:
+        A preference, or None, for each of `ready`, and what a manifest should say of the fit.
+
+    Source: STATISTICS 3.4 and 9.4.
+    """
+    arrays = load(project, counted=True)
+    known = known_classes(project, arrays)
+    place = {key: i for i, key in enumerate(zip(arrays.comparison.tolist(), arrays.pair.tolist(), strict=True))}
+    item = [place.get((one.comparison_pk, one.pair), -1) for one in ready.preferences]
+    trains = np.zeros(len(arrays.comparison), dtype=bool)
+    trains[[i for i, train in zip(item, is_train, strict=True) if train and i >= 0]] = True
+    part = arrays.only(trains[arrays.item])
+    fit = dawid_skene(*part.votes, **part.sizes, gold=known[trains])
+    theta = np.tile(prior_confusion(arrays.K), (len(arrays.user), 1, 1))
+    theta[np.searchsorted(arrays.user, part.user)] = fit.theta
+    q = update_posterior(np.tile(fit.pi, (len(arrays.comparison), 1)), theta, *arrays.votes)
+    label, wins = leading(q), q @ preference_values(arrays.K)
+    tie = 1 if arrays.K == 3 else None
+    labelled: list[Preference | None] = []
+    for one, i in zip(ready.preferences, item, strict=True):
+        if one.is_ruled or i < 0:
+            labelled.append(one)
+        elif tie is not None and label[i] == tie:
+            half = replace(one, prob=0.5, p_tie=float(q[i, tie]))
+            labelled.append(None if policy.tie_rule == "drop" else half)
+        else:
+            p_tie = None if tie is None else float(q[i, tie])
+            labelled.append(replace(one, prob=float(wins[i]), p_tie=p_tie))
+    gamma, class_prior = default_prior(arrays.K)
+    about = {
+        "fitted_on": "train",
+        "prior": {"confusion": gamma.tolist(), "classes": class_prior},
+        "class_shares": [round(float(value), 6) for value in fit.pi],
+        "annotators": len(part.user),
+        "votes": len(part),
+        "converged": fit.converged,
+    }
+    return labelled, about
 
 
 Shown = Sequence[tuple[str, str, str]]  # text, finish and source of each completion, in stored order
@@ -164,12 +249,24 @@ def _pairs(row: Consensus, size: int) -> Iterator[_Pair]:
     """The pairs of a comparison: the one of two completions, or those that `Consensus.details` holds."""
     if size == 2:
         assert row.prob is not None
-        yield _Pair(places=(0, 1), prob=row.prob, share=row.share, votes=(row.votes_a, row.votes_tie, row.votes_b))
+        votes = (row.votes_a, row.votes_tie, row.votes_b)
+        yield _Pair(number=0, places=(0, 1), label=row.label, prob=row.prob, share=row.share, votes=votes)
         return
-    for pair in row.details["pairs"]:
+    for number, pair in enumerate(row.details["pairs"]):
         a, tie, b = pair["votes"]
         places = (LETTERS.index(pair["a"]), LETTERS.index(pair["b"]))
-        yield _Pair(places=places, prob=pair["prob"], share=pair["share"], votes=(a, tie, b))
+        yield _Pair(
+            number=number, places=places, label=pair["label"], prob=pair["prob"], share=pair["share"], votes=(a, tie, b)
+        )
+
+
+def _counted(pair: _Pair, aggregator: Aggregator) -> _Pair:
+    """The pair with the majority's label, if that is asked for; a model's comes when the split is known."""
+    if aggregator is not Aggregator.MAJORITY:
+        return pair
+    top = [name for name, n in zip(CLASSES, pair.votes, strict=True) if n == max(pair.votes)]
+    label = top[0] if len(top) == 1 else ""
+    return replace(pair, label=label, prob=PROB.get(label, 0.5))
 
 
 def _preferences(
@@ -184,6 +281,7 @@ def _preferences(
         yield Preference(
             id=comparison if len(shown) == 2 else f"{comparison}:{LETTERS[i]}{LETTERS[j]}",
             comparison_pk=row.comparison_id,
+            pair=pair.number,
             comparison=comparison,
             prompt=row.comparison.prompt.messages,
             a=a,
@@ -239,7 +337,7 @@ def _why_not(row: Consensus, size: int, policy: LabelPolicy) -> str | None:
 
 def _why_not_pair(row: Consensus, pair: _Pair, shown: Shown, policy: LabelPolicy) -> str | None:
     """Why a pair is left out. Of several completions a pair that no class leads is a tie, as its ½ says."""
-    is_tie = row.label == Choice.TIE if len(shown) == 2 else pair.prob == 0.5
+    is_tie = pair.label == Choice.TIE or (not pair.label and len(shown) > 2)
     if is_tie and policy.tie_rule == "drop":
         return "tie"
     if row.state != ConsensusState.ADJUDICATED and max(pair.votes) < policy.min_confidence * sum(pair.votes):

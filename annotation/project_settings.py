@@ -15,14 +15,14 @@ from annotation.assignment import apply_finish_started
 from annotation.errors import Invalid
 from annotation.feedback import Form
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import Consensus, Project, User
 from annotation.pairing import change_overlap
 from annotation.people import audit, change_form
 
 MOST_HIDDEN = 0.5
 COLUMNS = (
-    "name", "question", "overlap", "lease_minutes", "aggregator", "dispute_below", "flag_limit", "paused_at", "overlap_rule",
-    "min_votes", "max_votes", "stop_at", "full_share", "expert_votes", "finish_started", "person_cap", "vote_cap",
+    "name", "question", "overlap", "lease_minutes", "aggregator", "dispute_below", "flag_limit", "paused_at",
+    "overlap_rule", "min_votes", "max_votes", "stop_at", "full_share", "expert_votes", "finish_started", "person_cap", "vote_cap",
     "gold_share", "repeat_share", "repeat_after", "confirm_guideline", "practice_items", "qualification_items",
     "pass_mark", "attempts_allowed", "retry_hours", "feedback_every", "pause_below", "pause_min_gold",
 )  # fmt: skip
@@ -85,6 +85,8 @@ def change_settings(
             change_form(project=locked, form=form, by=by, now=now)
         if "overlap" in changed:
             change_overlap(project=locked, overlap=values["overlap"], now=now)
+        if "aggregator" in changed:
+            Consensus.objects.filter(project=project).update(due_at=now)
         if changed:
             shown = {name: {key: _plain(value) for key, value in pair.items()} for name, pair in changed.items()}
             audit(project=project, by=by, action="project.changed", target=project.slug, now=now, **shown)

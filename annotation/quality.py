@@ -1,4 +1,4 @@
-"""What a person's answers bring about: a pause and the way back, feedback to them, and how far their votes are trusted.
+"""What a person's answers bring about: a pause and the way back, and feedback to them.
 
 `annotation.records` computes the figures; here they have consequences. Nothing is told of gold that a person has not
 answered, and what they have answered they do not get again.
@@ -7,13 +7,11 @@ answered, and what they have answered they do not get again.
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-import numpy as np
-from django.core.cache import cache
 from django.db import transaction
-from django.db.models import Count, Max, OuterRef, Subquery
+from django.db.models import Count, Max, Subquery
 
 from annotation.errors import DomainError, Kind
 from annotation.gate import write
@@ -29,13 +27,8 @@ from annotation.models import (
 )
 from annotation.people import audit
 from annotation.qualification import close_attempt
-from annotation.records import ORDINARY, pair_labels, records
-from annotation.statistics.aggregation import one_coin
+from annotation.records import ORDINARY, records
 from annotation.statistics.estimates import Estimate, wilson
-
-REFRESH_MINUTES = 5
-_FRESH_SHARE = 0.05  # new votes that make it worth while: so many of all …
-_FRESH_VOTES = 1000  # … or so many (STATISTICS 3.7)
 
 
 class AlreadyPaused(DomainError):
@@ -239,66 +232,3 @@ def read_feedback(*, given: FeedbackGiven, now: datetime) -> None:
     """Note that a person has read a feedback. A second call changes nothing."""
     FeedbackGiven.objects.filter(pk=given.pk, read_at=None).update(read_at=now)
     given.refresh_from_db()
-
-
-# --- reliability ------------------------------------------------------------------------------------------------------
-
-
-def refresh_due(now: datetime) -> int:
-    """Refresh the projects with enough new votes, each every five minutes at most; how many were (a step of the tick).
-
-    What was seen last is kept in the cache: losing it costs one refresh too many.
-    """
-    newest = Vote.objects.filter(project=OuterRef("pk")).order_by("-pk").values("pk")[:1]
-    refreshed = 0
-    for project in Project.objects.annotate(newest=Subquery(newest)).filter(newest__isnull=False):
-        name = f"reliability/{project.pk}"
-        last = cache.get(name)
-        if last is not None:
-            at, key, votes = last
-            if project.newest == key or now - at < timedelta(minutes=REFRESH_MINUTES):
-                continue
-            fresh = Vote.objects.filter(project=project, pk__gt=key).count()
-            if fresh < min(_FRESH_VOTES, _FRESH_SHARE * votes):
-                continue
-        refresh_reliability(project=project, now=now)
-        cache.set(name, (now, project.newest, Vote.objects.filter(project=project).count()), timeout=None)
-        refreshed += 1
-    return refreshed
-
-
-def refresh_reliability(*, project: Project, now: datetime) -> int:
-    """Estimate anew how often each person is right (one-coin, STATISTICS 3.5); how many memberships changed.
-
-    From live ordinary first votes of people who are not excluded; of several completions every pair is an item.
-    """
-    size = project.feedback.size
-    votes = Vote.objects.filter(
-        project=project, purpose__in=(Purpose.WANTED, Purpose.GOLD), retractions__isnull=True
-    ).exclude(annotator_id__in=Membership.objects.filter(project=project, excluded_at__isnull=False).values("user_id"))
-    rows = list(votes.values_list("annotator_id", "comparison_id", "choice", "body" if size > 2 else "choice"))
-    pairs = size * (size - 1) // 2
-    if not rows or not pairs:
-        return 0
-    people, annotator = np.unique(np.array([row[0] for row in rows], dtype=np.int64), return_inverse=True)
-    comparisons, comparison = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_inverse=True)
-    label = pair_labels([row[2] for row in rows], [row[3] for row in rows], size=size).reshape(-1)
-    K = 3 if project.feedback.has_tie or (label == 1).any() else 2
-    result = one_coin(
-        (comparison[:, None] * pairs + np.arange(pairs)).reshape(-1),
-        np.repeat(annotator, pairs),
-        label if K == 3 else label // 2,
-        n_items=len(comparisons) * pairs,
-        n_annotators=len(people),
-        K=K,
-    )
-    accuracy = dict(zip(people.tolist(), result.accuracy.tolist(), strict=True))
-    changed = []
-    for member in Membership.objects.filter(project=project, user_id__in=accuracy):
-        value = accuracy[member.user_id]
-        if member.reliability is None or abs(member.reliability - value) > 1e-6:
-            member.reliability = value
-            changed.append(member)
-    with write(), transaction.atomic():
-        Membership.objects.bulk_update(changed, ["reliability"], batch_size=500)
-    return len(changed)

@@ -10,7 +10,7 @@ Shapes: V votes, P pairs of a vote, C comparisons.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import combinations
 from typing import Any
@@ -32,7 +32,17 @@ from annotation.models import (
     Purpose,
     Vote,
 )
-from annotation.statistics.estimates import BoolArray, Estimate, FloatArray, IntArray, Reason, jackknife, ratio, wilson
+from annotation.statistics.estimates import (
+    BoolArray,
+    Caution,
+    Estimate,
+    FloatArray,
+    IntArray,
+    Reason,
+    jackknife,
+    ratio,
+    wilson,
+)
 
 ORDINARY = (Purpose.WANTED, Purpose.GOLD, Purpose.REPEAT)  # production: what a person cannot tell apart
 BUCKETS = 10
@@ -354,23 +364,31 @@ def pool(project: Project) -> Pool:
     """The same figures over all people."""
     ballots = load(project)
     people, code = np.unique(ballots.person, return_inverse=True)
-    return Pool(**{name: _clustered(*figures.sums(code, len(people))) for name, figures in _shares(ballots).items()})
+    return Pool(
+        **{name: clustered_share(*figures.sums(code, len(people))) for name, figures in _shares(ballots).items()}
+    )
 
 
-def _clustered(right: FloatArray, n: FloatArray) -> Estimate:
-    """A proportion over groups: Wilson with the design effect that the jackknife over groups finds."""
+def clustered_share(right: FloatArray, n: FloatArray) -> Estimate:
+    """A proportion over groups: Wilson with the design effect that the jackknife over groups finds (STATISTICS 2.5).
+
+    Args:
+        right, n: [G] how many answers hold, out of how many, in each group.
+    """
     entered = n > 0
     totals = np.column_stack([right[entered], n[entered]])
     answers, hits = float(n.sum()), float(right.sum())
-    if not answers:
-        return wilson(0, 0)
     spread = jackknife(
         totals, lambda sums: ratio(sums[:, 0], sums[:, 1]), n=round(answers), bounds=(0.0, 1.0),
         undefined=Reason.NO_VOTES,
     )  # fmt: skip
+    if spread.se is None:
+        return spread
     p = hits / answers
     simple = p * (1 - p) / answers
-    return wilson(hits, answers, deff=spread.se**2 / simple if spread.se is not None and simple > 0 else 1.0)
+    share = wilson(hits, answers, deff=spread.se**2 / simple if simple > 0 else 1.0)
+    few = tuple(caution for caution in spread.warnings if caution is Caution.FEW_GROUPS)
+    return replace(share, n_groups=len(totals), warnings=few)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,9 +16,10 @@ import numpy as np
 
 from annotation.feedback import LETTERS, pair_classes, ranks, strength
 from annotation.statistics.aggregation import (
-    coin_confusion,
     majority,
     preference_share,
+    preference_values,
+    prior_confusion,
     soft_labels,
     update_posterior,
     vote_counts,
@@ -28,18 +29,41 @@ from annotation.statistics.estimates import BoolArray, FloatArray, IntArray
 CLASSES = ("a", "tie", "b")
 PROB = {"a": 1.0, "tie": 0.5, "b": 0.0}
 _COLUMNS = {2: np.array([0, 2]), 3: np.array([0, 1, 2])}  # where the classes stand if there is no tie, and if there is
+_KEPT = {(3, 3): _COLUMNS[3], (3, 2): _COLUMNS[2], (2, 2): np.array([0, 1])}  # of a fit with so many classes
 _CODE = {name: k for k, name in enumerate(CLASSES)}
 _EQUAL = 1e-9  # mean preferences closer than this are a tie: they differ by rounding only
 
 
+Confusion = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How the votes on a comparison are read.
+
+    Attributes:
+        size: completions. has_tie: whether the form offers a tie, without which there are two classes only.
+        shares: P(class) before any vote, from a to b, by the last fit; empty: all alike.
+        by_model: labels are the posterior's; else the majority's.
+    """
+
+    size: int = 2
+    has_tie: bool = True
+    shares: tuple[float, ...] = ()
+    by_model: bool = True
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ballot:
-    """A counted vote: choice and body as `feedback.store` makes them, and P(right) of the person."""
+    """A counted vote: choice and body as `feedback.store` makes them.
+
+    `confusion`: P(vote | true class) of the person by the last fit, a row a class; None without one.
+    """
 
     annotator_id: int
     choice: str
     body: Mapping[str, Any]
-    reliability: float
+    confusion: Confusion | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +73,8 @@ class Tally:
     Attributes:
         label, prob, share, counts: of the one pair of two completions; empty, None and zeros for more, or for one.
         top_share: share of the leading class; of several pairs the mean. None without a pair or without votes.
-        posterior: P(leading class) by the people's reliability; of several pairs the mean.
+        posterior: P(leading class) by the people's confusion; of several pairs the mean.
+        lead: what a dispute is judged by: the posterior, or of the majority the top share.
         details: as `Consensus.details`: pairs and ranking of several completions, strength, ratings, criteria.
         is_split: no class leads, or of several completions no single one is best.
     """
@@ -62,48 +87,42 @@ class Tally:
     share: float | None = None
     top_share: float | None = None
     posterior: float | None = None
+    lead: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
     is_split: bool = False
 
 
-def tallies(ballots: Sequence[Sequence[Ballot]], *, sizes: Sequence[int], has_tie: Sequence[bool]) -> list[Tally]:
+def tallies(ballots: Sequence[Sequence[Ballot]], readings: Sequence[Reading]) -> list[Tally]:
     """The tally of each comparison; all their pairs are aggregated in one go.
 
     Args:
         ballots: the counted votes of each comparison.
-        sizes: its number of completions.
-        has_tie: whether its form offers a tie, without which there are two classes only.
+        readings: how each is read.
     """
-    pairs = np.array([size * (size - 1) // 2 for size in sizes], dtype=np.int64)
+    pairs = np.array([reading.size * (reading.size - 1) // 2 for reading in readings], dtype=np.int64)
     first = np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
     item: list[int] = []
     label: list[int] = []
-    reliability: list[float] = []
+    confusion: list[Confusion | None] = []
     for i, votes in enumerate(ballots):
         for ballot in votes:
-            places = ranks(ballot.choice, ballot.body, size=sizes[i])
-            classes = [cls for _, _, cls in pair_classes(places)]
+            classes = [cls for _, _, cls in pair_classes(ranks(ballot.choice, ballot.body, size=readings[i].size))]
             item += range(first[i], first[i + 1])
             label += classes
-            reliability += [ballot.reliability] * len(classes)
+            confusion += [ballot.confusion] * len(classes)
     items, labels = np.array(item, dtype=np.int64), np.array(label, dtype=np.int64)
     counts = vote_counts(items, labels, n_items=int(first[-1]), K=len(CLASSES))
-    offered = np.repeat(np.array(has_tie, dtype=bool), pairs) | (counts[:, 1] > 0)
-    table = _Table(
-        counts=counts,
-        label=majority(counts).label,
-        prob=soft_labels(majority(counts), counts).prob,
-        share=soft_labels(majority(counts), counts).share,
-        top_share=majority(counts).share.max(axis=1),
-        lean=preference_share(counts),
-        posterior=posteriors(items, np.array(reliability), labels, has_tie=offered).max(axis=1, initial=0.0),
-    )
-    return [_tally(votes, sizes[i], table, int(first[i])) for i, votes in enumerate(ballots)]
+    has_tie = np.repeat(np.array([reading.has_tie for reading in readings], dtype=bool), pairs) | (counts[:, 1] > 0)
+    shares = [reading.shares for reading, n in zip(readings, pairs, strict=True) for _ in range(n)]
+    q = posteriors(items, confusion, labels, has_tie=has_tie, shares=shares)
+    by_model = np.repeat(np.array([reading.by_model for reading in readings], dtype=bool), pairs)
+    table = _table(counts, q, by_model)
+    return [_tally(votes, readings[i], table, int(first[i])) for i, votes in enumerate(ballots)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """A row for each pair of a batch."""
+    """A row for each pair of a batch. `label` is −1 where no class leads."""
 
     counts: FloatArray
     label: IntArray
@@ -114,39 +133,93 @@ class _Table:
     posterior: FloatArray
 
 
-def posteriors(item: IntArray, reliability: FloatArray, label: IntArray, *, has_tie: BoolArray) -> FloatArray:
-    """P(a), P(tie), P(b) of each pair from a uniform prior and one accuracy a person: [n, 3].
+def _table(counts: FloatArray, q: FloatArray, by_model: BoolArray) -> _Table:
+    most = majority(counts)
+    soft = soft_labels(most, counts)
+    wins = q @ preference_values(len(CLASSES))
+    return _Table(
+        counts=counts,
+        label=np.where(by_model, leading(q), most.label),
+        prob=np.where(by_model, wins, soft.prob),
+        share=soft.share,
+        top_share=most.share.max(axis=1),
+        lean=np.where(by_model, wins, preference_share(counts)),
+        posterior=q.max(axis=1, initial=0.0),
+    )
+
+
+def leading(q: FloatArray) -> IntArray:
+    """The class with the highest posterior, −1 where two share it: [n]."""
+    top = q >= q.max(axis=1, keepdims=True, initial=0.0) - _EQUAL
+    return np.where(top.sum(axis=1) == 1, top.argmax(axis=1), -1).astype(np.int64)
+
+
+def posteriors(
+    item: IntArray,
+    confusion: Sequence[Confusion | None],
+    label: IntArray,
+    *,
+    has_tie: BoolArray,
+    shares: Sequence[tuple[float, ...]],
+) -> FloatArray:
+    """P(a), P(tie), P(b) of each pair by what is known of the people: [n, 3].
 
     Args:
-        item, reliability, label: [V] the pair, P(right) of the person, and the class of each vote.
+        item, confusion, label: [V] the pair, the person's P(vote | true class), and the class of each vote.
         has_tie: [n] whether a tie was offered; without it its probability is 0.
+        shares: [n] P(class) before any vote; empty: all alike.
     """
     q = np.zeros((len(has_tie), len(CLASSES)))
-    coins, coin = np.unique(np.clip(reliability, 1e-6, 1 - 1e-6), return_inverse=True)
+    known = list(dict.fromkeys(confusion))
+    code = {matrix: i for i, matrix in enumerate(known)}
+    person = np.array([code[matrix] for matrix in confusion], dtype=np.int64)
     for K, members in ((3, has_tie), (2, ~has_tie)):
         mine = members[item]
         place = np.cumsum(members) - 1
+        theta = np.array([confusion_of(matrix, K=K) for matrix in known]).reshape(-1, K, K)
+        before = np.array([_prior(shares[i], K=K) for i in np.flatnonzero(members).tolist()]).reshape(-1, K)
         label_K = label[mine] if K == 3 else label[mine] // 2
-        prior = np.full((int(members.sum()), K), 1 / K)
-        found = update_posterior(prior, coin_confusion(coins, K=K), place[item[mine]], coin[mine], label_K)
-        q[np.ix_(members, _COLUMNS[K])] = found
+        q[np.ix_(members, _COLUMNS[K])] = update_posterior(before, theta, place[item[mine]], person[mine], label_K)
     return q
 
 
-def _tally(votes: Sequence[Ballot], size: int, table: _Table, first: int) -> Tally:
+def as_confusion(stored: Sequence[Sequence[float]] | None) -> Confusion | None:
+    """What a membership stores, as a value that can be a key."""
+    return None if stored is None else tuple(tuple(row) for row in stored)
+
+
+def confusion_of(stored: Confusion | None, *, K: int) -> FloatArray:
+    """P(vote | true class) [K, K] of a person: as fitted, without its tie where none is offered, or the prior's."""
+    if stored is None or len(stored) < K:
+        return prior_confusion(K)
+    theta = np.array(stored, dtype=np.float64)[np.ix_(_KEPT[len(stored), K], _KEPT[len(stored), K])]
+    return np.asarray(theta / theta.sum(axis=1, keepdims=True))
+
+
+def _prior(shares: tuple[float, ...], *, K: int) -> FloatArray:
+    if len(shares) < K:
+        return np.full(K, 1 / K)
+    kept = np.array(shares)[_KEPT[len(shares), K]]
+    return np.asarray(kept / kept.sum())
+
+
+def _tally(votes: Sequence[Ballot], reading: Reading, table: _Table, first: int) -> Tally:
     if not votes:
         return Tally()
+    size = reading.size
     bodies = [ballot.body for ballot in votes]
     details = _strength(bodies) | _ratings(bodies) | _criteria(bodies)
     both_bad = sum(bool(body.get("both_bad")) for body in bodies)
     if size == 1:
         return Tally(votes=len(votes), details=details)
     rows = slice(first, first + size * (size - 1) // 2)
+    top_share, posterior = float(table.top_share[rows].mean()), float(table.posterior[rows].mean())
     common = Tally(
         votes=len(votes),
         both_bad=both_bad,
-        top_share=float(table.top_share[rows].mean()),
-        posterior=float(table.posterior[rows].mean()),
+        top_share=top_share,
+        posterior=posterior,
+        lead=posterior if reading.by_model else top_share,
         details=details,
     )
     if size == 2:
@@ -232,11 +305,11 @@ def _criteria(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts: dict[str, list[int]] = {}
     for body in bodies:
         for key, value in body.get("criteria", {}).items():
-            counts.setdefault(key, [0, 0, 0])[_criterion_class(value, body)] += 1
+            counts.setdefault(key, [0, 0, 0])[criterion_class(value, body)] += 1
     return {"criteria": counts} if counts else {}
 
 
-def _criterion_class(value: str | int, body: Mapping[str, Any]) -> int:
+def criterion_class(value: str | int, body: Mapping[str, Any]) -> int:
     """Class of a criterion row: a letter, or a point of the scale counted from a."""
     if isinstance(value, str):
         return _CODE[value]

@@ -8,7 +8,7 @@ from celery import current_app, shared_task
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from annotation import consensus, webhooks
+from annotation import consensus, fits, webhooks
 from annotation.importing import batches
 from annotation.models import Slot, SlotState
 
@@ -35,6 +35,22 @@ def wake_deliveries() -> None:
         deliver_webhooks.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
     except (OperationalError, OSError) as error:
         log.warning("no wake-up sent for webhooks: the broker does not answer (%s)", error)
+
+
+@shared_task(name="annotation.refit", ignore_result=True)  # type: ignore[untyped-decorator]
+def refit() -> None:
+    """Fit the projects whose votes have changed enough."""
+    fits.run_due(now=timezone.now())
+
+
+def wake_fits() -> None:
+    """The tick's part: wake a worker for the fits that are due; a joint fit is too long for the tick itself."""
+    if not fits.due(timezone.now()):
+        return
+    try:
+        refit.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for a fit: the broker does not answer (%s)", error)
 
 
 @shared_task(name="annotation.run_imports", ignore_result=True)  # type: ignore[untyped-decorator]

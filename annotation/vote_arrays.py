@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from django.db.models import Exists, OuterRef, QuerySet
@@ -33,6 +33,14 @@ from annotation.statistics.estimates import BoolArray, IntArray
 
 CLASSES = ("a", "tie", "b")
 _CODE = {name: code for code, name in enumerate(CLASSES)}
+
+
+class Sizes(TypedDict):
+    """What every statistic of votes is told beside them."""
+
+    n_items: int
+    n_annotators: int
+    K: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +76,7 @@ class VoteArrays:
         return self.item, self.annotator, self.label
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> Sizes:
         """Their keyword arguments."""
         return {"n_items": len(self.comparison), "n_annotators": len(self.user), "K": self.K}
 

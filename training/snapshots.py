@@ -16,23 +16,36 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 
 from annotation.consensus import settle_due
 from annotation.errors import DomainError, Invalid
+from annotation.fits import refit
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import Aggregator, Project, User
 from annotation.people import audit
-from annotation.preferences import MARGIN_PER_STEP, LabelPolicy, Preference, Ready, lock, mark_frozen, ready_preferences
+from annotation.preferences import (
+    MARGIN_PER_STEP,
+    LabelPolicy,
+    Preference,
+    Ready,
+    label_by_model,
+    lock,
+    mark_frozen,
+    ready_preferences,
+)
 from annotation.queries import agreement
+from annotation.statistics.agreement import accuracy_ceiling, percent_agreement
 from annotation.webhooks import Event, emit
 from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot
 from training.models import Snapshot
 from training.splits import PARTS, part_of, prompt_groups
 
 SPLIT_SEED = 0
+HELD_OUT = ("validation", "test")
 _BESIDE = ("prob_chosen", "prob_share", "margin", "weight")  # columns of an export beside the texts
 
 
@@ -80,13 +93,12 @@ class Preview:
 
 def preview(*, project: Project, rule: FreezeRule, now: datetime) -> Preview:
     """Count what `freeze` would take; writes nothing but consensuses that are due."""
-    ready = ready_preferences(project=project, policy=rule.policy, now=now)
-    lines = _lines(ready, rule)
+    chosen = _choose(project, rule, now=now)
     return Preview(
-        preferences=len(ready.preferences),
-        ties=sum(item.prob == 0.5 for item in ready.preferences),
-        dropped=ready.dropped,
-        splits={part: len(lines[part]) for part in PARTS},
+        preferences=len(chosen.preferences),
+        ties=sum(item.prob == 0.5 for item in chosen.preferences),
+        dropped=chosen.dropped,
+        splits={part: chosen.parts.count(part) for part in PARTS},
     )
 
 
@@ -101,24 +113,25 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
     """
     root: Path = settings.SNAPSHOTS_DIR
     root.mkdir(parents=True, exist_ok=True)
-    while settle_due(now=now):  # before the long transaction
-        pass
+    _settle(project, rule, now=now)  # before the long transaction
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
     try:
         with write(), transaction.atomic():
             Project.objects.select_for_update(no_key=True).get(pk=project.pk)
             lock(project)
-            ready = ready_preferences(project=project, policy=rule.policy, now=now)
-            if not ready.preferences:
-                raise NoPreferences(_why_nothing(ready))
-            policy, split = label_policy(ready, rule), split_rule(rule)
-            lines = _lines(ready, rule)
+            chosen = _choose(project, rule, now=now)
+            if not chosen.preferences:
+                raise NoPreferences(_why_nothing(chosen))
             manifest = write_snapshot(
-                draft / "snapshot", kind="preferences", label_policy=policy, split=split, lines=lines
+                draft / "snapshot",
+                kind="preferences",
+                label_policy=chosen.label_policy,
+                split=split_rule(rule),
+                lines=_lines(chosen),
             )
             place = Path(str(project.public_id)) / manifest.content_hash
             _keep(draft / "snapshot", root / place)
-            mark_frozen(ready.preferences, now=now)
+            mark_frozen(chosen.preferences, now=now)
             number = (Snapshot.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0) + 1
             snapshot = Snapshot.objects.create(
                 project=project,
@@ -127,11 +140,11 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
                 content_hash=manifest.content_hash,
                 path=str(place),
                 counts=manifest.counts,
-                dropped=ready.dropped,
-                ties=sum(item.prob == 0.5 for item in ready.preferences),
-                label_policy=policy,
-                split=split,
-                agreement={key: asdict(value) for key, value in agreement(project).items()},
+                dropped=chosen.dropped,
+                ties=sum(item.prob == 0.5 for item in chosen.preferences),
+                label_policy=chosen.label_policy,
+                split=split_rule(rule),
+                agreement=_agreement(project, chosen),
                 created_at=now,
                 created_by=by,
             )
@@ -159,12 +172,12 @@ def _keep(draft: Path, target: Path) -> None:
         draft.rename(target)
 
 
-def _why_nothing(ready: Ready) -> str:
-    waiting = ready.dropped.get("open", 0)
+def _why_nothing(chosen: _Chosen) -> str:
+    waiting = chosen.dropped.get("open", 0)
     if waiting:
         return f"No comparison is settled yet: {waiting} still want votes. Vote on, or lower the votes wanted."
-    if ready.dropped:
-        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ready.dropped.items())
+    if chosen.dropped:
+        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in chosen.dropped.items())
         return f"The rule leaves nothing to freeze: {reasons}."
     return "This project has no comparisons yet: sample a round or import votes."
 
@@ -172,7 +185,7 @@ def _why_nothing(ready: Ready) -> str:
 def label_policy(ready: Ready, rule: FreezeRule) -> dict[str, Any]:
     """The label policy as the manifest and the content hash carry it."""
     policy = {
-        "aggregator": ready.aggregator,
+        "aggregator": ready.method,
         "tie_rule": rule.policy.tie_rule,
         "min_votes": rule.policy.min_votes,
         "min_confidence": rule.policy.min_confidence,
@@ -188,13 +201,67 @@ def split_rule(rule: FreezeRule) -> dict[str, Any]:
     return {"rule": "prompt-group/blake2b-64", "seed": SPLIT_SEED, "shares": rule.shares}
 
 
-def _lines(ready: Ready, rule: FreezeRule) -> dict[str, list[dict[str, Any]]]:
-    preferences = ready.preferences
-    groups = prompt_groups([item.prompt for item in preferences], [(item.a, item.b) for item in preferences])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chosen:
+    """What a snapshot will hold: preferences with their labels, and the prompt group and the part of each."""
+
+    preferences: list[Preference]
+    groups: list[str]
+    parts: list[str]
+    dropped: dict[str, int]
+    label_policy: dict[str, Any]
+
+
+def _settle(project: Project, rule: FreezeRule, *, now: datetime) -> None:
+    """Bring every consensus up to date; by a model, from a fit that depends on nothing but the facts."""
+    if (rule.policy.aggregator or project.aggregator) == Aggregator.DAWID_SKENE:
+        refit(project=project, warm=False, now=now)
+    while settle_due(now=now):
+        pass
+
+
+def _choose(project: Project, rule: FreezeRule, *, gold_until: datetime | None = None, now: datetime) -> _Chosen:
+    """The preferences that the rule takes, split first and labelled then (STATISTICS 9.4)."""
+    ready = ready_preferences(project=project, policy=rule.policy, gold_until=gold_until, now=now)
+    found = ready.preferences
+    groups = prompt_groups([item.prompt for item in found], [(item.a, item.b) for item in found])
+    parts = [part_of(group, shares=rule.shares, seed=SPLIT_SEED) for group in groups]
+    policy, dropped = label_policy(ready, rule), ready.dropped
+    labelled: list[Preference | None] = list(found)
+    if found and ready.aggregator is Aggregator.DAWID_SKENE:
+        is_train = [part == "train" for part in parts]
+        labelled, fit = label_by_model(project=project, ready=ready, policy=rule.policy, is_train=is_train)
+        policy = {**policy, "fit": fit}
+        ties = sum(item is None for item in labelled)
+        dropped = {**dropped, "tie": dropped.get("tie", 0) + ties} if ties else dropped
+    kept = [i for i, item in enumerate(labelled) if item is not None]
+    return _Chosen(
+        preferences=[item for item in labelled if item is not None],
+        groups=[groups[i] for i in kept],
+        parts=[parts[i] for i in kept],
+        dropped=dropped,
+        label_policy=policy,
+    )
+
+
+def _lines(chosen: _Chosen) -> dict[str, list[dict[str, Any]]]:
     lines: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    for item, group in zip(preferences, groups, strict=True):
-        lines[part_of(group, shares=rule.shares, seed=SPLIT_SEED)].append(_line(item, group))
+    for item, group, part in zip(chosen.preferences, chosen.groups, chosen.parts, strict=True):
+        lines[part].append(_line(item, group))
     return lines
+
+
+def _agreement(project: Project, chosen: _Chosen) -> dict[str, Any]:
+    """Agreement of the project, and for each held-out part what accuracy it allows a reward model at best."""
+    found: dict[str, Any] = {key: asdict(value) for key, value in agreement(project).items()}
+    groups = np.unique(np.array(chosen.groups), return_inverse=True)[1]
+    votes = np.array([(item.votes_a, item.votes_b) for item in chosen.preferences], dtype=np.float64)
+    found["ceiling"] = {}
+    for part in HELD_OUT:
+        mine = np.array(chosen.parts) == part
+        allowed = accuracy_ceiling(percent_agreement(votes[mine], group=groups[mine]))
+        found["ceiling"][part] = {"ceiling": asdict(allowed.ceiling), "upper": asdict(allowed.upper)}
+    return found
 
 
 def _line(item: Preference, group: str) -> dict[str, Any]:
@@ -236,6 +303,8 @@ def _line(item: Preference, group: str) -> dict[str, Any]:
         line["margin"] = max(0.0, item.margin if a_chosen else -item.margin)
     if item.ranking is not None:
         meta["ranking"] = item.ranking
+    if item.p_tie is not None:
+        meta["p_tie"] = item.p_tie
     return line
 
 
@@ -252,6 +321,7 @@ def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
     policy = snapshot.label_policy
     rule = FreezeRule(
         policy=LabelPolicy(
+            aggregator=Aggregator(policy["aggregator"].partition("/")[0]),
             min_votes=policy["min_votes"],
             tie_rule=policy["tie_rule"],
             min_confidence=policy["min_confidence"],
@@ -259,14 +329,15 @@ def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
         ),
         shares=snapshot.split["shares"],
     )
-    ready = ready_preferences(project=snapshot.project, policy=rule.policy, gold_until=snapshot.created_at, now=now)
+    _settle(snapshot.project, rule, now=now)
+    chosen = _choose(snapshot.project, rule, gold_until=snapshot.created_at, now=now)
     with tempfile.TemporaryDirectory() as directory:
         manifest = write_snapshot(
             Path(directory) / "snapshot",
             kind=snapshot.kind,
-            label_policy=label_policy(ready, rule),
+            label_policy=chosen.label_policy,
             split=split_rule(rule),
-            lines=_lines(ready, rule),
+            lines=_lines(chosen),
         )
     return manifest.content_hash
 

@@ -444,7 +444,7 @@ def _estimate(
     if not np.any(c.sum(axis=1) >= 2):
         return missing(Reason.NO_OVERLAP, method=spread.method)
     group = None if spread.group is None else spread.group[keep]
-    if spread.rng is None:
+    if spread.method == "jackknife" or spread.rng is None:
         totals = group_totals(per_item, group)
         return jackknife(totals, statistic, n=n, bounds=bounds, undefined=Reason.ONE_CLASS)
     first, copies = (None, None) if group is not None else _distinct_rows(c[keep])

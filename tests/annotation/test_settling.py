@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from annotation import consensus
-from annotation.consensus import METHOD, mark_due, rebuild, settle, settle_due
+from annotation.consensus import METHODS, mark_due, rebuild, settle, settle_due
 from annotation.feedback import read_form
 from annotation.models import (
     Adjudication,
@@ -70,7 +70,7 @@ def test_a_pair_settles_when_all_its_slots_are_done_and_a_class_leads(project, c
     for person, choice in zip(people(project, 3), choices, strict=False):
         cast(made, person, {"t": "tie"}.get(choice, choice))
     row = state(made)
-    assert (row.state, row.label, row.votes, row.method) == (wanted, label, len(choices), METHOD)
+    assert (row.state, row.label, row.votes, row.method) == (wanted, label, len(choices), METHODS["dawid_skene"])
     assert row.top_share == max(choices.count(c) for c in "atb") / len(choices)
     assert (row.settled_at is None) == (wanted == "open")
 

@@ -9,15 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.tally import Ballot, posteriors, ruled, tallies
+from annotation.statistics.aggregation import coin_confusion, prior_confusion
+from annotation.tally import Ballot, Confusion, Reading, as_confusion, posteriors, ruled, tallies
 
 
-def ballot(choice: str = "", body: dict | None = None, *, by: int = 0, reliability: float = 0.75) -> Ballot:
-    return Ballot(annotator_id=by, choice=choice, body=body or {}, reliability=reliability)
+def coin(reliability: float, *, K: int = 3) -> Confusion:
+    """Somebody who is right with this probability and else takes any other class alike."""
+    return as_confusion(coin_confusion([reliability], K=K)[0].tolist())
 
 
-def one(*ballots: Ballot, size: int = 2, has_tie: bool = True):
-    (found,) = tallies([ballots], sizes=[size], has_tie=[has_tie])
+def ballot(choice: str = "", body: dict | None = None, *, by: int = 0, confusion: Confusion | None = None) -> Ballot:
+    return Ballot(annotator_id=by, choice=choice, body=body or {}, confusion=confusion)
+
+
+def one(*ballots: Ballot, size: int = 2, has_tie: bool = True, by_model: bool = False, shares=()):
+    (found,) = tallies([ballots], [Reading(size=size, has_tie=has_tie, by_model=by_model, shares=shares)])
     return found
 
 
@@ -34,14 +40,41 @@ def test_a_pair_has_counts_label_and_shares():
 
 
 def test_the_posterior_of_a_pair_is_the_product_of_likelihoods():
-    found = one(ballot("a", reliability=0.9), ballot("b", reliability=0.6), has_tie=False)
+    votes = [ballot("a", confusion=coin(0.9, K=2)), ballot("b", confusion=coin(0.6, K=2))]
     odds = (0.9 / 0.1) * (0.4 / 0.6)
-    assert found.posterior == pytest.approx(odds / (1 + odds))
+    assert one(*votes, has_tie=False).posterior == pytest.approx(odds / (1 + odds))
+    before = one(*votes, has_tie=False, by_model=True, shares=(0.2, 0.8))
+    assert before.prob == pytest.approx(odds * 0.25 / (1 + odds * 0.25))
+
+
+def test_by_the_model_a_careful_person_outweighs_a_careless_one():
+    votes = [ballot("a", confusion=coin(0.9)), ballot("b", confusion=coin(0.4))]
+    assert (one(*votes).label, one(*votes).is_split) == ("", True)
+    found = one(*votes, by_model=True)
+    chances = {"a": 0.9 * 0.3, "tie": 0.05 * 0.3, "b": 0.05 * 0.4}
+    assert (found.label, found.is_split) == ("a", False)
+    assert found.posterior == pytest.approx(chances["a"] / sum(chances.values()))
+    assert found.prob == pytest.approx((chances["a"] + chances["tie"] / 2) / sum(chances.values()))
+    assert (found.lead, one(*votes).lead) == (found.posterior, 0.5)
+    assert found.counts == (1, 0, 1)  # what was voted stays as it is
+
+
+def test_people_without_a_fit_are_taken_as_the_prior_takes_them():
+    found = one(ballot("a"), by_model=True)
+    assert found.posterior == pytest.approx(prior_confusion(3)[0, 0])
+    assert one(ballot("a"), ballot("b"), by_model=True).label == ""  # nothing tells the two apart
+
+
+def test_a_fit_with_ties_serves_where_none_is_offered():
+    theta = ((0.6, 0.3, 0.1), (0.2, 0.6, 0.2), (0.2, 0.4, 0.4))
+    found = one(ballot("a", confusion=theta), has_tie=False, by_model=True, shares=(0.4, 0.2, 0.4))
+    right, wrong = 0.6 / 0.7, 0.2 / 0.6
+    assert found.prob == pytest.approx(right / (right + wrong))
 
 
 def test_without_a_tie_option_a_tie_is_impossible_and_with_one_it_takes_its_part():
-    item, reliability, label = np.array([0, 1]), np.array([0.8, 0.8]), np.array([0, 0])
-    q = posteriors(item, reliability, label, has_tie=np.array([False, True]))
+    people = [coin(0.8, K=2), coin(0.8, K=3)]
+    q = posteriors(np.array([0, 1]), people, np.array([0, 0]), has_tie=np.array([False, True]), shares=[(), ()])
     assert q[0] == pytest.approx([0.8, 0, 0.2])
     assert q[1] == pytest.approx([0.8, 0.1, 0.1])
 
@@ -111,7 +144,7 @@ def test_one_completion_alone_has_means_and_nothing_to_dispute():
 
 
 def test_a_comparison_without_votes_says_nothing():
-    empty, full = tallies([[], [ballot("b")]], sizes=[4, 2], has_tie=[True, True])
+    empty, full = tallies([[], [ballot("b")]], [Reading(size=4), Reading(size=2)])
     assert (empty.votes, empty.share, empty.details) == (0, None, {})
     assert full.label == "b"
 
@@ -156,5 +189,5 @@ def test_every_completion_is_ranked_once_and_a_single_vote_is_its_own_ranking(ca
 def test_a_batch_says_of_each_what_it_says_alone(choices):
     votes = [ballot(choice) for choice in choices]
     noise = [ranking("b", "a", "c")]
-    together = tallies([noise, votes, noise], sizes=[3, 2, 3], has_tie=[True, True, False])
-    assert together[1] == one(*votes)
+    together = tallies([noise, votes, noise], [Reading(size=3), Reading(), Reading(size=3, has_tie=False)])
+    assert together[1] == one(*votes, by_model=True)

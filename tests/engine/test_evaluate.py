@@ -14,11 +14,33 @@ from training.engine.evaluate import (
     correlation,
     probability_metrics,
     student_t_quantile,
+    vote_accuracy_metrics,
 )
 
 
-def judged(margin: float, *, q: float = 1.0, group: str = "g", chosen: int = 5, rejected: int = 3) -> Judged:
-    return Judged(group=group, margin=margin, q=q, tokens_chosen=chosen, tokens_rejected=rejected)
+def judged(
+    margin: float,
+    *,
+    q: float = 1.0,
+    group: str = "g",
+    chosen: int = 5,
+    rejected: int = 3,
+    votes: tuple[int, int] = (0, 0),
+) -> Judged:
+    return Judged(group=group, margin=margin, q=q, tokens_chosen=chosen, tokens_rejected=rejected, votes=votes)
+
+
+def test_agreement_with_single_votes_counts_each_pair_once_and_knows_no_ties() -> None:
+    pairs = [
+        judged(1, group="a", votes=(3, 1)),
+        judged(-1, group="b", votes=(3, 1)),
+        judged(0, group="c", votes=(2, 0)),
+        judged(5, group="d"),  # nobody's vote is known: it says nothing
+    ]
+    found = vote_accuracy_metrics(pairs, part="test")
+    assert found["test/vote_accuracy"] == pytest.approx((3 / 4 + 1 / 4 + 1 / 2) / 3)
+    assert found["test/vote_accuracy_low"] < found["test/vote_accuracy"] < found["test/vote_accuracy_high"]
+    assert vote_accuracy_metrics([judged(5)], part="test") == {}
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30, 501])

@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from annotation.api.projects import AgreementSerializer
+from annotation.api.projects import AgreementSerializer, EstimateSerializer
 from annotation.api.task import MessageSerializer
 from annotation.models import User
 from training import queries
@@ -44,6 +44,29 @@ class SnapshotCountsSerializer(serializers.Serializer[Any]):
     total = serializers.IntegerField()
 
 
+class CeilingSerializer(serializers.Serializer[Any]):
+    """The best accuracy against single votes that people's agreement allows: likely, and at most."""
+
+    ceiling = EstimateSerializer()
+    upper = EstimateSerializer()
+
+
+class CeilingsSerializer(serializers.Serializer[Any]):
+    """By held-out part. Null for a snapshot that was frozen before it was measured."""
+
+    validation = CeilingSerializer()
+    test = CeilingSerializer()
+
+
+@extend_schema_field(CeilingsSerializer(allow_null=True))
+class CeilingsField(serializers.Field[Any, Any, Any, Any]):
+    """The human ceiling of a snapshot's held-out parts."""
+
+    def to_representation(self, snapshot: Snapshot) -> Any:
+        found = snapshot.agreement.get("ceiling")
+        return None if found is None else CeilingsSerializer(found).data
+
+
 class SnapshotSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
@@ -56,6 +79,7 @@ class SnapshotSerializer(serializers.Serializer[Any]):
     label_policy = ObjectField()
     split = ObjectField()
     agreement = AgreementSerializer()
+    ceiling = CeilingsField(source="*")
     created_at = serializers.DateTimeField()
     created_by = serializers.SerializerMethodField()
     jobs = serializers.SerializerMethodField()
@@ -93,6 +117,7 @@ class ModelSerializer(serializers.Serializer[Any]):
     job = serializers.SerializerMethodField()
     snapshot = serializers.SerializerMethodField()
     step = serializers.SerializerMethodField()
+    ceiling = serializers.SerializerMethodField()
 
     @extend_schema_field(serializers.UUIDField(allow_null=True))
     def get_job(self, model: ModelVersion) -> Any:
@@ -105,6 +130,12 @@ class ModelSerializer(serializers.Serializer[Any]):
     @extend_schema_field(serializers.IntegerField(allow_null=True))
     def get_step(self, model: ModelVersion) -> Any:
         return queries.lineage(model)["step"]
+
+    @extend_schema_field(CeilingsSerializer(allow_null=True))
+    def get_ceiling(self, model: ModelVersion) -> Any:
+        checkpoint = model.checkpoint
+        snapshot = None if checkpoint is None else checkpoint.run.job.snapshot
+        return None if snapshot is None else CeilingsField().to_representation(snapshot)
 
 
 class ModelListSerializer(serializers.Serializer[Any]):
@@ -192,6 +223,7 @@ class JobDetailSerializer(JobSerializer):
     """A job as its page shows it."""
 
     config = ObjectField()
+    ceiling = CeilingsField(source="snapshot", allow_null=True, help_text="Of the snapshot's held-out parts.")
     runs = RunSerializer(many=True)
     checkpoints = serializers.SerializerMethodField()
     metrics = serializers.SerializerMethodField()

@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
+from annotation.models import Aggregator
 from annotation.preferences import LabelPolicy
 from training import queries
 from training.api.serializers import (
@@ -40,6 +41,9 @@ class SharesSerializer(serializers.Serializer[Any]):
 
 class FreezeSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120, required=False, allow_blank=True)
+    aggregator = serializers.ChoiceField(
+        choices=Aggregator.choices, required=False, help_text="How votes become labels; default the project's."
+    )
     min_votes = serializers.IntegerField(min_value=1, max_value=99, required=False)
     tie_rule = serializers.ChoiceField(choices=["half", "drop"], required=False)
     min_confidence = FiniteFloatField(min_value=0, max_value=1, required=False)
@@ -49,6 +53,8 @@ class FreezeSerializer(serializers.Serializer[Any]):
     def rule(self) -> FreezeRule:
         values = self.validated_data
         named = {key: values[key] for key in ("min_votes", "tie_rule", "min_confidence", "margin") if key in values}
+        if "aggregator" in values:
+            named["aggregator"] = Aggregator(values["aggregator"])
         policy = LabelPolicy(**named)
         return (
             FreezeRule(policy=policy, shares=dict(values["shares"]))
@@ -95,7 +101,11 @@ class SnapshotPreviewView(ProjectView):
     @extend_schema(
         operation_id="snapshots_preview",
         responses=PreviewSerializer,
-        parameters=[OpenApiParameter("min_votes", int), OpenApiParameter("tie_rule", str, enum=["half", "drop"])],
+        parameters=[
+            OpenApiParameter("aggregator", str, enum=Aggregator.values),
+            OpenApiParameter("min_votes", int),
+            OpenApiParameter("tie_rule", str, enum=["half", "drop"]),
+        ],
     )
     def get(self, request: Request, slug: str) -> Response:
         """Counts, nothing is written."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from training.engine import loop, losses, starting
 from training.engine.config import DpoConfig, DpoOptions, Dtype, Link
 from training.engine.diagnostics import policy_alarms
-from training.engine.evaluate import Judged, accuracy_metrics
+from training.engine.evaluate import Judged, accuracy_metrics, vote_accuracy_metrics
 from training.engine.files import Status, directory_hash
 from training.engine.logprobs import completion_logprobs
 from training.engine.loop import Batch, Run
@@ -226,7 +226,7 @@ def _check_first_loss(config: DpoConfig, batch: Batch) -> None:
 def _judge(batch: Batch, pairs: list[Pair]) -> list[Judged]:
     margins = (batch.figures["change_chosen"] - batch.figures["change_rejected"]).tolist()
     return [
-        Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1])
+        Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1], votes=p.votes)
         for p, m in zip(pairs, margins, strict=True)
     ]
 
@@ -253,6 +253,7 @@ def _evaluate(
         values[f"{part}/loss"] = loop.weighted_mean(batch.losses, batch.weights)
         values[f"{part}/margin"] = sum(pair.margin for pair in judged) / len(judged)
         values |= accuracy_metrics(judged, part=part)
+        values |= vote_accuracy_metrics(judged, part=part)
         if part == "eval":
             changes = batch.figures["change_chosen"].tolist()
     values |= _sample(session, config, reference, held_out or session.pairs)

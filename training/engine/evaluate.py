@@ -17,13 +17,17 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """One held-out pair: what the model says (`margin`, nats, of chosen over rejected) and what the votes say (`q`)."""
+    """One held-out pair: what the model says (`margin`, nats, of chosen over rejected) and what the votes say (`q`).
+
+    `votes`: single votes for chosen and for rejected, ties not among them; zeros where they are not known.
+    """
 
     group: str
     margin: float
     q: float
     tokens_chosen: int
     tokens_rejected: int
+    votes: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,24 @@ def accuracy_metrics(judged: Sequence[Judged], *, part: str) -> dict[str, float]
         f"{part}/accuracy_low": accuracy.low,
         f"{part}/accuracy_high": accuracy.high,
         f"{part}/longer_wins": sum(longer) / len(longer),
+    }
+
+
+def vote_accuracy_metrics(judged: Sequence[Judged], *, part: str) -> dict[str, float]:
+    """Share of single decisive votes that the model agrees with, mean over pairs, with its interval.
+
+    No model can agree with people more than people's agreement among each other allows: this is the figure to hold
+    beside that ceiling, where accuracy against an aggregated label is not. Nothing where no pair has a decisive vote.
+    """
+    voted = [pair for pair in judged if sum(pair.votes)]
+    if not voted:
+        return {}
+    right = [0.5 if pair.margin == 0 else pair.votes[0 if pair.margin > 0 else 1] / sum(pair.votes) for pair in voted]
+    share = clustered_share(right, [pair.group for pair in voted])
+    return {
+        f"{part}/vote_accuracy": share.value,
+        f"{part}/vote_accuracy_low": share.low,
+        f"{part}/vote_accuracy_high": share.high,
     }
 
 

@@ -31,6 +31,11 @@ def _evaluated(part: str, where: str) -> dict[str, Metric]:
         f"{part}/accuracy_high": Metric(
             "share", "upper end of the accuracy's 95 % interval, clustered by prompt group"
         ),
+        f"{part}/vote_accuracy": Metric(
+            "share", f"single decisive votes of {where} that the model agrees with, mean over pairs", "higher"
+        ),
+        f"{part}/vote_accuracy_low": Metric("share", "lower end of its 95 % interval, clustered by prompt group"),
+        f"{part}/vote_accuracy_high": Metric("share", "upper end of its 95 % interval, clustered by prompt group"),
         f"{part}/longer_wins": Metric(
             "share", f"accuracy of “pick the longer completion” on the same pairs of {where}"
         ),

@@ -19,7 +19,10 @@ DROP_LIMIT = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A preference ready for training: `sharing` holds the prompt, then chosen, then rejected."""
+    """A preference ready for training: `sharing` holds the prompt, then chosen, then rejected.
+
+    `votes`: single votes for chosen and for rejected, for evaluation only; zeros where the line does not say.
+    """
 
     id: str
     group: str
@@ -29,6 +32,7 @@ class Pair:
     prompt: list[dict[str, str]]
     texts: tuple[str, str]
     finishes: tuple[str, str]
+    votes: tuple[int, int] = (0, 0)
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -86,6 +90,7 @@ def load_part(part: str, *, data: DataConfig, labels: Labels, text: Text) -> Par
                 prompt=line["prompt"],
                 texts=texts,
                 finishes=finishes,
+                votes=_votes(line),
             )
         )
     if dropped > DROP_LIMIT * (dropped + len(pairs)) and not data.allow_drop:
@@ -95,6 +100,11 @@ def load_part(part: str, *, data: DataConfig, labels: Labels, text: Text) -> Par
             file=f"{part}.jsonl",
         )
     return Part(pairs=pairs, dropped=dropped)
+
+
+def _votes(line: dict[str, Any]) -> tuple[int, int]:
+    votes = line.get("meta", {}).get("votes", {})
+    return int(votes.get("chosen", 0)), int(votes.get("rejected", 0))
 
 
 def _label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:

@@ -21,7 +21,14 @@ from training.engine import loop, losses, starting
 from training.engine.checkpoint import load_head
 from training.engine.config import RewardConfig
 from training.engine.diagnostics import reward_alarms
-from training.engine.evaluate import Judged, accuracy_metrics, correlation, mean_and_spread, probability_metrics
+from training.engine.evaluate import (
+    Judged,
+    accuracy_metrics,
+    correlation,
+    mean_and_spread,
+    probability_metrics,
+    vote_accuracy_metrics,
+)
 from training.engine.files import Status, directory_hash
 from training.engine.loop import Batch, Run
 from training.engine.models import load_reward_model, score_head
@@ -152,6 +159,7 @@ def _held_out_metrics(batch: Batch, pairs: list[Pair], *, part: str) -> dict[str
         f"{part}/margin": sum(pair.margin for pair in judged) / len(judged),
         f"{part}/length_correlation": correlation(_all_scores(batch), lengths),
         **accuracy_metrics(judged, part=part),
+        **vote_accuracy_metrics(judged, part=part),
         **probability_metrics(judged, part=part),
     }
 
@@ -159,7 +167,7 @@ def _held_out_metrics(batch: Batch, pairs: list[Pair], *, part: str) -> dict[str
 def _judge(batch: Batch, pairs: list[Pair]) -> list[Judged]:
     margins = (batch.figures["score_chosen"] - batch.figures["score_rejected"]).tolist()
     return [
-        Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1])
+        Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1], votes=p.votes)
         for p, m in zip(pairs, margins, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""manage.py rebuild_consensus: derive every consensus anew from the votes."""
+"""manage.py rebuild_consensus: fit the people and derive every consensus anew from the votes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from annotation.consensus import rebuild
+from annotation.fits import refit
 from annotation.models import Project
 
 
@@ -27,4 +28,5 @@ class Command(BaseCommand):
             if not projects:
                 raise CommandError(f"There is no project {options['project']!r}.")
         for project in projects:
+            refit(project=project, warm=False, now=timezone.now())
             self.stdout.write(f"{project.slug}: {rebuild(project=project, now=timezone.now())} comparisons")

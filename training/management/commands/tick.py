@@ -20,7 +20,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
-from annotation import assignment, consensus, quality, tasks, webhooks
+from annotation import assignment, consensus, tasks, webhooks
 from training import chat, jobs
 
 ANALYZE_SECONDS = 3600.0
@@ -83,7 +83,7 @@ def run_round(*, analyze: bool) -> None:
     now = timezone.now()
     assignment.expire(now)
     consensus.settle_due(now=now)
-    quality.refresh_due(now)
+    tasks.wake_fits()
     chat.start_rounds(now=now)
     if chat.server_is_wanted(now=now):
         tasks.wake_sampling()
