@@ -21,6 +21,11 @@ const Settings = lazy(() => import('src/setup/Settings'))
 const Webhooks = lazy(() => import('src/setup/Webhooks'))
 const People = lazy(() => import('src/quality/People'))
 const Golds = lazy(() => import('src/quality/Golds'))
+const Agreement = lazy(() => import('src/statistics/Agreement'))
+const Ranking = lazy(() => import('src/statistics/Ranking'))
+const Bias = lazy(() => import('src/statistics/Bias'))
+const Divided = lazy(() => import('src/statistics/Divided'))
+const Planning = lazy(() => import('src/statistics/Planning'))
 const Audit = lazy(() => import('src/setup/Audit'))
 const Adjudicate = lazy(() => import('src/review/Adjudicate'))
 /** Before its pages: it brings their strings. */
@@ -76,6 +81,11 @@ const RESEARCH: [string, ReactNode][] = [
   ['/comparisons', <Comparisons key="comparisons" />],
   ['/people', <People key="people" />],
   ['/gold', <Golds key="gold" />],
+  ['/agreement', <Agreement key="agreement" />],
+  ['/ranking', <Ranking key="ranking" />],
+  ['/bias', <Bias key="bias" />],
+  ['/worst', <Divided key="worst" />],
+  ['/advice', <Planning key="advice" />],
   ['/adjudicate', <Adjudicate key="adjudicate" />],
   ['/settings', <Settings key="settings" />],
   ['/webhooks', <Webhooks key="webhooks" />],

@@ -8,8 +8,8 @@ import type { AnnotatorRow, ReferenceAgreement } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { ExclusionDialog } from 'src/quality/Exclusion'
 import { RecordDialog } from 'src/quality/RecordDialog'
-import styles from 'src/quality/Records.module.css'
-import { count, DASH, duration, type EstimateLike, type EstimateUnit, estimateText } from 'src/ui/format'
+import { Figure } from 'src/ui/charts/Estimate'
+import { count, DASH, duration } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Time } from 'src/ui/widgets/Bits'
 import type { Column } from 'src/ui/widgets/DataTable'
@@ -19,21 +19,6 @@ import { ListCard } from 'src/ui/widgets/ListCard'
 import { Menu, type MenuItem } from 'src/ui/widgets/Menu'
 import { Card, Facts, Stack } from 'src/ui/widgets/Page'
 import { Loaded } from 'src/ui/widgets/States'
-
-/** A figure with its interval and how many it rests on; why there is none, where there is none. */
-export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: EstimateUnit }) {
-  const { value, range, why } = estimateText(of, unit)
-  return (
-    <span title={why ?? undefined} className={styles.figure}>
-      {value}
-      {of.value !== null && (
-        <span className={styles.rests}>
-          {range} n {count(of.n)}
-        </span>
-      )}
-    </span>
-  )
-}
 
 type Doing = { row: AnnotatorRow; what: Measure | 'exclude' | 'record' }
 

@@ -21,6 +21,13 @@ export function measured(value: number | null | undefined): string {
   return value.toFixed(size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4)
 }
 
+/** So many digits after the point, with a minus sign, and no zero below zero. */
+export const fixed = (value: number, digits = 2): string =>
+  (Number(value.toFixed(digits)) + 0).toFixed(digits).replace('-', '−')
+
+/** A share as percent without decimals, for tight places. */
+export const percent = (share: number): string => `${fixed(share * 100, 0)} %`
+
 export function bytes(value: number | null | undefined): string {
   if (value === null || value === undefined) return DASH
   const units = ['B', 'kB', 'MB', 'GB', 'TB']
@@ -71,6 +78,7 @@ export type EstimateLike = {
   high: number | null
   n: number
   reason: string | null
+  warnings?: readonly string[]
 }
 export type EstimateUnit = 'percent' | 'coefficient'
 export type EstimateText = {
@@ -102,13 +110,41 @@ export function reasonText(reason: string | null): string {
   return reason ? reason.replaceAll('_', ' ') : t('reason.unknown')
 }
 
+const CAUTIONS: Record<string, Key> = {
+  not_converged: 'caution.not_converged',
+  few_groups: 'caution.few_groups',
+  few_votes: 'caution.few_votes',
+  no_ties: 'caution.no_ties',
+  clipped: 'caution.clipped',
+  not_connected: 'caution.not_connected',
+  separated: 'caution.separated',
+}
+
+/** What to know about a figure that does exist, as a sentence. */
+export function cautionText(code: string): string {
+  const key = CAUTIONS[code]
+  return key ? t(key) : code.replaceAll('_', ' ')
+}
+
+const SHORT_CAUTIONS: Record<string, Key> = {
+  not_converged: 'caution.short.not_converged',
+  few_groups: 'caution.short.few_groups',
+  few_votes: 'caution.short.few_votes',
+}
+
+/** The same in two words, for tables; empty where a table need not say it. */
+export function shortCaution(code: string): string {
+  const key = SHORT_CAUTIONS[code]
+  return key ? t(key) : ''
+}
+
 /** Value and interval with the same digits; an undefined value carries the reason and never NaN. */
 export function estimateText(estimate: EstimateLike, unit: EstimateUnit): EstimateText {
   const { value, low, high, reason } = estimate
   if (value === null || !Number.isFinite(value)) {
     return { value: DASH, range: null, why: t('estimate.undefined', { reason: reasonText(reason) }) }
   }
-  const digits = (x: number) => (unit === 'percent' ? (x * 100).toFixed(1) : x.toFixed(3).replace('-', '−'))
+  const digits = (x: number) => (unit === 'percent' ? (x * 100).toFixed(1) : fixed(x, 3))
   const shown = unit === 'percent' ? `${digits(value)} %` : digits(value)
   if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) {
     return { value: shown, range: null, why: reason ? t('estimate.noInterval', { reason: reasonText(reason) }) : null }

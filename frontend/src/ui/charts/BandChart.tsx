@@ -1,4 +1,4 @@
-/** Few points with their intervals over time. Drawn as lines over shaded bands, and offered as a table. */
+/** Few points with their intervals, over time or over votes. Lines over shaded bands, and a table of the same. */
 import { type PointerEvent, useId, useState } from 'react'
 import styles from 'src/ui/charts/BandChart.module.css'
 import { place, type Range, rangeOf, spread, ticks } from 'src/ui/charts/scale'
@@ -7,7 +7,7 @@ import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { DataTable } from 'src/ui/widgets/DataTable'
 
-/** A value at a time, in ms of the epoch; null where there is none, which breaks the line. */
+/** A value at a time, in ms of the epoch, or after so many votes; null where there is none, which breaks the line. */
 export type BandPoint = { at: number; value: number | null; low?: number | null; high?: number | null; note?: string }
 export type BandSeries = { name: string; label: string; points: BandPoint[] }
 export type BandMark = { at: number; label: string }
@@ -20,11 +20,14 @@ type BandChartProps = {
   /** Belongs to the axis in any case. */
   around?: number[]
   format?: (value: number) => string
+  /** What the values lie over; dates where it is left out. */
+  over?: { label: string; format: (at: number) => string }
 }
 
 const COLOURS = ['--series-1', '--series-2', '--series-3', '--series-4', '--series-5']
 const DASHES = ['none', '6 4', '2 3', '10 3 2 3', '1 4']
-const DATES = 5
+const DATES = { label: t('chart.time'), format: day }
+const LABELS = 5
 /** Units of the drawing, which stretches to its box; strokes keep their width. */
 const SIZE = 100
 
@@ -48,7 +51,8 @@ export function runs<T, S extends T>(points: readonly T[], has: (point: T) => po
   return found
 }
 
-export function BandChart({ title, series, marks = [], around = [], format = measured }: BandChartProps) {
+export function BandChart(props: BandChartProps) {
+  const { title, series, marks = [], around = [], format = measured, over = DATES } = props
   const [table, setTable] = useState(false)
   const [at, setAt] = useState<number | null>(null)
   const captionId = useId()
@@ -82,17 +86,17 @@ export function BandChart({ title, series, marks = [], around = [], format = mea
             <strong>{valueText(points.find((point) => point.at === shown) ?? null, format)}</strong>
           </li>
         ))}
-        {shown !== undefined && <li className="muted">{day(shown)}</li>}
+        {shown !== undefined && <li className="muted">{over.format(shown)}</li>}
       </ul>
       {table ? (
-        <BandTable title={title} series={series} times={times} format={format} />
+        <BandTable title={title} series={series} times={times} format={format} over={over} />
       ) : (
-        <Drawing series={series} marks={marks} times={times} around={around} format={format} at={at} onPoint={setAt} />
+        <Drawing {...{ series, marks, times, around, format, over, at }} onPoint={setAt} />
       )}
       <figcaption id={captionId} className={styles.caption}>
         {first === undefined || last === undefined
           ? t('chart.empty')
-          : t('chart.bandCaption', { title, first: day(first), last: day(last) })}
+          : t('chart.bandCaption', { title, first: over.format(first), last: over.format(last) })}
       </figcaption>
     </figure>
   )
@@ -117,7 +121,7 @@ type DrawingProps = Required<Omit<BandChartProps, 'title'>> & {
   onPoint: (at: number | null) => void
 }
 
-function Drawing({ series, marks, times, around, format, at, onPoint }: DrawingProps) {
+function Drawing({ series, marks, times, around, format, over, at, onPoint }: DrawingProps) {
   const x: Range = { from: times[0] ?? 0, to: times.at(-1) ?? 0 }
   const y = rangeOf(
     series.flatMap(({ points }) => points.filter(hasValue).flatMap((one) => [one.value, one.low, one.high])),
@@ -162,9 +166,9 @@ function Drawing({ series, marks, times, around, format, at, onPoint }: DrawingP
           ))}
       </div>
       <div className={styles.dates}>
-        {spread(times, DATES).map((time) => (
+        {spread(times, LABELS).map((time) => (
           <span key={time} style={{ insetInlineStart: `${left(time)}%` }}>
-            {day(time)}
+            {over.format(time)}
           </span>
         ))}
       </div>
@@ -204,9 +208,9 @@ function Line({ points, index, left, top }: LineProps) {
   )
 }
 
-type BandTableProps = { title: string; series: BandSeries[]; times: number[]; format: (value: number) => string }
+type BandTableProps = Pick<DrawingProps, 'series' | 'times' | 'format' | 'over'> & { title: string }
 
-function BandTable({ title, series, times, format }: BandTableProps) {
+function BandTable({ title, series, times, format, over }: BandTableProps) {
   return (
     <div className={styles.table}>
       <DataTable
@@ -214,7 +218,7 @@ function BandTable({ title, series, times, format }: BandTableProps) {
         rows={times}
         rowKey={String}
         columns={[
-          { name: 'at', header: t('chart.time'), cell: (time) => day(time) },
+          { name: 'at', header: over.label, cell: over.format },
           ...series.map(({ name, label, points }) => ({
             name,
             header: label,

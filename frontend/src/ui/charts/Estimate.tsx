@@ -1,7 +1,14 @@
 /** A number that guides a decision: value, interval and what it rests on, or why there is none. */
 import type { ReactNode } from 'react'
 import styles from 'src/ui/charts/Estimate.module.css'
-import { type EstimateLike, type EstimateUnit, estimateText } from 'src/ui/format'
+import {
+  cautionText,
+  type EstimateLike,
+  type EstimateUnit,
+  estimateText,
+  reasonText,
+  shortCaution,
+} from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 type IntervalBarProps = { low: number; high: number; value: number; from?: number; to?: number }
@@ -45,6 +52,9 @@ export function EstimateFigure({ label, estimate, unit, note, bar, from = 0 }: E
       <div className={styles.note}>
         {note ?? t('estimate.n', { n: estimate.n })}
         {why && <div>{why}</div>}
+        {(estimate.warnings ?? []).map((code) => (
+          <div key={code}>{cautionText(code)}</div>
+        ))}
       </div>
     </div>
   )
@@ -56,6 +66,24 @@ export function EstimateInline({ estimate, unit }: { estimate: EstimateLike; uni
   return (
     <span className="nowrap tabular" title={why ?? undefined}>
       {value} {range && <span className="muted">{range}</span>}
+    </span>
+  )
+}
+
+/** For tables with room: interval and n below the value, or in words why there is none. */
+export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: EstimateUnit }) {
+  const { value, range } = estimateText(of, unit)
+  const cautions = (of.warnings ?? []).map(shortCaution).filter((words) => words !== '')
+  return (
+    <span className={styles.figure}>
+      {value}
+      <span className={styles.rests}>
+        {of.value === null ? (
+          <span className={styles.reason}>{reasonText(of.reason)}</span>
+        ) : (
+          [range ?? reasonText(of.reason), t('estimate.n', { n: of.n }), ...cautions].join(' · ')
+        )}
+      </span>
     </span>
   )
 }

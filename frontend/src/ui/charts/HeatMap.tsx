@@ -86,8 +86,9 @@ export function HeatMap({ caption, corner, rows, columns, cells, ends, hint }: H
               <th scope="col" className={styles.corner}>
                 {corner}
               </th>
-              {columns.map((name) => (
-                <th key={name} scope="col" title={name}>
+              {columns.map((name, column) => (
+                // biome-ignore lint/suspicious/noArrayIndexKey: two people may have one name.
+                <th key={column} scope="col" title={name}>
                   <span>{name}</span>
                 </th>
               ))}
@@ -96,7 +97,8 @@ export function HeatMap({ caption, corner, rows, columns, cells, ends, hint }: H
           <tbody>
             {rows.map((name, row) => (
               <HeatRow
-                key={name}
+                // biome-ignore lint/suspicious/noArrayIndexKey: two people may have one name.
+                key={row}
                 name={name}
                 row={row}
                 cells={cells[row] ?? []}

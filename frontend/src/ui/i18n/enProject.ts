@@ -1,6 +1,12 @@
 /** Strings of the researcher's newer pages: they come with those pages, so that annotators do not load them. */
 export const enProject = {
   'nav.quality': 'Quality',
+  'nav.statistics': 'Statistics',
+  'nav.agreement': 'Agreement',
+  'nav.ranking': 'Ranking',
+  'nav.bias': 'Bias',
+  'nav.worst': 'Divided',
+  'nav.advice': 'Planning',
   'nav.project': 'Project',
   'nav.imports': 'Import and export',
   'nav.pairing': 'Pairing',
@@ -10,6 +16,18 @@ export const enProject = {
   'nav.settings': 'Settings',
   'nav.webhooks': 'Webhooks',
   'nav.audit': 'Audit log',
+
+  'caution.not_converged': 'The fit had not settled when it was stopped.',
+  'caution.few_groups': 'From fewer than 20 prompts: the interval is rough.',
+  'caution.few_votes': 'From few votes: approximate, and never flagged.',
+  'caution.no_ties': 'Nobody voted a tie, so the model has no part for ties.',
+  'caution.clipped': 'The interval is cut where the figure can go no further.',
+  'caution.not_connected':
+    'Some were never compared with the rest, not even through others: ranks compare within a group only.',
+  'caution.separated': 'Some always won or always lost: only the prior keeps their strength finite.',
+  'caution.short.not_converged': 'not settled',
+  'caution.short.few_groups': 'few prompts',
+  'caution.short.few_votes': 'few votes',
 
   'import.value': 'Value',
   'imports.intro': 'Files in, by line and field checked before anything is kept; and everything out again.',

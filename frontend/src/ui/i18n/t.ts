@@ -1,11 +1,12 @@
 /** Typed strings: `t('key', {param})`. A key, a parameter or a plural that is missing is a type error. */
 import { en } from 'src/ui/i18n/en'
 import type { enProject } from 'src/ui/i18n/enProject'
+import type { enStatistics } from 'src/ui/i18n/enStatistics'
 
 export const LOCALE = 'en'
 
 type Plural = { one: string; other: string }
-type Messages = typeof en & typeof enProject
+type Messages = typeof en & typeof enProject & typeof enStatistics
 export type Key = keyof Messages
 
 type Names<S> = S extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never

@@ -1,0 +1,21 @@
+/** The best accuracy that a model can reach against people who agree this far. */
+import type { Ceiling } from 'src/api/schema'
+import styles from 'src/statistics/Statistics.module.css'
+import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { fixed } from 'src/ui/format'
+import { t } from 'src/ui/i18n/t'
+
+export function CeilingFigures({ ceiling: { best, upper, agreement } }: { ceiling: Ceiling }) {
+  return (
+    <div className={styles.estimates}>
+      <EstimateFigure
+        label={t('ceiling.best')}
+        estimate={best}
+        unit="percent"
+        bar
+        note={upper === null ? undefined : t('ceiling.upper', { upper: fixed(upper * 100, 1), n: best.n })}
+      />
+      <EstimateFigure label={t('ceiling.agreement')} estimate={agreement} unit="percent" bar />
+    </div>
+  )
+}
