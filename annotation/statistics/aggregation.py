@@ -230,9 +230,9 @@ def majority(counts: npt.ArrayLike) -> Majority:
     votes = by_class.sum(axis=0)
     has_votes = votes > 0
     top = (by_class >= by_class.max(axis=0) * (1 - 1e-12)) & has_votes
-    leading = top.sum(axis=0, dtype=np.int64)
+    leading = top.sum(axis=0, dtype=np.int16)
     reason = np.where(leading > 1, Reason.TIED_TOP.number, np.where(has_votes, 0, Reason.NO_VOTES.number))
-    label = np.where(leading == 1, np.arange(len(top)) @ top, -1)
+    label = np.where(leading == 1, (np.arange(len(top), dtype=np.float64) @ top).astype(np.int64), -1)
     share = by_class
     share /= np.where(has_votes, votes, np.nan)
     return Majority(label=label, share=share.T, top=top.T, reason=reason)
