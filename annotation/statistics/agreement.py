@@ -184,7 +184,7 @@ def cohen_kappa(
         return _analytic_kappa(tables.sum(axis=0), w)
     return jackknife(
         tables.reshape(len(tables), -1),
-        lambda totals: _kappas(totals.reshape(-1, *w.shape), w)[0],
+        lambda totals: kappas(totals.reshape(-1, *w.shape), w)[0],
         n=n,
         bounds=COEFFICIENT,
         undefined=Reason.ONE_CLASS,
@@ -230,11 +230,25 @@ def kappa_matrix(
     reason = np.where(common > 0, Reason.TOO_FEW_COMMON.number, Reason.NO_OVERLAP.number)
     np.fill_diagonal(reason, Reason.ONE_ANNOTATOR.number)
     kappa, se = np.full_like(common, np.nan), np.full_like(common, np.nan)
-    kappa[i, j], se[i, j] = _kappas(tables, w)
+    kappa[i, j], se[i, j] = kappas(tables, w)
     reason[i, j] = np.where(np.isnan(kappa[i, j]), Reason.ONE_CLASS.number, 0)
     for matrix in (kappa, se, reason):
         matrix[j, i] = matrix[i, j]
     return KappaMatrix(kappa=kappa, se=se, n_common=common.astype(np.int64), reason=reason)
+
+
+def kappas(tables: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """κ and its analytic standard error of tables [P, K, K] with items in each: [P], [P]; NaN where p_e is 1."""
+    n = tables.sum(axis=(1, 2))
+    p = tables / n[:, None, None]
+    first, second = p.sum(axis=2), p.sum(axis=1)
+    observed = np.sum(p * weights, axis=(1, 2))
+    chance = np.sum((first @ weights) * second, axis=1)
+    kappa = ratio(observed - chance, 1 - chance)
+    off = 1 - kappa
+    near = (second @ weights)[:, :, None] + (first @ weights)[:, None, :]
+    variance = np.sum(p * (weights - near * off[:, None, None]) ** 2, axis=(1, 2)) - (kappa - chance * off) ** 2
+    return kappa, ratio(np.sqrt(np.maximum(variance, 0) / n), 1 - chance)
 
 
 def fleiss_kappa(
@@ -478,26 +492,11 @@ def _tables_by_group(
     return flat.astype(np.float64).reshape(len(names), size, size)
 
 
-def _kappas(tables: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """κ and its analytic standard error of tables [P, K, K] with items in each: [P], [P]; NaN where p_e is 1."""
-    n = tables.sum(axis=(1, 2))
-    p = tables / n[:, None, None]
-    first, second = p.sum(axis=2), p.sum(axis=1)
-    observed = np.sum(p * weights, axis=(1, 2))
-    chance = np.sum((first @ weights) * second, axis=1)
-    kappa = ratio(observed - chance, 1 - chance)
-    off = 1 - kappa
-    near = (second @ weights)[:, :, None] + (first @ weights)[:, None, :]
-    variance = np.sum(p * (weights - near * off[:, None, None]) ** 2, axis=(1, 2)) - (kappa - chance * off) ** 2
-    return kappa, ratio(np.sqrt(np.maximum(variance, 0) / n), 1 - chance)
-
-
 def _analytic_kappa(table: FloatArray, weights: FloatArray) -> Estimate:
     n = int(table.sum())
     if n == 0:
         return missing(Reason.NO_OVERLAP, method="analytic")
-    kappas, errors = _kappas(table[None], weights)
-    value, se = float(kappas[0]), float(errors[0])
+    value, se = (float(found[0]) for found in kappas(table[None], weights))
     if math.isnan(value):
         return missing(Reason.ONE_CLASS, method="analytic", n=n, n_groups=n)
     if n < 2:

@@ -94,6 +94,23 @@ class Estimate:
             raise ValueError(f"an estimate with a value cannot have the reason {self.reason}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shares:
+    """Proportions of several people or windows with Wilson's interval.
+
+    Attributes:
+        value, low, high: [W]; NaN where `reason` is not 0.
+        n: [W] answers.
+        reason: [W] 0, or the number of `no_votes`.
+    """
+
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    n: IntArray
+    reason: IntArray
+
+
 def reason_of(number: int) -> Reason | None:
     """The reason behind an entry of an integer `reason` array; None for 0."""
     return None if number == 0 else list(Reason)[number - 1]
@@ -160,6 +177,25 @@ def check_counts(counts: npt.ArrayLike, *, whole: bool = False) -> FloatArray:
     if whole and np.any(array != np.rint(array)):
         raise ValueError("counts must be whole votes here, not fractional weights")
     return array
+
+
+def check_numbers(x: npt.ArrayLike, *, name: str, shape: tuple[int | None, ...]) -> FloatArray:
+    """Finite numbers of this shape, where None stands for any size; else ValueError."""
+    array = np.asarray(x, dtype=np.float64)
+    fits = array.ndim == len(shape) and all(size in (None, n) for size, n in zip(shape, array.shape, strict=True))
+    if not fits:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must be finite")
+    return array
+
+
+def check_flags(x: npt.ArrayLike, *, name: str, length: int) -> BoolArray:
+    """`length` booleans, else ValueError."""
+    array = np.asarray(x)
+    if array.shape != (length,) or (length and array.dtype != np.bool_):
+        raise ValueError(f"{name} must hold {length} booleans, got {array.dtype} of shape {array.shape}")
+    return array.astype(np.bool_)
 
 
 def group_totals(per_item: FloatArray, group: IntArray | None) -> FloatArray:
@@ -364,16 +400,67 @@ def wilson(right: float, n: float, *, deff: float = 1.0, level: float = LEVEL) -
     if not 0 <= right <= n * (1 + 1e-12):
         raise ValueError(f"right must lie in 0..n, got {right} of {n}")
     p, size = min(right / n, 1.0), n / max(1.0, deff)
-    z2 = float(ndtri((1 + level) / 2)) ** 2
-    middle = (p + z2 / (2 * size)) / (1 + z2 / size)
-    half = math.sqrt(z2 * (p * (1 - p) / size + z2 / (4 * size**2))) / (1 + z2 / size)
+    low, high = wilson_ends(np.float64(p), np.float64(size), level=level)
     return Estimate(
         value=p,
         se=math.sqrt(p * (1 - p) / size),
-        low=max(0.0, middle - half),
-        high=min(1.0, middle + half),
+        low=float(low),
+        high=float(high),
         level=level,
         method="wilson",
         n=round(n),
         n_groups=round(n),
+    )
+
+
+def wilson_ends(
+    p: npt.NDArray[np.float64] | np.float64, n: npt.NDArray[np.float64] | np.float64, *, level: float = LEVEL
+) -> tuple[FloatArray, FloatArray]:
+    """Both ends of Wilson's interval of proportions p among n > 0 independent answers, of any shape."""
+    z2 = float(ndtri((1 + level) / 2)) ** 2
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return np.asarray(np.maximum(0.0, middle - half)), np.asarray(np.minimum(1.0, middle + half))
+
+
+def clustered_share(right: FloatArray, n: FloatArray) -> Estimate:
+    """A proportion over groups: Wilson's interval of the answers that the spread over groups leaves independent.
+
+    Args:
+        right, n: [G] how many answers hold, out of how many, in each group.
+
+    Returns:
+        Without interval and with `too_few_groups` where one group gave all answers.
+    """
+    entered = n > 0
+    totals = np.column_stack([right[entered], n[entered]])
+    groups, answers, hits = len(totals), float(n.sum()), float(right.sum())
+    if groups == 0:
+        return missing(Reason.NO_VOTES, method="wilson")
+    spread = jackknife(
+        totals,
+        lambda sums: ratio(sums[:, 0], sums[:, 1]),
+        n=round(answers),
+        bounds=(0.0, 1.0),
+        undefined=Reason.NO_VOTES,
+    )
+    if spread.se is None:
+        return replace(spread, method="wilson")
+    simple = hits / answers * (1 - hits / answers) / answers
+    share = wilson(hits, answers, deff=spread.se**2 / simple if simple > 0 else 1.0)
+    return replace(share, n_groups=groups, warnings=(Caution.FEW_GROUPS,) if groups < FEW_GROUPS else ())
+
+
+def wilson_shares(who: IntArray, holds: FloatArray | BoolArray, *, size: int) -> Shares:
+    """Share of the answers of each of `size` people, or windows, that hold."""
+    n = np.bincount(who, minlength=size)
+    answered = n > 0
+    p = np.bincount(who, weights=holds, minlength=size) / np.maximum(n, 1)
+    low, high = wilson_ends(p, np.maximum(n, 1).astype(np.float64))
+    return Shares(
+        value=np.where(answered, p, np.nan),
+        low=np.where(answered, low, np.nan),
+        high=np.where(answered, high, np.nan),
+        n=n,
+        reason=np.where(answered, 0, Reason.NO_VOTES.number),
     )
