@@ -390,15 +390,10 @@ def dawid_skene(
     weights = _weights(weight, length=len(items))
     counts = vote_counts(items, labels, n_items=n_items, K=K, weight=weights)
     start = shares(counts) if init is None else _start(init, shape=counts.shape)
-    start[known >= 0] = np.eye(K)[known[known >= 0]]
     votes = vote_matrix(items, people, labels, weights, n_items=n_items, n_annotators=n_annotators, K=K)
     found = fit_confusions(votes, start, known=known, gamma=gamma, c=c, tol=tol, max_iter=max_iter)
-    found.q[known >= 0] = np.eye(K)[known[known >= 0]]
-    cautions = []
-    if len(np.unique(people[weights > 0])) == 1:
-        cautions.append(Caution.FEW_VOTES)
-    if not found.converged:
-        cautions.append(Caution.NOT_CONVERGED)
+    alone = len(np.unique(people[weights > 0])) == 1
+    cautions = {Caution.FEW_VOTES: alone, Caution.NOT_CONVERGED: not found.converged}
     return DawidSkeneResult(
         q=found.q,
         theta=found.theta,
@@ -407,7 +402,7 @@ def dawid_skene(
         n_iter=len(found.objective),
         converged=found.converged,
         reason=np.where(counts.any(axis=1), 0, Reason.NO_VOTES.number).astype(np.int64),
-        warnings=tuple(cautions),
+        warnings=tuple(caution for caution, applies in cautions.items() if applies),
     )
 
 
@@ -522,9 +517,9 @@ def update_posterior(
     items = check_codes(item, name="item", size=len(before))
     people = check_codes(annotator, name="annotator", size=len(confusion), length=len(items))
     labels = check_codes(label, name="label", size=K, length=len(items))
-    log_q, log_theta = log_or_never(before), log_or_never(confusion)
-    np.add.at(log_q, items, log_theta[people, :, labels])
-    return posterior(log_q)[0]
+    log_theta = log_or_never(confusion[people, :, labels])
+    gained = [sums_by(items, log_theta[:, k], size=len(before)) for k in range(K)]
+    return posterior(log_or_never(before) + np.stack(gained, axis=1))[0]
 
 
 def leave_one_out(

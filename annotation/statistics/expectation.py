@@ -30,9 +30,10 @@ def vote_matrix(
     Row-major, so that both products read the posteriors in order and only the small table of θ at random. Rows are
     sorted by column, so that the order in which votes come changes no bit of a result. A weight of 0 is no vote.
     """
-    counted = np.flatnonzero(weights)
-    entries = (weights[counted], (items[counted], people[counted] * K + labels[counted]))
-    return sparse.coo_array(entries, shape=(n_items, n_annotators * K)).tocsr()
+    entries = (weights, (items, people * K + labels))
+    votes: VoteMatrix = sparse.coo_array(entries, shape=(n_items, n_annotators * K)).tocsr()
+    votes.eliminate_zeros()
+    return votes
 
 
 def expected_counts(votes: VoteMatrix, q: FloatArray) -> FloatArray:
@@ -108,7 +109,7 @@ def fit_confusions(
     """EM from the posterior q [n, K] until the objective moves by less than tol · V nats.
 
     F = Σ_i log Σ_k π_k Π_v θ^weight + Σ γ_kl log θ_wkl + Σ c log π_k over items and annotators with votes; an item
-    whose class is `known` (≥ 0) contributes the term of that class alone. No step lowers F.
+    whose class is `known` (≥ 0) has that class from the start and contributes its term alone. No step lowers F.
 
     Source: Dawid & Skene 1979, eq. 2.3-2.5, with pseudo-counts γ [K, K] and c.
     """
@@ -116,7 +117,10 @@ def fit_confusions(
     voted = (votes.sum(axis=1) > 0).astype(np.float64)
     active = np.asarray(votes.sum(axis=0)).reshape(-1, K).max(axis=1, initial=0) > 0
     least_change = tol * float(votes.sum())
-    rows, only = one_class_only(np.where(voted > 0, known, -1), K=K)
+    gold, only = one_class_only(known, K=K)
+    q = q.copy()
+    q[gold] = np.exp(only)
+    heard = voted[gold] > 0  # gold without votes may be of a class that no vote leaves possible
     theta, pi = np.tile(prior_mean(gamma), (len(active), 1, 1)), np.full(K, 1 / K)
     objective: list[float] = []
     converged = not voted.any()
@@ -124,7 +128,7 @@ def fit_confusions(
         theta = shares(expected_counts(votes, q) + gamma)
         pi = shares(voted @ q + c)
         log_joint = log_likelihood(votes, theta) + log_or_never(pi)
-        log_joint[rows] += only
+        log_joint[gold[heard]] += only[heard]
         q, evidence = posterior(log_joint)
         log_prior = xlogy(gamma, theta)[active].sum() + xlogy(c, pi).sum()
         objective.append(float(evidence @ voted + log_prior))
@@ -132,6 +136,7 @@ def fit_confusions(
     theta[~active] = prior_mean(gamma)
     if not objective:
         q = np.tile(pi, (len(q), 1))
+    q[gold] = np.exp(only)
     return Fit(q=q, theta=theta, pi=pi, objective=objective, converged=converged)
 
 

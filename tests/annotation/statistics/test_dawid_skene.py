@@ -87,6 +87,20 @@ def test_the_default_on_llmfao_and_its_leave_one_out_agreement(test_data):
     assert np.mean(found.q[votes.item].argmax(axis=1) == votes.label) == pytest.approx(0.691, abs=2e-3)
 
 
+def test_the_default_agrees_with_an_outside_judge_as_the_majority_does_and_decides_its_ties(test_data):
+    """STATISTICS 3.4: 622 pairs that both and GPT-4 decide, and 145 that tie at the top of the votes."""
+    data = llmfao(test_data)
+    votes, judge = data.votes, data.gpt4
+    most = majority(vote_counts(votes.item, votes.label, n_items=votes.n_items, K=3)).label
+    label = dawid_skene(*votes.given, **votes.sizes, tol=1e-9).q.argmax(axis=1)
+    decided = (judge != 1) & (label != 1)
+    both, tied = decided & (most >= 0) & (most != 1), decided & (most < 0)
+    assert (both.sum(), tied.sum()) == (622, 145)
+    assert np.mean(label[both] == judge[both]) == pytest.approx(0.686, abs=1e-3)
+    assert np.mean(most[both] == judge[both]) == pytest.approx(0.685, abs=1e-3)
+    assert np.mean(label[tied] == judge[tied]) == pytest.approx(0.648, abs=1e-3)
+
+
 def test_the_default_on_debate_with_thousands_of_annotators(test_data):
     votes = multi_annotator(test_data, "debate")
     assert dawid_skene(*votes.given, **votes.sizes).objective[-1] == pytest.approx(-78344.8, abs=0.5)
@@ -171,6 +185,13 @@ def test_gold_stays_as_it_is_and_teaches():
     assert np.array_equal(found.q.argmax(axis=1), truth)
     others = leave_one_out(found, item, annotator, label, n_items=n, n_annotators=2, K=2, gold=gold)
     assert np.array_equal(others[:10], np.eye(2)[truth[:10]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_gold_of_a_class_that_no_vote_leaves_possible_stays_gold():
+    found = dawid_skene([0, 0], [0, 1], [0, 0], n_items=2, n_annotators=2, K=2, gold=[-1, 1], prior=None)
+    assert found.pi.tolist() == [1, 0]
+    assert found.q.tolist() == [[1, 0], [0, 1]]
 
 
 def test_gold_without_votes_is_known_and_does_not_enter():
