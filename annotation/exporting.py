@@ -462,7 +462,7 @@ def encode(found: Iterable[dict[str, Any]], schema: Mapping[str, pa.DataType], f
         case Format.JSONL:
             return _jsonl(found)
         case Format.CSV:
-            return _csv(found, schema)
+            return csv_pieces(found, schema)
         case Format.PARQUET:
             return _parquet(found, schema)
         case _:
@@ -490,12 +490,14 @@ def _jsonl(found: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         yield "".join(map(json_line, chunk)).encode()
 
 
-def _csv(found: Iterable[dict[str, Any]], schema: Mapping[str, pa.DataType]) -> Iterator[bytes]:
+def csv_pieces(found: Iterable[dict[str, Any]], names: Iterable[str]) -> Iterator[bytes]:
+    """A header with the columns' names, and the rows; no cell of them is a formula to a spreadsheet."""
+    names = list(names)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(schema)
+    writer.writerow(names)
     for chunk in _chunks(found, 100):
-        writer.writerows([csv_cell(row[name]) for name in schema] for row in chunk)
+        writer.writerows([csv_cell(row[name]) for name in names] for row in chunk)
         yield out.getvalue().encode()
         out.seek(0)
         out.truncate()

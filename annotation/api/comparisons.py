@@ -212,34 +212,35 @@ def _moment(request: Request, name: str) -> datetime | None:
     return found
 
 
+def comparison_row(row: Comparison) -> dict[str, Any]:
+    """A comparison of `queries.comparisons` as `ComparisonSerializer` takes it."""
+    return {
+        "id": row.public_id,
+        "prompt": row.prompt.messages,
+        "category": row.prompt.category,
+        "completions": [
+            {
+                "label": LETTERS[place.position],
+                "text": place.completion.text,
+                "source": place.completion.source.name,
+                "finish": place.completion.finish,
+            }
+            for place in row.places.all()
+        ],
+        "votes": {"a": row.consensus.votes_a, "tie": row.consensus.votes_tie, "b": row.consensus.votes_b},
+        "votes_counted": row.consensus.votes,
+        "votes_wanted": row.overlap,
+        "state": row.consensus.state,
+        "label": row.consensus.label or None,
+        "prob": row.consensus.prob,
+        "ranking": row.consensus.details.get("ranking"),
+        "priority": row.priority,
+        "frozen": row.frozen_at is not None,
+    }
+
+
 def _render_comparisons(rows: Sequence[Comparison]) -> list[Any]:
-    items = [
-        {
-            "id": row.public_id,
-            "prompt": row.prompt.messages,
-            "category": row.prompt.category,
-            "completions": [
-                {
-                    "label": LETTERS[place.position],
-                    "text": place.completion.text,
-                    "source": place.completion.source.name,
-                    "finish": place.completion.finish,
-                }
-                for place in row.places.all()
-            ],
-            "votes": {"a": row.consensus.votes_a, "tie": row.consensus.votes_tie, "b": row.consensus.votes_b},
-            "votes_counted": row.consensus.votes,
-            "votes_wanted": row.overlap,
-            "state": row.consensus.state,
-            "label": row.consensus.label or None,
-            "prob": row.consensus.prob,
-            "ranking": row.consensus.details.get("ranking"),
-            "priority": row.priority,
-            "frozen": row.frozen_at is not None,
-        }
-        for row in rows
-    ]
-    return list(ComparisonSerializer(items, many=True).data)
+    return list(ComparisonSerializer([comparison_row(row) for row in rows], many=True).data)
 
 
 class ComparisonView(ProjectView):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -60,3 +61,23 @@ def query_text(request: Request, name: str) -> str:
     if "\x00" in value:
         raise ValidationError({name: ["must not contain a NUL character"]})
     return value
+
+
+def query_choice(request: Request, name: str, choices: Sequence[str], *, default: str) -> str:
+    """A query parameter as one of these words; 400 with its name and value otherwise."""
+    value = query_text(request, name)
+    if value and value not in choices:
+        raise ValidationError({name: [f"must be one of {', '.join(choices)}, got {value!r}"]})
+    return value or default
+
+
+def query_fraction(request: Request, name: str) -> float | None:
+    """A query parameter as a number from 0 to 1, None without it; 400 with its name and value otherwise."""
+    value = query_text(request, name)
+    if not value:
+        return None
+    try:
+        number: float = FiniteFloatField(min_value=0, max_value=1).run_validation(value)
+    except ValidationError:
+        raise ValidationError({name: [f"must be a number from 0 to 1, got {value!r}"]}) from None
+    return number

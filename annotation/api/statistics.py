@@ -1,38 +1,36 @@
-"""The statistics of a project's votes: agreement, people, ranking of systems, bias, and what to do next.
+"""The statistics of a project's votes: how far people agree, on the whole, in parts, two by two and in single cases.
 
-Each answer says in `definition` what it counts, and is downloaded with that definition as JSON or as CSV.
+Each answer says in `definition` what it counts, and can be downloaded with it as JSON or as CSV.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
-from django.http import Http404
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
+from annotation import agreement_report, divided
+from annotation.agreement_report import Split, Window
 from annotation.api.access import ProjectView
-from annotation.api.comparisons import ComparisonSerializer
-from annotation.api.pagination import CURSOR_PARAMETERS
-from annotation.api.projects import EstimateSerializer
+from annotation.api.comparisons import ComparisonSerializer, comparison_row
+from annotation.api.pagination import CURSOR_PARAMETERS, MOST, whole_number
+from annotation.api.parsing import query_choice
+from annotation.api.reports import NumbersField, StatisticSerializer, answer, numbers, report_schema, wanted_file
 from annotation.feedback import FeedbackKind
 from annotation.models import Aggregator
+from annotation.report_cache import kept
+from annotation.statistics.estimates import reason_of
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-DOWNLOAD = OpenApiParameter("as", str, enum=["json", "csv"], description="As a file, with the definition in it.")
-
-
-class StatisticSerializer(EstimateSerializer):
-    """A number with its interval, or the reason why there is none."""
-
-    se = serializers.FloatField(allow_null=True)
-    level = serializers.FloatField()
-    warnings = serializers.ListField(child=serializers.CharField())
+WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
+MOST_PEOPLE = 200
 
 
 class ClassShareSerializer(serializers.Serializer[Any]):
@@ -70,9 +68,9 @@ class HeldOutSerializer(serializers.Serializer[Any]):
     log_loss = serializers.FloatField(help_text="Of hidden votes, nats a vote; lower is better.")
 
 
-class CeilingSerializer(serializers.Serializer[Any]):
+class AccuracyCeilingSerializer(serializers.Serializer[Any]):
     best = StatisticSerializer(help_text="Best accuracy that a model can reach against single votes.")
-    upper = serializers.FloatField(allow_null=True, help_text="No spread of opinion allows more.")
+    upper = StatisticSerializer(help_text="No spread of opinion allows more.")
     agreement = StatisticSerializer(help_text="Of decisive votes, from which it follows.")
 
 
@@ -80,14 +78,14 @@ class AgreementReportSerializer(serializers.Serializer[Any]):
     definition = serializers.CharField()
     kind = serializers.ChoiceField(choices=[kind.value for kind in FeedbackKind])
     full_overlap_only = serializers.BooleanField(help_text="Measured on the random slice that gets all votes.")
-    split = serializers.ChoiceField(choices=["criterion", "batch", "guideline", "time"], allow_null=True)
+    split = serializers.ChoiceField(choices=[item.value for item in Split], allow_null=True)
     overall = AgreementFiguresSerializer()
     rows = AgreementRowSerializer(many=True)
     skipped = serializers.IntegerField()
     cannot_judge = serializers.IntegerField(help_text="Of the skipped.")
     aggregator = serializers.ChoiceField(choices=Aggregator.choices)
     held_out = HeldOutSerializer(many=True)
-    ceiling = CeilingSerializer()
+    ceiling = AccuracyCeilingSerializer()
 
 
 class StatisticsPersonSerializer(serializers.Serializer[Any]):
@@ -97,166 +95,18 @@ class StatisticsPersonSerializer(serializers.Serializer[Any]):
     votes = serializers.IntegerField()
 
 
-class _NumbersField(serializers.ListField):
-    """A matrix of numbers, null where there is none."""
-
-    child = serializers.ListField(child=serializers.FloatField(allow_null=True))
-
-
 class MatrixReportSerializer(serializers.Serializer[Any]):
     """Square matrices in the order of `people`; null where `reason` says why."""
 
     definition = serializers.CharField()
-    weights = serializers.ChoiceField(choices=["identity", "linear", "quadratic", "ordinal"])
+    weights = serializers.ChoiceField(choices=WEIGHTS)
     min_common = serializers.IntegerField()
     total_people = serializers.IntegerField()
     people = StatisticsPersonSerializer(many=True)
-    kappa = _NumbersField()
-    se = _NumbersField()
+    kappa = NumbersField()
+    se = NumbersField()
     n_common = serializers.ListField(child=serializers.ListField(child=serializers.IntegerField()))
     reason = serializers.ListField(child=serializers.ListField(child=serializers.CharField(allow_null=True)))
-
-
-class PersonSummarySerializer(StatisticsPersonSerializer):
-    excluded = serializers.BooleanField()
-    accuracy = StatisticSerializer(help_text="P(a vote is right), by the joint fit.")
-    agreement = StatisticSerializer(help_text="With the answer of the others, the own vote left out.")
-    kappa = StatisticSerializer(help_text="Of own votes against the answer of the others.")
-    tie_share = StatisticSerializer()
-    left_share = StatisticSerializer()
-    side_bias = StatisticSerializer(help_text="Logits towards the left side, relative to what others say.")
-    consistency = StatisticSerializer()
-    side_driven = StatisticSerializer()
-    gold = StatisticSerializer()
-    reference = StatisticSerializer(help_text="Agreement with researchers' references.")
-    reference_kappa = StatisticSerializer()
-    median_seconds = serializers.FloatField(allow_null=True)
-    flags = serializers.ListField(child=serializers.CharField(), help_text="accuracy, position, length, format.")
-
-
-class PeopleReportSerializer(serializers.Serializer[Any]):
-    definition = serializers.CharField()
-    lower_quartile = serializers.FloatField(allow_null=True, help_text="Of the people's accuracy.")
-    people = PersonSummarySerializer(many=True)
-
-
-class StrengthSerializer(serializers.Serializer[Any]):
-    """Of one system; null where the model gives none."""
-
-    strength = serializers.FloatField(allow_null=True, help_text="Natural-log odds, sum zero over systems.")
-    se = serializers.FloatField(allow_null=True)
-    low = serializers.FloatField(allow_null=True)
-    high = serializers.FloatField(allow_null=True)
-    rank = serializers.IntegerField(allow_null=True)
-    rank_low = serializers.IntegerField(allow_null=True)
-    rank_high = serializers.IntegerField(allow_null=True)
-    elo = serializers.FloatField(allow_null=True, help_text="Display only: 1000 + 400/ln 10 times the strength.")
-
-
-class RankedSystemSerializer(serializers.Serializer[Any]):
-    id = serializers.UUIDField()
-    name = serializers.CharField()
-    votes = serializers.FloatField()
-    comparisons = serializers.IntegerField()
-    component = serializers.IntegerField(help_text="Strengths compare within one component only.")
-    plain = StrengthSerializer()
-    controlled = StrengthSerializer(allow_null=True)
-    adjusted = StrengthSerializer(allow_null=True)
-
-
-class ControlEffectSerializer(serializers.Serializer[Any]):
-    control = serializers.ChoiceField(choices=["side", "length", "style"])
-    effect = StatisticSerializer(help_text="Logits towards the left one; of length and style a doubling.")
-
-
-class RankingFitSerializer(serializers.Serializer[Any]):
-    converged = serializers.BooleanField()
-    log_likelihood = serializers.FloatField(allow_null=True)
-    tie_parameter = serializers.FloatField(allow_null=True)
-    reason = serializers.CharField(allow_null=True)
-    warnings = serializers.ListField(child=serializers.CharField())
-
-
-class WinRatesSerializer(serializers.Serializer[Any]):
-    """Square matrices in the order of `systems`: how often the row's system won against the column's."""
-
-    rate = _NumbersField()
-    low = _NumbersField()
-    high = _NumbersField()
-    n = _NumbersField()
-    model = _NumbersField()
-
-
-class EloPointSerializer(serializers.Serializer[Any]):
-    votes = serializers.IntegerField(help_text="Votes so far.")
-    rating = serializers.FloatField()
-
-
-class EloCurveSerializer(serializers.Serializer[Any]):
-    system = serializers.CharField()
-    points = EloPointSerializer(many=True)
-
-
-class RankingReportSerializer(serializers.Serializer[Any]):
-    definition = serializers.CharField()
-    model = serializers.CharField()
-    criterion = serializers.CharField(allow_null=True)
-    controls = serializers.ListField(child=serializers.CharField())
-    votes = serializers.IntegerField()
-    left_out = serializers.IntegerField(help_text="Votes between completions of one system, or unknown to the model.")
-    prompts = serializers.IntegerField()
-    people = serializers.IntegerField()
-    both_bad = StatisticSerializer()
-    systems = RankedSystemSerializer(many=True)
-    fit = RankingFitSerializer()
-    controlled_fit = RankingFitSerializer(allow_null=True)
-    effects = ControlEffectSerializer(many=True)
-    win_rates = WinRatesSerializer()
-    elo = EloCurveSerializer(many=True, help_text="Display only: depends on the order of the votes.")
-
-
-class PooledEffectSerializer(serializers.Serializer[Any]):
-    bias = serializers.ChoiceField(choices=["position", "length", "format"])
-    effect = StatisticSerializer(help_text="Logits; of length and format a doubling.")
-    tau = serializers.FloatField(allow_null=True, help_text="Spread of people around it (SD), logits.")
-
-
-class PersonEffectSerializer(serializers.Serializer[Any]):
-    bias = serializers.ChoiceField(choices=["position", "length", "format"])
-    effect = StatisticSerializer()
-    flagged = serializers.BooleanField()
-
-
-class DriftWindowSerializer(serializers.Serializer[Any]):
-    votes = serializers.IntegerField()
-    started_at = serializers.DateTimeField()
-    ended_at = serializers.DateTimeField()
-    agreement = StatisticSerializer()
-
-
-class PersonBiasSerializer(StatisticsPersonSerializer):
-    effects = PersonEffectSerializer(many=True)
-    drift = StatisticSerializer(help_text="Slope of the logit of agreement with the others, a hundred votes.")
-    drift_flagged = serializers.BooleanField()
-    windows = DriftWindowSerializer(many=True)
-
-
-class ConsistencySerializer(serializers.Serializer[Any]):
-    same = StatisticSerializer(help_text="Of silent repeats: the same class again.")
-    kappa = StatisticSerializer()
-    side_driven = StatisticSerializer(help_text="Of repeats decisive both times: the same side again.")
-    accuracy = StatisticSerializer(help_text="Implied for independent errors between two answers.")
-
-
-class BiasReportSerializer(serializers.Serializer[Any]):
-    definition = serializers.CharField()
-    votes = serializers.IntegerField(help_text="Decisive votes with a known screen.")
-    prompts = serializers.IntegerField()
-    reason = serializers.CharField(allow_null=True)
-    warnings = serializers.ListField(child=serializers.CharField())
-    effects = PooledEffectSerializer(many=True)
-    consistency = ConsistencySerializer()
-    people = PersonBiasSerializer(many=True)
 
 
 class DividedVoteSerializer(serializers.Serializer[Any]):
@@ -284,114 +134,142 @@ class DividedListSerializer(serializers.Serializer[Any]):
     next = serializers.CharField(allow_null=True)
 
 
-class AdviceReportSerializer(serializers.Serializer[Any]):
-    definition = serializers.CharField()
-    advice = serializers.CharField(help_text="A code, or empty where the figures allow none.")
-    words = serializers.CharField()
-    agreement = StatisticSerializer(help_text="Of two people on a pair.")
-    self_consistency = StatisticSerializer(help_text="Of a person with themselves.")
-    ceiling = CeilingSerializer()
-    accuracy = serializers.FloatField(allow_null=True, help_text="Of the model that was asked about.")
-    share_of_ceiling = serializers.FloatField(allow_null=True)
-
-
-def _report(name: str, shape: Any, *parameters: OpenApiParameter) -> Callable[[Method], Method]:
-    """The schema of a report that is also a download."""
-    decorate: Callable[[Method], Method] = extend_schema(
-        operation_id=f"statistics_{name}",
-        responses={(200, "application/json"): shape, (200, "text/csv"): OpenApiTypes.STR},
-        parameters=[*parameters, DOWNLOAD],
-    )
-    return decorate
-
-
 class AgreementView(ProjectView):
     """Agreement."""
 
-    @_report(
+    @report_schema(
         "agreement", AgreementReportSerializer,
-        OpenApiParameter("split", str, enum=["criterion", "batch", "guideline", "time"]),
+        OpenApiParameter("split", str, enum=[item.value for item in Split]),
         OpenApiParameter(
-            "window", str, enum=["day", "week", "month", "votes"], description="Of time; votes: tenths. Default week."
+            "window", str, enum=[item.value for item in Window],
+            description="Of time (UTC), default week; votes: ten parts with equally many.",
         ),
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """How far people agree, with class shares and the ceiling; split by criterion, batch, guideline or time."""
-        raise Http404
+        file = wanted_file(request)
+        chosen = query_choice(request, "split", [item.value for item in Split], default="")
+        split = Split(chosen) if chosen else None
+        window = Window(query_choice(request, "window", [item.value for item in Window], default="week"))
+
+        def compute() -> dict[str, Any]:
+            found = agreement_report.agreement_report(self.project, split=split, window=window)
+            rows = [
+                {"key": row.key, "title": row.title, "started_at": row.started_at, "ended_at": row.ended_at}
+                | asdict(row.figures)
+                for row in found.rows
+            ]
+            held_out = [{"method": name, "log_loss": loss} for name, loss in found.held_out.items()]
+            names = ("definition", "kind", "full_overlap_only", "split", "overall", "skipped", "cannot_judge")
+            body = {name: getattr(found, name) for name in (*names, "aggregator", "ceiling")}
+            return dict(AgreementReportSerializer({**body, "rows": rows, "held_out": held_out}).data)
+
+        body = kept(self.project, report="agreement", parameters=(chosen, window.value), compute=compute)
+        return answer(self.project, body, name="agreement", file=file, table=_agreement_rows)
+
+
+def _agreement_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The whole, then its parts, with a column for each class."""
+    for row in ({"key": "overall", "title": "All", **body["overall"]}, *body["rows"]):
+        shares = {f"share_{item['name']}": item["share"] for item in row["classes"]}
+        yield {name: value for name, value in row.items() if name != "classes"} | shares
 
 
 class MatrixView(ProjectView):
     """Agreement of every two people."""
 
-    @_report(
+    @report_schema(
         "matrix", MatrixReportSerializer,
-        OpenApiParameter("weights", str, enum=["identity", "linear", "quadratic", "ordinal"]),
-        OpenApiParameter("min_common", int, description="Pairs that two people need in common; default 20."),
-        OpenApiParameter("most", int, description="The busiest so many people; 2 to 200, default 60."),
+        OpenApiParameter("weights", str, enum=list(WEIGHTS), description="Default identity."),
+        OpenApiParameter("min_common", int, description="Items that two people need in common: 2 or more, default 20."),
+        OpenApiParameter("most", int, description=f"The busiest so many people; 2 to {MOST_PEOPLE}, default 60."),
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """Cohen's κ of every two annotators, with what they have in common."""
-        raise Http404
+        file = wanted_file(request)
+        weights = query_choice(request, "weights", WEIGHTS, default="identity")
+        min_common = whole_number(request, "min_common", default=20, low=2, high=1_000_000)
+        most = whole_number(request, "most", default=60, low=2, high=MOST_PEOPLE)
+
+        def compute() -> dict[str, Any]:
+            found = agreement_report.matrix_report(self.project, weights=weights, min_common=min_common, most=most)
+            people = [asdict(person) | {"votes": n} for person, n in zip(found.people, found.votes, strict=True)]
+            body = {
+                "definition": found.definition, "weights": weights, "min_common": min_common,
+                "total_people": found.total_people, "people": people, "kappa": numbers(found.matrix.kappa),
+                "se": numbers(found.matrix.se), "n_common": found.matrix.n_common.tolist(),
+                "reason": [[reason_of(code) for code in row] for row in found.matrix.reason.tolist()],
+            }  # fmt: skip
+            return dict(MatrixReportSerializer(body).data)
+
+        body = kept(self.project, report="matrix", parameters=(weights, min_common, most), compute=compute)
+        return answer(self.project, body, name="matrix", file=file, table=_matrix_rows)
 
 
-class PeopleView(ProjectView):
-    """What the statistics say of each person."""
-
-    @_report("people", PeopleReportSerializer)
-    def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Accuracy, agreement, ties, side bias, consistency, gold and speed of each annotator, with flags."""
-        raise Http404
-
-
-class RankingView(ProjectView):
-    """Ranking of systems."""
-
-    @_report(
-        "ranking", RankingReportSerializer,
-        OpenApiParameter(
-            "model", str,
-            enum=["rao_kupper", "davidson", "bradley_terry", "crowd_bt", "plackett_luce", "rank_centrality"],
-        ),
-        OpenApiParameter("controls", str, description="Some of side, length, style, people, with commas."),
-        OpenApiParameter("criterion", str, description="Rank by this criterion instead of the main question."),
-    )  # fmt: skip
-    def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Strengths of the sources, plain and controlled, with intervals, ranks and win rates."""
-        raise Http404
-
-
-class BiasView(ProjectView):
-    """Bias and consistency."""
-
-    @_report("bias", BiasReportSerializer)
-    def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Effects of position, length and format on votes, pooled and by person; drift and self-consistency."""
-        raise Http404
+def _matrix_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for every two people."""
+    for i, first in enumerate(body["people"]):
+        for j, second in enumerate(body["people"][:i]):
+            cell = {name: body[name][i][j] for name in ("kappa", "se", "n_common", "reason")}
+            yield {"first": second["pseudonym"], "second": first["pseudonym"], **cell}
 
 
 class WorstView(ProjectView):
     """Divided comparisons."""
 
-    @_report(
+    @report_schema(
         "worst", DividedListSerializer,
-        OpenApiParameter("by", str, enum=["confidence", "division"], description="Default confidence."),
+        OpenApiParameter("by", str, enum=[item.value for item in divided.Order], description="Default confidence."),
         *CURSOR_PARAMETERS,
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Comparisons with the least clear outcome first, their votes side by side."""
-        raise Http404
+        """Comparisons with the least clear outcome first, their votes side by side. Never for annotators."""
+        file = wanted_file(request)
+        order = divided.Order(
+            query_choice(request, "by", [item.value for item in divided.Order], default="confidence")
+        )  # fmt: skip
+        limit = whole_number(request, "limit", default=50, low=1, high=MOST)
+        found = divided.divided(self.project, order=order, after=_after(request), most=limit + 1)
+        page, more = found[:limit], len(found) > limit
+        ballots = divided.ballots(self.project, page)
+        items = [
+            comparison_row(row)
+            | {name: getattr(row.consensus, name) for name in ("share", "top_share", "posterior")}
+            | {"ballots": ballots.get(row.pk, [])}
+            for row in page
+        ]
+        last = (getattr(page[-1].consensus, order.column), page[-1].pk) if more else None
+        body = {"definition": divided.definition(order), "items": items, "next": _cursor(*last) if last else None}
+        shown = DividedListSerializer(body).data
+        return answer(self.project, shown, name="worst", file=file, table=_worst_rows)
 
 
-class AdviceView(ProjectView):
-    """Advice."""
+def _cursor(figure: float, key: int) -> str:
+    return urlsafe_b64encode(f"{figure!r} {key}".encode()).decode()
 
-    @_report(
-        "advice", AdviceReportSerializer,
-        OpenApiParameter("accuracy", float, description="Of a model against votes, 0 to 1."),
-    )  # fmt: skip
-    def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """More votes, more pairs, or a better guideline, with the figures that say so."""
-        raise Http404
+
+def _after(request: Request) -> tuple[float, int] | None:
+    """The place in the list that the cursor names."""
+    cursor = request.query_params.get("cursor")
+    if not cursor:
+        return None
+    try:
+        figure, key = urlsafe_b64decode(cursor.encode()).decode().split(" ")
+        if not 0 <= float(figure) <= 1 or not 0 <= int(key) < 2**63:
+            raise ValueError(cursor)
+        return float(figure), int(key)
+    except ValueError:
+        raise ValidationError({"cursor": [f"not a cursor: {cursor!r}"]}) from None
+
+
+def _worst_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for every vote, beside what it was given on."""
+    for item in body["items"]:
+        figures = {name: item[name] for name in ("state", "label", "prob", "share", "top_share", "posterior")}
+        texts = {completion["label"]: completion["text"] for completion in item["completions"]}
+        for ballot in item["ballots"]:
+            given = {name: ballot[name] for name in ("annotator", "choice", "both_bad", "strength", "rationale")}
+            yield {"comparison": item["id"], "prompt": item["prompt"][-1]["content"], **texts, **figures, **given}
 
 
 _STATISTICS = "projects/<slug:slug>/statistics"
@@ -399,9 +277,5 @@ _STATISTICS = "projects/<slug:slug>/statistics"
 urlpatterns: list[URLPattern] = [
     path(f"{_STATISTICS}/agreement", AgreementView.as_view()),
     path(f"{_STATISTICS}/matrix", MatrixView.as_view()),
-    path(f"{_STATISTICS}/people", PeopleView.as_view()),
-    path(f"{_STATISTICS}/ranking", RankingView.as_view()),
-    path(f"{_STATISTICS}/bias", BiasView.as_view()),
     path(f"{_STATISTICS}/worst", WorstView.as_view()),
-    path(f"{_STATISTICS}/advice", AdviceView.as_view()),
 ]

@@ -22,6 +22,21 @@ export type Accepted = {
     role: RoleEnum;
 };
 
+export type AccuracyCeiling = {
+    /**
+     * Best accuracy that a model can reach against single votes.
+     */
+    best: Statistic;
+    /**
+     * No spread of opinion allows more.
+     */
+    upper: Statistic;
+    /**
+     * Of decisive votes, from which it follows.
+     */
+    agreement: Statistic;
+};
+
 export type AdjudicationKindEnum = 'request' | 'ruling' | 'reopening' | 'escalation';
 
 export type AdjudicationRow = {
@@ -35,12 +50,11 @@ export type AdjudicationRow = {
     created_at: string;
 };
 
+export type AdviceEnum = 'better_guideline' | 'train_annotators' | 'more_votes' | 'more_pairs';
+
 export type AdviceReport = {
     definition: string;
-    /**
-     * A code, or empty where the figures allow none.
-     */
-    advice: string;
+    advice: AdviceEnum | NullEnum;
     words: string;
     /**
      * Of two people on a pair.
@@ -50,7 +64,7 @@ export type AdviceReport = {
      * Of a person with themselves.
      */
     self_consistency: Statistic;
-    ceiling: Ceiling;
+    ceiling: AccuracyCeiling;
     /**
      * Of the model that was asked about.
      */
@@ -125,7 +139,7 @@ export type AgreementReport = {
     cannot_judge: number;
     aggregator: AggregatorEnum;
     held_out: Array<HeldOut>;
-    ceiling: Ceiling;
+    ceiling: AccuracyCeiling;
 };
 
 export type AgreementRow = {
@@ -390,19 +404,20 @@ export type Bucket = {
     median_seconds: number | null;
 };
 
+/**
+ * The best accuracy against single votes that people's agreement allows: likely, and at most.
+ */
 export type Ceiling = {
-    /**
-     * Best accuracy that a model can reach against single votes.
-     */
-    best: Statistic;
-    /**
-     * No spread of opinion allows more.
-     */
-    upper: number | null;
-    /**
-     * Of decisive votes, from which it follows.
-     */
-    agreement: Statistic;
+    ceiling: Estimate;
+    upper: Estimate;
+};
+
+/**
+ * By held-out part. Null for a snapshot that was frozen before it was measured.
+ */
+export type Ceilings = {
+    validation: Ceiling;
+    test: Ceiling;
 };
 
 export type ChangeEnum = 'same' | 'added' | 'removed';
@@ -938,6 +953,10 @@ export type Form = {
 
 export type FreezeRequest = {
     name?: string;
+    /**
+     * How votes become labels; default the project's.
+     */
+    aggregator?: AggregatorEnum;
     min_votes?: number;
     tie_rule?: TieRuleEnum;
     min_confidence?: number;
@@ -1292,6 +1311,10 @@ export type JobDetail = {
     config: {
         [key: string]: unknown;
     };
+    /**
+     * Of the snapshot's held-out parts.
+     */
+    ceiling: Ceilings | null;
     runs: Array<Run>;
     readonly checkpoints: Array<Checkpoint>;
     readonly metrics: {
@@ -1467,6 +1490,7 @@ export type Model = {
     readonly job: string | null;
     readonly snapshot: string | null;
     readonly step: number | null;
+    readonly ceiling: Ceilings | null;
 };
 
 export type ModelCreateRequest = {
@@ -2053,10 +2077,29 @@ export type RankedSystem = {
     adjusted: Strength | null;
 };
 
+export type RankingAnnotator = {
+    id: string;
+    name: string;
+    pseudonym: string;
+    votes: number;
+    /**
+     * P(a vote follows the strengths); below a half the person reverses.
+     */
+    follows: Statistic;
+    /**
+     * Logits in favour of the left side.
+     */
+    side_bias: Statistic | null;
+};
+
 export type RankingFit = {
+    model: string;
     converged: boolean;
     log_likelihood: number | null;
-    tie_parameter: number | null;
+    /**
+     * Davidson's ν, or Rao and Kupper's θ.
+     */
+    tie_parameter: Statistic | null;
     reason: string | null;
     warnings: Array<string>;
 };
@@ -2077,8 +2120,13 @@ export type RankingReport = {
     systems: Array<RankedSystem>;
     fit: RankingFit;
     controlled_fit: RankingFit | null;
+    adjusted_fit: RankingFit | null;
     effects: Array<ControlEffect>;
     win_rates: WinRates;
+    /**
+     * Of Crowd-BT: the model, or the adjustment.
+     */
+    annotators: Array<RankingAnnotator>;
     /**
      * Display only: depends on the order of the votes.
      */
@@ -2432,6 +2480,7 @@ export type Snapshot = {
         [key: string]: unknown;
     };
     agreement: Agreement;
+    ceiling: Ceilings | null;
     created_at: string;
     readonly created_by: string | null;
     readonly jobs: number;
@@ -2880,6 +2929,10 @@ export type JobDetailWritable = {
     config: {
         [key: string]: unknown;
     };
+    /**
+     * Of the snapshot's held-out parts.
+     */
+    ceiling: Ceilings | null;
     runs: Array<Run>;
 };
 
@@ -3040,6 +3093,7 @@ export type SnapshotWritable = {
         [key: string]: unknown;
     };
     agreement: Agreement;
+    ceiling: Ceilings | null;
     created_at: string;
 };
 
@@ -5000,6 +5054,7 @@ export type SnapshotsPreviewData = {
         slug: string;
     };
     query?: {
+        aggregator?: 'dawid_skene' | 'majority';
         min_votes?: number;
         tie_rule?: 'drop' | 'half';
     };
@@ -5063,7 +5118,7 @@ export type StatisticsAgreementData = {
         as?: 'csv' | 'json';
         split?: 'batch' | 'criterion' | 'guideline' | 'time';
         /**
-         * Of time; votes: tenths. Default week.
+         * Of time (UTC), default week; votes: ten parts with equally many.
          */
         window?: 'day' | 'month' | 'votes' | 'week';
     };
@@ -5107,13 +5162,16 @@ export type StatisticsMatrixData = {
          */
         as?: 'csv' | 'json';
         /**
-         * Pairs that two people need in common; default 20.
+         * Items that two people need in common: 2 or more, default 20.
          */
         min_common?: number;
         /**
          * The busiest so many people; 2 to 200, default 60.
          */
         most?: number;
+        /**
+         * Default identity.
+         */
         weights?: 'identity' | 'linear' | 'ordinal' | 'quadratic';
     };
     url: '/api/v1/projects/{slug}/statistics/matrix';
@@ -5163,6 +5221,9 @@ export type StatisticsRankingData = {
          * Rank by this criterion instead of the main question.
          */
         criterion?: string;
+        /**
+         * Default rao_kupper.
+         */
         model?: 'bradley_terry' | 'crowd_bt' | 'davidson' | 'plackett_luce' | 'rank_centrality' | 'rao_kupper';
     };
     url: '/api/v1/projects/{slug}/statistics/ranking';

@@ -1,11 +1,11 @@
 /** The best accuracy that a model can reach against people who agree this far. */
-import type { Ceiling } from 'src/api/schema'
+import type { AccuracyCeiling } from 'src/api/schema'
 import styles from 'src/statistics/Statistics.module.css'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
 import { fixed } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
-export function CeilingFigures({ ceiling: { best, upper, agreement } }: { ceiling: Ceiling }) {
+export function CeilingFigures({ ceiling: { best, upper, agreement } }: { ceiling: AccuracyCeiling }) {
   return (
     <div className={styles.estimates}>
       <EstimateFigure
@@ -13,7 +13,7 @@ export function CeilingFigures({ ceiling: { best, upper, agreement } }: { ceilin
         estimate={best}
         unit="percent"
         bar
-        note={upper === null ? undefined : t('ceiling.upper', { upper: fixed(upper * 100, 1), n: best.n })}
+        note={upper.value === null ? undefined : t('ceiling.upper', { upper: fixed(upper.value * 100, 1), n: best.n })}
       />
       <EstimateFigure label={t('ceiling.agreement')} estimate={agreement} unit="percent" bar />
     </div>

@@ -1,0 +1,120 @@
+"""The ranking of a project's systems, which are the sources of its completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import Http404
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from annotation.api.access import ProjectView
+from annotation.api.reports import NumbersField, StatisticSerializer, report_schema
+from annotation.api.statistics import StatisticsPersonSerializer
+
+
+class StrengthSerializer(serializers.Serializer[Any]):
+    """Of one system; null where the model gives none."""
+
+    strength = serializers.FloatField(allow_null=True, help_text="Natural-log odds, sum zero over systems.")
+    se = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(allow_null=True)
+    high = serializers.FloatField(allow_null=True)
+    rank = serializers.IntegerField(allow_null=True)
+    rank_low = serializers.IntegerField(allow_null=True)
+    rank_high = serializers.IntegerField(allow_null=True)
+    elo = serializers.FloatField(allow_null=True, help_text="Display only: 1000 + 400/ln 10 times the strength.")
+
+
+class RankedSystemSerializer(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    votes = serializers.FloatField()
+    comparisons = serializers.IntegerField()
+    component = serializers.IntegerField(help_text="Strengths compare within one component only.")
+    plain = StrengthSerializer()
+    controlled = StrengthSerializer(allow_null=True)
+    adjusted = StrengthSerializer(allow_null=True)
+
+
+class ControlEffectSerializer(serializers.Serializer[Any]):
+    control = serializers.ChoiceField(choices=["side", "length", "style"])
+    effect = StatisticSerializer(help_text="Logits towards the left one; of length and style a doubling.")
+
+
+class RankingFitSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField()
+    converged = serializers.BooleanField()
+    log_likelihood = serializers.FloatField(allow_null=True)
+    tie_parameter = StatisticSerializer(allow_null=True, help_text="Davidson's ν, or Rao and Kupper's θ.")
+    reason = serializers.CharField(allow_null=True)
+    warnings = serializers.ListField(child=serializers.CharField())
+
+
+class WinRatesSerializer(serializers.Serializer[Any]):
+    """Square matrices in the order of `systems`: how often the row's system won against the column's."""
+
+    rate = NumbersField()
+    low = NumbersField()
+    high = NumbersField()
+    n = NumbersField()
+    model = NumbersField()
+
+
+class EloPointSerializer(serializers.Serializer[Any]):
+    votes = serializers.IntegerField(help_text="Votes so far.")
+    rating = serializers.FloatField()
+
+
+class EloCurveSerializer(serializers.Serializer[Any]):
+    system = serializers.CharField()
+    points = EloPointSerializer(many=True)
+
+
+class RankingAnnotatorSerializer(StatisticsPersonSerializer):
+    follows = StatisticSerializer(help_text="P(a vote follows the strengths); below a half the person reverses.")
+    side_bias = StatisticSerializer(allow_null=True, help_text="Logits in favour of the left side.")
+
+
+class RankingReportSerializer(serializers.Serializer[Any]):
+    definition = serializers.CharField()
+    model = serializers.CharField()
+    criterion = serializers.CharField(allow_null=True)
+    controls = serializers.ListField(child=serializers.CharField())
+    votes = serializers.IntegerField()
+    left_out = serializers.IntegerField(help_text="Votes between completions of one system, or unknown to the model.")
+    prompts = serializers.IntegerField()
+    people = serializers.IntegerField()
+    both_bad = StatisticSerializer()
+    systems = RankedSystemSerializer(many=True)
+    fit = RankingFitSerializer()
+    controlled_fit = RankingFitSerializer(allow_null=True)
+    adjusted_fit = RankingFitSerializer(allow_null=True)
+    effects = ControlEffectSerializer(many=True)
+    win_rates = WinRatesSerializer()
+    annotators = RankingAnnotatorSerializer(many=True, help_text="Of Crowd-BT: the model, or the adjustment.")
+    elo = EloCurveSerializer(many=True, help_text="Display only: depends on the order of the votes.")
+
+
+class RankingView(ProjectView):
+    """Ranking of systems."""
+
+    @report_schema(
+        "ranking", RankingReportSerializer,
+        OpenApiParameter(
+            "model", str,
+            enum=["rao_kupper", "davidson", "bradley_terry", "crowd_bt", "plackett_luce", "rank_centrality"],
+            description="Default rao_kupper.",
+        ),
+        OpenApiParameter("controls", str, description="Some of side, length, style, people, with commas."),
+        OpenApiParameter("criterion", str, description="Rank by this criterion instead of the main question."),
+    )  # fmt: skip
+    def get(self, request: Request, slug: str) -> HttpResponseBase:
+        """Strengths of the sources, plain and controlled, with intervals, ranks and win rates."""
+        raise Http404
+
+
+urlpatterns: list[URLPattern] = [path("projects/<slug:slug>/statistics/ranking", RankingView.as_view())]
