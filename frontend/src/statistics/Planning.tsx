@@ -61,10 +61,11 @@ function Advice({ slug }: { slug: string }) {
         />
       }
     >
-      {({ words, agreement, self_consistency, ceiling, share_of_ceiling, accuracy: asked }) => (
+      {({ advice, words, agreement, self_consistency, ceiling, share_of_ceiling, accuracy: asked }) => (
         <>
           <Notice>
-            <p className={styles.big}>{words || t('advice.none')}</p>
+            <h3>{advice ? t(`advice.${advice}`) : t('advice.none')}</h3>
+            <p>{words}</p>
           </Notice>
           <div className={styles.estimates}>
             <EstimateFigure label={t('advice.agreement')} estimate={agreement} unit="percent" bar />

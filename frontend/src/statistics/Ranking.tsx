@@ -118,6 +118,21 @@ export default function Ranking() {
               />
             </Card>
           )}
+          {report.data.annotators.length > 0 && (
+            <Card
+              flush
+              title={t('ranking.annotators')}
+              note={t('ranking.annotatorsNote')}
+              actions={<Downloads title={t('ranking.annotators')} source={source} />}
+            >
+              <DataTable
+                caption={t('ranking.annotators')}
+                columns={ANNOTATORS}
+                rows={report.data.annotators}
+                rowKey={({ id }) => id}
+              />
+            </Card>
+          )}
           <Card
             title={t('winRates.title')}
             note={t('winRates.note')}
@@ -223,8 +238,7 @@ function Strengths({ report }: { report: RankingReport }) {
         <p className="muted">
           {t('ranking.restsOn', { votes, people, prompts })} {left_out > 0 && t('ranking.leftOut', { n: left_out })}
         </p>
-        <Warnings fit={fit} />
-        {report.controlled_fit && <Warnings fit={report.controlled_fit} />}
+        <Warnings fits={[fit, report.controlled_fit, report.adjusted_fit]} />
       </div>
       <Whiskers<RankedSystem>
         caption={t('ranking.title')}
@@ -244,11 +258,18 @@ function Strengths({ report }: { report: RankingReport }) {
   )
 }
 
-function Warnings({ fit: { reason, warnings } }: { fit: RankingFit }) {
+/** Each said once, whichever of the fits says it. */
+function Warnings({ fits }: { fits: (RankingFit | null)[] }) {
+  const reasons = new Set(fits.flatMap((fit) => fit?.reason ?? []))
+  const warnings = new Set(fits.flatMap((fit) => fit?.warnings ?? []))
   return (
     <>
-      {reason && <Notice tone="warn">{t('estimate.undefined', { reason: reasonText(reason) })}</Notice>}
-      {warnings.map((code) => (
+      {[...reasons].map((code) => (
+        <Notice key={code} tone="warn">
+          {t('estimate.undefined', { reason: reasonText(code) })}
+        </Notice>
+      ))}
+      {[...warnings].map((code) => (
         <Notice key={code} tone="warn">
           {cautionText(code)}
         </Notice>
@@ -260,6 +281,17 @@ function Warnings({ fit: { reason, warnings } }: { fit: RankingFit }) {
 const EFFECTS: Column<RankingReport['effects'][number]>[] = [
   { name: 'control', header: t('ranking.controls'), cell: ({ control }) => t(`ranking.control.${control}`) },
   { name: 'effect', header: t('bias.effect'), cell: ({ effect }) => <Figure of={effect} unit="coefficient" /> },
+]
+
+const ANNOTATORS: Column<RankingReport['annotators'][number]>[] = [
+  { name: 'name', header: t('people.name'), cell: ({ name, pseudonym }) => <strong>{name || pseudonym}</strong> },
+  { name: 'votes', header: t('people.votes'), align: 'end', cell: ({ votes }) => count(votes) },
+  { name: 'follows', header: t('ranking.follows'), cell: ({ follows }) => <Figure of={follows} /> },
+  {
+    name: 'side',
+    header: t('bias.side'),
+    cell: ({ side_bias }) => (side_bias ? <Figure of={side_bias} unit="coefficient" /> : DASH),
+  },
 ]
 
 export function winCells({ systems, win_rates: { rate, low, high, n, model } }: RankingReport): (HeatCell | null)[][] {

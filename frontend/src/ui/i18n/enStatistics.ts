@@ -116,6 +116,9 @@ export const enStatistics = {
   'ranking.noneText': 'It takes votes between completions of at least two sources.',
   'ranking.effects': 'What the controls found',
   'ranking.effectsNote': 'Logits towards the left one; of length and style for each doubling.',
+  'ranking.annotators': 'Annotators in the model',
+  'ranking.annotatorsNote': 'Below a half, a person votes against the strengths: look, nothing is turned round.',
+  'ranking.follows': 'Follows the strengths',
 
   'winRates.title': 'Win rates',
   'winRates.note': 'How often the system of the row won against that of the column; a tie is half.',
@@ -182,6 +185,10 @@ export const enStatistics = {
   'advice.accuracy': 'Accuracy of your model (optional)',
   'advice.accuracyHelp': 'Against votes, on comparisons it was not trained on.',
   'advice.accuracyWrong': 'A number from 0 to 100.',
+  'advice.better_guideline': 'A better guideline',
+  'advice.train_annotators': 'Training for annotators',
+  'advice.more_votes': 'More votes',
+  'advice.more_pairs': 'More pairs',
   'advice.none': 'There is not enough to advise on: it takes silent repeats, and comparisons with two votes.',
   'advice.agreement': 'Agreement of two people',
 } as const
