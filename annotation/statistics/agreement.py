@@ -39,6 +39,7 @@ from annotation.statistics.estimates import (
     jackknife,
     missing,
     ratio,
+    row_sums,
     transformed,
 )
 
@@ -146,7 +147,7 @@ def percent_agreement(
 def unanimous_share(counts: npt.ArrayLike, *, group: npt.ArrayLike | None = None) -> Estimate:
     """Share of the items with two votes or more whose votes are all equal."""
     c, spread = _checked(counts, group)
-    return _mean_over_items(c, (c.max(axis=1) == c.sum(axis=1)).astype(np.float64), spread)
+    return _mean_over_items(c, (c.max(axis=1) == row_sums(c)).astype(np.float64), spread)
 
 
 def cohen_kappa(
@@ -245,10 +246,12 @@ def kappas(tables: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatAr
     observed = np.sum(p * weights, axis=(1, 2))
     chance = np.sum((first @ weights) * second, axis=1)
     kappa = ratio(observed - chance, 1 - chance)
-    off = 1 - kappa
     near = (second @ weights)[:, :, None] + (first @ weights)[:, None, :]
-    variance = np.sum(p * (weights - near * off[:, None, None]) ** 2, axis=(1, 2)) - (kappa - chance * off) ** 2
-    return kappa, ratio(np.sqrt(np.maximum(variance, 0) / n), 1 - chance)
+    # The published Σ p x² − [κ − p_e(1−κ)]² is the variance of x; centred, it loses no digits.
+    x = weights - near * (1 - kappa)[:, None, None]
+    mean = np.sum(p * x, axis=(1, 2))
+    variance = np.sum(p * (x - mean[:, None, None]) ** 2, axis=(1, 2))
+    return kappa, ratio(np.sqrt(variance / n), 1 - chance)
 
 
 def fleiss_kappa(
@@ -266,7 +269,7 @@ def fleiss_kappa(
 
     def kappa(totals: FloatArray) -> FloatArray:  # [R, 3 + K] → [R]
         agreement, shares = _agreement_and_shares(totals)
-        chance = np.sum(shares**2, axis=-1)
+        chance = row_sums(shares**2)
         return ratio(agreement - chance, 1 - chance)
 
     return _chance_corrected(c, np.eye(c.shape[1]), kappa, spread)
@@ -294,7 +297,7 @@ def gwet_ac(
 
     def coefficient(totals: FloatArray) -> FloatArray:  # [R, 3 + K] → [R]
         agreement, shares = _agreement_and_shares(totals)
-        chance = scale * np.sum(shares * (1 - shares), axis=-1)
+        chance = scale * row_sums(shares * (1 - shares))
         return ratio(agreement - chance, 1 - chance)
 
     estimate = _chance_corrected(c, w, coefficient, spread)
@@ -325,9 +328,9 @@ def krippendorff_alpha(
     Source: Krippendorff 2011.
     """
     every, spread = _checked(counts, group, method, rng)
-    paired = every.sum(axis=1) >= 2
+    paired = row_sums(every) >= 2
     c, K = every[paired], every.shape[1]
-    others = c.sum(axis=1) - 1
+    others = row_sums(c) - 1
     statistic: Statistic
     if level == "ordinal":
         pairs = (c[:, :, None] * c[:, None, :] - c[:, :, None] * np.eye(K)) / others[:, None, None]
@@ -335,7 +338,7 @@ def krippendorff_alpha(
     else:
         distance = _squared_distance(level, K=K, values=values)
         # The diagonal of δ² is 0, so [k=l] drops out; and m_k is Σ_i C_ik.
-        disagreement = np.sum((c @ distance) * c, axis=1) / others
+        disagreement = row_sums((c @ distance) * c) / others
         per_item, statistic = np.column_stack([disagreement, c]), _alpha_with(distance)
     return _estimate(every, per_item, statistic, spread, keep=paired, bounds=COEFFICIENT)
 
@@ -455,7 +458,7 @@ def _estimate(
         per_item: [number of items to keep, m]; a function of the item's row of C.
     """
     n = len(per_item)
-    if not np.any(c.sum(axis=1) >= 2):
+    if not np.any(row_sums(c) >= 2):
         return missing(Reason.NO_OVERLAP, method=spread.method)
     group = None if spread.group is None else spread.group[keep]
     if spread.method == "jackknife" or spread.rng is None:
@@ -514,24 +517,24 @@ def _class_values(values: npt.ArrayLike | None, *, K: int) -> FloatArray:
 
 def _pair_agreement(c: FloatArray, weights: FloatArray) -> FloatArray:
     """Weighted share of agreeing pairs of votes of each item: [n]; 0 where there is no pair."""
-    votes = c.sum(axis=1)
+    votes = row_sums(c)
     # Σ_k C_k((Cw)_k − 1) is Σ_k C_k (Cw)_k − n_i.
-    agreeing: FloatArray = np.sum(c * (c @ weights), axis=1) - votes
+    agreeing = row_sums(c * (c @ weights)) - votes
     return agreeing / np.where(votes >= 2, votes * (votes - 1), np.inf)
 
 
 def _mean_over_items(c: FloatArray, x: FloatArray, spread: _Spread) -> Estimate:
     """Mean of x [n] over the items with two votes or more."""
-    keep = c.sum(axis=1) >= 2
+    keep = row_sums(c) >= 2
     per_item = np.column_stack([x[keep], np.ones(int(keep.sum()))])
     return _estimate(c, per_item, lambda totals: ratio(totals[:, 0], totals[:, 1]), spread, keep=keep, bounds=SHARE)
 
 
 def _chance_corrected(c: FloatArray, weights: FloatArray, statistic: Statistic, spread: _Spread) -> Estimate:
     """A function of (Σ agreement, items with a pair, items with a vote, Σ class shares): [G, 3 + K]."""
-    keep = c.sum(axis=1) >= 1
+    keep = row_sums(c) >= 1
     voted = c[keep]
-    votes = voted.sum(axis=1)
+    votes = row_sums(voted)
     per_item = np.column_stack(
         [_pair_agreement(voted, weights), votes >= 2, np.ones(len(voted)), voted / votes[:, None]]
     )
@@ -545,8 +548,8 @@ def _agreement_and_shares(totals: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _gwet_analytic(c: FloatArray, weights: FloatArray, *, value: float, scale: float) -> Estimate:
     """AC1 or AC2 with Gwet's standard error; assumes that the value exists and that two items have votes."""
-    c = c[c.sum(axis=1) >= 1]
-    votes = c.sum(axis=1)
+    c = c[row_sums(c) >= 1]
+    votes = row_sums(c)
     n, paired = len(c), votes >= 2
     share = c / votes[:, None]
     mean_share = share.mean(axis=0)
@@ -580,8 +583,8 @@ def _alpha_with(distance: FloatArray) -> Statistic:
 
     def alpha(totals: FloatArray) -> FloatArray:  # [R, 1 + K] → [R]
         m = totals[:, 1:]
-        expected: FloatArray = np.sum((m @ distance) * m, axis=1)
-        votes: FloatArray = m.sum(axis=1)
+        expected = row_sums((m @ distance) * m)
+        votes = row_sums(m)
         return 1 - (votes - 1) * ratio(totals[:, 0], expected)
 
     return alpha
@@ -596,5 +599,5 @@ def _ordinal_alpha(totals: FloatArray) -> FloatArray:  # [R, K²] → [R]
     distance = (rank[:, :, None] - rank[:, None, :]) ** 2
     observed = np.sum(pairs * distance, axis=(1, 2))
     expected = np.sum(m[:, :, None] * m[:, None, :] * distance, axis=(1, 2))
-    votes: FloatArray = m.sum(axis=1)
+    votes = row_sums(m)
     return 1 - (votes - 1) * ratio(observed, expected)
