@@ -311,23 +311,9 @@ def annotator_bias(
         ValueError: naming the argument that is malformed.
     """
     votes = _regression(y, X, Z, annotator, n_annotators=n_annotators, group=group)
-    present, starts = np.unique(votes.annotator, return_index=True)
+    present = np.unique(votes.annotator)
     used = np.flatnonzero(varying_columns(votes.columns))
-    columns = np.ascontiguousarray(votes.columns[used])
-    reason = np.full(len(votes.columns), Reason.ONE_CLASS.number)
-    reason[used] = 0
-    pooled: _Fitted | None = None
-    mixed: MixedFit | None = None
-    if len(votes.y) == 0:
-        reason[:] = Reason.NO_VOTES.number
-    else:
-        fit = fit_blocks(votes.y, columns, np.zeros(1, dtype=np.int64))
-        if fit.separated[0]:
-            reason[:] = Reason.SEPARATED.number
-        else:
-            pooled = fit.beta[0], fit.bread[0], fit.scores
-            if len(present) > 1:
-                mixed = fit_mixed(votes.y, columns, starts, q=int(np.sum(used < votes.q)), beta=fit.beta[0])
+    reason, pooled, mixed = _fitted(votes, used)
     if reason[0] == 0 and not sides_vary:
         reason[0] = Reason.SIDES_NOT_RANDOMISED.number
     among = np.where((reason == 0) & (len(present) < 2), Reason.ONE_ANNOTATOR.number, reason)
@@ -556,6 +542,23 @@ def _regression(
         group=None if group is None else check_codes(group, name="group", length=len(people))[order],
         q=z.shape[1],
     )
+
+
+def _fitted(votes: _Regression, used: IntArray) -> tuple[IntArray, _Fitted | None, MixedFit | None]:
+    """The number of the reason of each column, 0 for those fitted; the pooled and the mixed fit, where they exist."""
+    reason = np.full(len(votes.columns), Reason.ONE_CLASS.number)
+    reason[used] = 0
+    if len(votes.y) == 0:
+        return np.full_like(reason, Reason.NO_VOTES.number), None, None
+    columns = np.ascontiguousarray(votes.columns[used])
+    fit = fit_blocks(votes.y, columns, np.zeros(1, dtype=np.int64))
+    if fit.separated[0]:
+        return np.full_like(reason, Reason.SEPARATED.number), None, None
+    pooled = fit.beta[0], fit.bread[0], fit.scores
+    starts = np.unique(votes.annotator, return_index=True)[1]
+    if len(starts) < 2:
+        return reason, pooled, None
+    return reason, pooled, fit_mixed(votes.y, columns, starts, q=int(np.sum(used < votes.q)), beta=fit.beta[0])
 
 
 def _means(votes: _Regression, used: IntArray, fitted: _Fitted | None, reason: IntArray) -> tuple[Estimate, ...]:

@@ -181,3 +181,10 @@ def multi_annotator(test_data: Path, name: str) -> Votes:
         3,
         [record["prompt"] for record, _ in flat],
     )
+
+
+def krippendorff_2011(test_data: Path) -> np.ndarray:
+    """Counts [12, 5] of the values 1-5 that four observers gave to twelve units, some of them missing."""
+    rows = rows_of(test_data / "statistics" / "krippendorff_2011.csv")
+    values = [[int(value) for key, value in row.items() if key != "unit" and value] for row in rows]
+    return np.array([np.bincount(given, minlength=6)[1:] for given in values])
