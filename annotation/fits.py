@@ -101,7 +101,7 @@ def refit(*, project: Project, warm: bool = True, now: datetime) -> AggregationF
     start = _where_it_was(project, arrays) if warm else None
     known = known_classes(project, arrays)
     fit = dawid_skene(*arrays.votes, **arrays.sizes, gold=known, init=start)
-    accuracy = annotator_accuracy(fit, *arrays.votes, **arrays.sizes, gold=known).value
+    accuracy = annotator_accuracy(fit, *arrays.votes, **arrays.sizes).value
     row = {
         "classes": arrays.K,
         "shares": fit.pi.tolist(),

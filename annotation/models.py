@@ -113,7 +113,8 @@ class Project(models.Model):
     lease_minutes = models.PositiveSmallIntegerField(default=15)
     aggregator = models.CharField(max_length=12, choices=Aggregator, default=Aggregator.DAWID_SKENE)
     dispute_below = models.FloatField(
-        default=0.6, help_text="A lead below this is disputed: the posterior, or of the majority the share of votes."
+        default=0.6,
+        help_text="Disputed below this: the top share of votes, or by the model the posterior if it is more.",
     )
     flag_limit = models.PositiveSmallIntegerField(default=2, help_text="So many flags withdraw a comparison.")
     paused_at = models.DateTimeField(null=True, blank=True)

@@ -37,7 +37,7 @@ from annotation.statistics.aggregation import (
     update_posterior,
 )
 from annotation.tally import CLASSES, PROB, leading
-from annotation.vote_arrays import known_classes, load
+from annotation.vote_arrays import load, ruled_classes
 
 READY = (ConsensusState.SETTLED, ConsensusState.ADJUDICATED)
 MARGIN_PER_STEP = 1 / 3  # nats for each step of a scale; a guess (ENGINE 3.1)
@@ -208,7 +208,7 @@ def label_by_model(
     Source: STATISTICS 3.4 and 9.4.
     """
     arrays = load(project, counted=True)
-    known = known_classes(project, arrays)
+    known = ruled_classes(project, arrays)
     place = {key: i for i, key in enumerate(zip(arrays.comparison.tolist(), arrays.pair.tolist(), strict=True))}
     item = [place.get((one.comparison_pk, one.pair), -1) for one in ready.preferences]
     trains = np.zeros(len(arrays.comparison), dtype=bool)

@@ -22,7 +22,8 @@ from annotation.people import audit, change_form
 MOST_HIDDEN = 0.5
 COLUMNS = (
     "name", "question", "overlap", "lease_minutes", "aggregator", "dispute_below", "flag_limit", "paused_at",
-    "overlap_rule", "min_votes", "max_votes", "stop_at", "full_share", "expert_votes", "finish_started", "person_cap", "vote_cap",
+    "overlap_rule", "min_votes", "max_votes", "stop_at", "full_share", "expert_votes", "finish_started", "person_cap",
+    "vote_cap",
     "gold_share", "repeat_share", "repeat_after", "confirm_guideline", "practice_items", "qualification_items",
     "pass_mark", "attempts_allowed", "retry_hours", "feedback_every", "pause_below", "pause_min_gold",
 )  # fmt: skip

@@ -74,7 +74,8 @@ class Tally:
         label, prob, share, counts: of the one pair of two completions; empty, None and zeros for more, or for one.
         top_share: share of the leading class; of several pairs the mean. None without a pair or without votes.
         posterior: P(leading class) by the people's confusion; of several pairs the mean.
-        lead: what a dispute is judged by: the posterior, or of the majority the top share.
+        lead: what a dispute is judged by: the top share, or by the model the posterior if that is more. A single vote
+            is no dispute, however little is known of the person; a divided one is none where the better people agree.
         details: as `Consensus.details`: pairs and ranking of several completions, strength, ratings, criteria.
         is_split: no class leads, or of several completions no single one is best.
     """
@@ -219,7 +220,7 @@ def _tally(votes: Sequence[Ballot], reading: Reading, table: _Table, first: int)
         both_bad=both_bad,
         top_share=top_share,
         posterior=posterior,
-        lead=posterior if reading.by_model else top_share,
+        lead=max(posterior, top_share) if reading.by_model else top_share,
         details=details,
     )
     if size == 2:

@@ -153,13 +153,23 @@ def _labels(answers: Sequence[Any], *, size: int) -> IntArray:
 def known_classes(project: Project, arrays: VoteArrays) -> IntArray:
     """[n] the class of items whose answer is known, from gold and from rulings; −1 for the others. Two queries.
 
-    Gold that only names its worst completion fixes a pair of two, and of more the pairs with the worst one in them.
+    Gold that only names its worst completion fixes the pairs with that one in them.
     """
+    gold = Gold.objects.filter(project=project).values_list("comparison_id", "answer")
+    return _classes_of(project, arrays, [*gold, *_rulings(project)])
+
+
+def ruled_classes(project: Project, arrays: VoteArrays) -> IntArray:
+    """[n] the class of items that an adjudicator ruled on; −1 for the others. One query."""
+    return _classes_of(project, arrays, _rulings(project))
+
+
+def _classes_of(project: Project, arrays: VoteArrays, answers: Iterable[tuple[int, Any]]) -> IntArray:
     size = project.feedback.size
     known = np.full(len(arrays.comparison), -1, dtype=np.int64)
-    place = {(int(pk), int(pair)): i for i, (pk, pair) in enumerate(zip(arrays.comparison, arrays.pair, strict=True))}
-    gold = Gold.objects.filter(project=project).values_list("comparison_id", "answer")
-    for comparison_id, answer in [*gold, *_rulings(project)]:
+    keys = zip(arrays.comparison.tolist(), arrays.pair.tolist(), strict=True)
+    place = {key: i for i, key in enumerate(keys)}
+    for comparison_id, answer in answers:
         for pair, label in _answer_classes(answer, size):
             i = place.get((comparison_id, pair))
             if i is not None and (arrays.K == 3 or label != 1):

@@ -214,7 +214,7 @@ class _Chosen:
 
 def _settle(project: Project, rule: FreezeRule, *, now: datetime) -> None:
     """Bring every consensus up to date; by a model, from a fit that depends on nothing but the facts."""
-    if (rule.policy.aggregator or project.aggregator) == Aggregator.DAWID_SKENE:
+    if Aggregator.DAWID_SKENE in (project.aggregator, rule.policy.aggregator):
         refit(project=project, warm=False, now=now)
     while settle_due(now=now):
         pass

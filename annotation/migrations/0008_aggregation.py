@@ -38,7 +38,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='project',
             name='dispute_below',
-            field=models.FloatField(default=0.6, help_text='A lead below this is disputed: the posterior, or of the majority the share of votes.'),
+            field=models.FloatField(default=0.6, help_text='Disputed below this: the top share of votes, or by the model the posterior if it is more.'),
         ),
         migrations.CreateModel(
             name='AggregationFit',

@@ -172,8 +172,7 @@ class AnnotatorAccuracy:
 
     Attributes:
         value: [W] Σ_k π_k θ_wkk.
-        low, high: [W] quantiles of Beta(c + 4, n − c + 2), c the votes that the others expect to be right. Cautious:
-            where the others leave doubt, as with three votes an item, c is low and `value` may lie above `high`.
+        low, high: [W] quantiles of Beta(c + 4, n − c + 2), c the votes expected to be right.
         cell_low, cell_high: [W, true, observed] the same for each cell of `theta`.
         n: [W] weight of the votes of each annotator.
         reason: [W] 0, or the number of `no_votes`.
@@ -575,22 +574,24 @@ def annotator_accuracy(
     n_annotators: int,
     K: int,
     weight: npt.ArrayLike | None = None,
-    gold: npt.ArrayLike | None = None,
 ) -> AnnotatorAccuracy:
-    """How often each annotator is right, with intervals from the votes that the others make right.
+    """How often each annotator is right, with intervals from the votes that are expected to be right.
 
-    Args: as `leave_one_out`.
+    The expectation is that of `result.q`, in which an annotator's own vote takes part: with it left out, the doubt that
+    two or three other votes leave would be counted as their errors (docs/decisions/0014).
+
+    Args:
+        result: of the same votes; weight: as in the fit.
 
     Raises:
         ValueError: naming the argument that is malformed.
     """
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     weights = _weights(weight, length=len(items))
-    truth = leave_one_out(
-        result, items, people, labels, n_items=n_items, n_annotators=n_annotators, K=K, weight=weights, gold=gold
-    )
+    if result.q.shape != (n_items, K) or len(result.theta) != n_annotators:
+        raise ValueError(f"result must be of {n_items} items, {n_annotators} annotators and {K} classes")
     cell, size = people * K + labels, n_annotators * K
-    by_class = [sums_by(cell, weights * truth[:, k], size=size).reshape(n_annotators, K) for k in range(K)]
+    by_class = [sums_by(cell, weights * result.q[items, k], size=size).reshape(n_annotators, K) for k in range(K)]
     counts = np.stack(by_class, axis=1)  # [W, true, observed]
     n = sums_by(people, weights, size=n_annotators)
     right = np.minimum(counts.trace(axis1=1, axis2=2), n)

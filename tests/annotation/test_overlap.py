@@ -11,6 +11,7 @@ from annotation.consensus import mark_due, rebuild, settle, settle_due
 from annotation.feedback import read_form
 from annotation.models import Audience, Comparison, Consensus, Membership, OverlapRule, Project, Slot, SlotState
 from annotation.overlap import Step, first_overlap, grow
+from annotation.statistics.aggregation import coin_confusion
 from tests import builders
 from tests.builders import NOW, cast
 
@@ -23,10 +24,16 @@ def adaptive(**fields) -> Project:
     return builders.project(overlap_rule=OverlapRule.ADAPTIVE, **settings)
 
 
-def people(project: Project, n: int, *, reliability: float | None = None, skills: tuple[str, ...] = (), name="p"):
+def people(project: Project, n: int, *, accuracy: float | None = None, skills: tuple[str, ...] = (), name="p"):
     made = [builders.member(project, f"{name}-{i}") for i in range(n)]
-    Membership.objects.filter(user__in=made).update(reliability=reliability, skills=list(skills))
+    members = Membership.objects.filter(user__in=made)
+    members.update(skills=list(skills), confusion=None if accuracy is None else coin(accuracy))
     return made
+
+
+def coin(accuracy: float) -> list[list[float]]:
+    """The confusion of somebody who is right about a and b with this probability, where no tie is offered."""
+    return coin_confusion([accuracy], K=2)[0].tolist()
 
 
 def settled(comparison: Comparison) -> Consensus:
@@ -51,7 +58,7 @@ def test_adaptive_overlap_starts_with_few_and_a_random_share_with_all():
 def test_two_reliable_votes_that_agree_are_enough():
     project = adaptive()
     (made,) = builders.comparisons(project)
-    for person in people(project, 5, reliability=0.9)[:2]:
+    for person in people(project, 5, accuracy=0.9)[:2]:
         cast(made, person, "a")
     row = settled(made)
     odds = (0.9 / 0.1) ** 2
@@ -85,7 +92,7 @@ def test_full_overlap_never_stops_early():
     project = adaptive(full_share=1.0)
     (made,) = builders.comparisons(project)
     assert (made.full_overlap, made.overlap) == (True, 5)
-    for i, person in enumerate(people(project, 5, reliability=0.99), start=1):
+    for i, person in enumerate(people(project, 5, accuracy=0.99), start=1):
         cast(made, person, "a")
         row = settled(made)
         assert row.state == ("settled" if i == 5 else "open")
@@ -118,14 +125,14 @@ def test_a_frozen_comparison_or_one_with_lowered_overlap_does_not_grow():
         assert made.slots.count() == 2
 
 
-def test_rebuilding_asks_nobody_anew_though_reliability_has_changed():
+def test_rebuilding_asks_nobody_anew_though_the_fit_has_changed():
     project = adaptive()
     (made,) = builders.comparisons(project)
-    voters = people(project, 5, reliability=0.9)
+    voters = people(project, 5, accuracy=0.9)
     for person in voters[:2]:
         cast(made, person, "a")
     settled(made)
-    Membership.objects.update(reliability=0.55)
+    Membership.objects.update(confusion=coin(0.55))
     rebuild(project=project, now=NOW)
     made.refresh_from_db()
     assert (made.overlap, made.consensus.stopped, made.consensus.state) == (2, "confident", "settled")
@@ -167,7 +174,7 @@ def test_adaptive_overlap_of_simulated_people_stops_early_and_keeps_a_full_share
     """120 pairs, people right with .85 and known to be: fewer votes than always seven, hardly more errors."""
     project = adaptive(max_votes=7, stop_at=0.95, full_share=0.2)
     made = {item.pk: item for item in builders.comparisons(project, 120)}
-    voters = people(project, 8, reliability=0.85)
+    voters = people(project, 8, accuracy=0.85)
     rng = random.Random(1)
     truth = {pk: rng.choice("ab") for pk in made}
     waiting = {pk: rng.sample(voters, len(voters)) for pk in made}

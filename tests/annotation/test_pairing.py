@@ -225,9 +225,9 @@ def test_scores_that_are_missing_are_counted(project):
     for completion in given[:3]:
         CompletionScore.objects.create(completion=completion, scorer="rm", value=completion.pk)
     with pytest.raises(MissingScores, match="1 of 4 completions have no score by 'rm'"):
-        choose_for(plan(project, strategy=Strategy.CLOSEST_SCORE, scorer="rm"))
+        choose_for(plan(project, strategy=Strategy.CLOSEST_SCORE, scorers=("rm",)))
     CompletionScore.objects.create(completion=given[3], scorer="rm", value=given[0].pk + 0.5)
-    (made,) = choose_for(plan(project, strategy=Strategy.CLOSEST_SCORE, scorer="rm")).meetings
+    (made,) = choose_for(plan(project, strategy=Strategy.CLOSEST_SCORE, scorers=("rm",))).meetings
     assert {item.pk for item in made.completions} in ({given[0].pk, given[3].pk}, {given[1].pk, given[3].pk})
 
 

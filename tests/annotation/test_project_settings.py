@@ -17,6 +17,7 @@ SETTINGS = {
     "name": ("Other", "", "x" * 121),
     "question": ("Which?", "", "x" * 201),
     "lease_minutes": (30, 0, 241),
+    "aggregator": ("majority", "mean", None),
     "dispute_below": (0.7, -0.1, 1.1),
     "flag_limit": (3, 0, 100),
     "paused": (True, "maybe", None),

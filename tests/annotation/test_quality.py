@@ -1,4 +1,4 @@
-"""Pauses and the way back, feedback that tells only what is over, reliability, references, and the people's routes."""
+"""Pauses and the way back, feedback that tells only what is over, references, and the people's routes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.core.cache import cache
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from annotation import gold, quality
 from annotation.consensus import settle_due
 from annotation.feedback import Answer
-from annotation.models import AuditEvent, FeedbackGiven, GoldUse, Membership, Purpose, Role, Slot, Vote
+from annotation.models import AuditEvent, FeedbackGiven, GoldUse, Purpose, Role, Slot, Vote
 from annotation.quality import AlreadyPaused, NoQualification, NotPaused, after_vote
 from annotation.references import record_reference, reference_agreement
 from annotation.statistics.estimates import wilson
@@ -214,34 +213,6 @@ def test_nothing_tells_gold_from_ordinary_work_before_feedback(project, ann):
         assert explained.status_code == 404
     assert answers[0] == answers[1]
     assert browser.get("/api/v1/annotate/projects/helpful/feedback").json()["items"] == []
-
-
-# --- reliability ------------------------------------------------------------------------------------------------------
-
-
-def test_reliability_puts_the_careful_before_the_careless_and_is_refreshed_when_enough_has_changed(project):
-    cache.clear()
-    builders.settled(project, 12, letters="aaab", people=4)
-    assert quality.refresh_due(NOW) == 1
-    found = dict(Membership.objects.filter(user__name__startswith="voter").values_list("user__name", "reliability"))
-    assert found["voter-0"] > 0.85
-    assert found["voter-3"] < 0.45
-    assert Membership.objects.get(user__name="olga").reliability is None
-    assert quality.refresh_due(NOW + timedelta(hours=1)) == 0
-    builders.comparisons(project, 3, start=50)
-    for row in builders.lease(project, builders.member(project, "ann"), wanted=3):
-        builders.vote(row)
-    assert quality.refresh_due(NOW + timedelta(minutes=4)) == 0
-    assert quality.refresh_due(NOW + timedelta(minutes=6)) == 1
-
-
-def test_excluded_people_have_no_say_in_who_is_reliable(project):
-    builders.settled(project, 12, letters="aab", people=3)
-    out = Membership.objects.get(user__name="voter-2")
-    Membership.objects.filter(pk=out.pk).update(excluded_at=NOW, reliability=None)
-    quality.refresh_reliability(project=project, now=NOW)
-    out.refresh_from_db()
-    assert out.reliability is None
 
 
 # --- references -------------------------------------------------------------------------------------------------------

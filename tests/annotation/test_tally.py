@@ -56,6 +56,8 @@ def test_by_the_model_a_careful_person_outweighs_a_careless_one():
     assert found.posterior == pytest.approx(chances["a"] / sum(chances.values()))
     assert found.prob == pytest.approx((chances["a"] + chances["tie"] / 2) / sum(chances.values()))
     assert (found.lead, one(*votes).lead) == (found.posterior, 0.5)
+    alone = one(ballot("a"), by_model=True)
+    assert (alone.lead, alone.posterior) == (1.0, pytest.approx(prior_confusion(3)[0, 0]))  # one vote is no dispute
     assert found.counts == (1, 0, 1)  # what was voted stays as it is
 
 

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.django_db
 TRAIN_ONLY = {"train": 1.0, "validation": 0.0, "test": 0.0}
 
 
-def project_of(kind: str, **form) -> Project:
-    return builders.project(overlap=2, form=read_form({"kind": kind, **form}))
+def project_of(kind: str, *, aggregator: str = "dawid_skene", **form) -> Project:
+    return builders.project(overlap=2, aggregator=aggregator, form=read_form({"kind": kind, **form}))
 
 
 def frozen(project: Project, **policy):
@@ -70,7 +70,7 @@ def rule_on(comparison: Comparison, answer: dict) -> None:
 
 
 def test_a_ranking_gives_a_preference_a_pair_that_weigh_one_together():
-    project = project_of("ranking", size=4)
+    project = project_of("ranking", size=4, aggregator="majority")
     made, other = builders.sets(project, 2, size=4)
     rank(made, "cab=d", "cabd")
     rank(other, "abcd", "abcd")
@@ -102,7 +102,7 @@ def test_dropping_ties_leaves_the_other_pairs_which_then_weigh_one():
 
 
 def test_ratings_of_two_are_preferences_and_of_one_are_none():
-    pair = project_of("rating", size=2)
+    pair = project_of("rating", size=2, aggregator="majority")
     (made,) = builders.comparisons(pair)
     for name, points in (("p", 5), ("q", 4)):
         ratings = {"a": {"overall": points}, "b": {"overall": 2}}

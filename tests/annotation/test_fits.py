@@ -1,0 +1,220 @@
+"""The joint fit: who is trusted, when it is done anew, and what it settles again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from django.core.management import call_command
+
+from annotation import fits
+from annotation.consensus import rebuild, settle_due
+from annotation.exclusion import exclude
+from annotation.feedback import read_form
+from annotation.models import AggregationFit, Consensus, Gold, Membership, Project
+from annotation.project_settings import change_settings
+from annotation.statistics.aggregation import dawid_skene, prior_confusion
+from annotation.vote_arrays import known_classes, load
+from tests import builders
+from tests.builders import NOW, cast
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project() -> Project:
+    return builders.project()
+
+
+def settle_all() -> None:
+    while settle_due(now=NOW):
+        pass
+
+
+def stored(project: Project) -> list[tuple]:
+    rows = Consensus.objects.filter(project=project).order_by("comparison_id")
+    return list(rows.values_list("comparison_id", "state", "label", "prob", "posterior", "method", "settled_at"))
+
+
+def divided(project: Project, n: int = 30) -> None:
+    """Two people who always agree, one who says the same in two of three, one who always says b. Truth is a or b."""
+    voters = [builders.member(project, f"voter-{i}") for i in range(4)]
+    for i, made in enumerate(builders.comparisons(project, n, overlap=4)):
+        truth = "ab"[i % 2]
+        other = "ba"[i % 2]
+        for person, choice in zip(voters, (truth, truth, truth if i % 3 else other, "b"), strict=True):
+            cast(made, person, choice)
+    settle_all()
+
+
+def test_the_careful_are_trusted_more_than_the_careless(project):
+    divided(project)
+    fit = fits.refit(project=project, now=NOW)
+    found = dict(Membership.objects.filter(user__name__startswith="voter").values_list("user__name", "reliability"))
+    assert found["voter-0"] == pytest.approx(found["voter-1"])
+    assert found["voter-0"] > 0.85 > found["voter-2"] > found["voter-3"]
+    says_b = Membership.objects.get(user__name="voter-3").confusion
+    assert says_b[0][2] > 0.7  # b, whatever is true
+    assert Membership.objects.get(user__name="olga").confusion is None
+    assert (fit.votes, fit.items, fit.annotators, fit.converged) == (120, 30, 4, True)
+    assert fit.held_out["dawid_skene"] < fit.held_out["vote_share"]
+
+
+def test_what_is_stored_is_the_fit_of_the_functions(project):
+    divided(project)
+    fit = fits.refit(project=project, now=NOW)
+    arrays = load(project)
+    again = dawid_skene(*arrays.votes, **arrays.sizes)
+    members = dict(Membership.objects.values_list("user_id", "confusion"))
+    assert np.allclose([members[int(user)] for user in arrays.user], again.theta, atol=1e-12)
+    assert fit.shares == pytest.approx(again.pi.tolist())
+    settle_all()
+    rows = dict(Consensus.objects.values_list("comparison_id", "posterior"))
+    assert [rows[int(pk)] for pk in arrays.comparison] == pytest.approx(again.q.max(axis=1).tolist(), abs=1e-9)
+
+
+def test_a_vote_is_taken_by_the_last_fit_at_once(project):
+    divided(project)
+    fits.refit(project=project, now=NOW)
+    careful, says_b = (Membership.objects.get(user__name=f"voter-{i}") for i in (0, 3))
+    first, second = builders.comparisons(project, 2, overlap=1, start=90)
+    cast(first, careful.user, "b")
+    cast(second, says_b.user, "b")
+    settle_all()
+    first_lead, second_lead = (Consensus.objects.get(comparison=made).posterior for made in (first, second))
+    assert first_lead > second_lead
+    shares = np.array(AggregationFit.objects.get().shares)
+    expected = shares * np.array(careful.confusion)[:, 2]
+    assert first_lead == pytest.approx(max(expected / expected.sum()))
+
+
+def test_a_fit_settles_again_what_it_moved_and_a_second_one_moves_nothing(project):
+    divided(project)
+    before = stored(project)
+    fits.refit(project=project, now=NOW)
+    assert Consensus.objects.filter(due_at__isnull=False).exists()
+    settle_all()
+    after = stored(project)
+    assert after != before
+    fits.refit(project=project, now=NOW + timedelta(hours=1))
+    assert not Consensus.objects.filter(due_at__isnull=False).exists()
+    assert AggregationFit.objects.get().is_warm
+
+
+def test_warm_and_cold_fits_agree(project):
+    divided(project, 20)
+    fits.refit(project=project, now=NOW)
+    divided_more = builders.comparisons(project, 10, overlap=3, start=500)
+    for i, made in enumerate(divided_more):
+        for j in range(3):
+            cast(made, builders.member(project, f"voter-{j}"), "ab"[i % 2])
+    warm = fits.refit(project=project, now=NOW)
+    people = {m.user_id: m.confusion for m in Membership.objects.filter(confusion__isnull=False)}
+    cold = fits.refit(project=project, warm=False, now=NOW)
+    assert (warm.is_warm, cold.is_warm) == (True, False)
+    assert cold.objective == pytest.approx(warm.objective, rel=1e-5)
+    for member in Membership.objects.filter(confusion__isnull=False):
+        assert np.allclose(member.confusion, people[member.user_id], atol=2e-3)
+
+
+def test_rebuilding_gives_the_same_as_what_grew(project):
+    divided(project)
+    fits.refit(project=project, warm=False, now=NOW)
+    settle_all()
+    grown = stored(project)
+    AggregationFit.objects.all().delete()
+    Membership.objects.update(confusion=None, reliability=None)
+    Consensus.objects.update(state="open", label="", prob=None, posterior=None)
+    call_command("rebuild_consensus", project.slug)
+    rebuilt = stored(project)
+    assert [row[:3] + row[5:6] for row in rebuilt] == [row[:3] + row[5:6] for row in grown]
+    assert [row[3] for row in rebuilt] == pytest.approx([row[3] for row in grown], abs=fits.MOVED)
+    rebuild(project=project, now=NOW)
+    assert stored(project)[0][4] == pytest.approx(rebuilt[0][4])
+
+
+def test_it_is_done_anew_when_enough_has_changed_and_by_one_worker_only(project):
+    assert fits.due(NOW) == []  # nobody has voted
+    divided(project, 12)
+    assert fits.due(NOW) == [project]
+    AggregationFit.objects.create(project=project, owner=project.public_id, lease_expires_at=NOW + timedelta(minutes=9))
+    assert fits.due(NOW) == []  # somebody is at it
+    assert fits.due(NOW + timedelta(minutes=10)) == [project]  # and died
+    assert fits.run_due(now=NOW + timedelta(minutes=10)) == 1
+    later = NOW + timedelta(minutes=20)
+    assert fits.due(later) == []
+    (made,) = builders.comparisons(project, 1, overlap=3, start=300)
+    for i in range(2):
+        cast(made, builders.member(project, f"voter-{i}"), "a")
+    assert fits.due(later) == []  # 2 of 48 are less than a twentieth
+    cast(made, builders.member(project, "voter-2"), "a")
+    assert fits.due(NOW + timedelta(minutes=14)) == []  # fitted four minutes ago
+    assert fits.due(later) == [project]
+
+
+def test_an_exclusion_asks_for_a_fit_in_which_the_person_has_no_say(project):
+    divided(project)
+    fits.run_due(now=NOW)
+    out = Membership.objects.get(user__name="voter-3")
+    assert out.confusion is not None
+    exclude(project=project, user=out.user, by=project.created_by, reason="always b", now=NOW)
+    assert fits.due(NOW) == [project]
+    fits.run_due(now=NOW)
+    out.refresh_from_db()
+    assert (out.confusion, out.reliability) == (None, None)
+
+
+def test_gold_and_rulings_are_known_and_teach_who_is_right(project):
+    """Two people contradict each other everywhere: only the known answers tell them apart."""
+    one, other = (builders.member(project, name) for name in ("one", "other"))
+    for i, made in enumerate(builders.comparisons(project, 12, overlap=2)):
+        cast(made, one, "ab"[i % 2])
+        cast(made, other, "ba"[i % 2])
+        if i < 4:
+            Gold.objects.create(
+                project=project, comparison=made, origin="given", answer={"choice": "ab"[i % 2]}, created_at=NOW
+            )
+    arrays = load(project)
+    assert known_classes(project, arrays).tolist() == [0, 2, 0, 2] + [-1] * 8
+    fits.refit(project=project, now=NOW)
+    right, wrong = (Membership.objects.get(user=user).reliability for user in (one, other))
+    assert right > 0.6
+    assert wrong < 0.4
+
+
+def test_a_form_without_ties_has_two_classes_and_ratings_of_one_have_none():
+    pairs = builders.project(slug="pairs", form=read_form({"kind": "choice", "allow_tie": False}))
+    (made,) = builders.comparisons(pairs, 1)
+    cast(made, builders.member(pairs, "ann"), "b")
+    fit = fits.refit(project=pairs, now=NOW)
+    assert (fit.classes, len(fit.shares)) == (2, 2)
+    assert np.shape(Membership.objects.get(project=pairs, user__name="ann").confusion) == (2, 2)
+    single = builders.project(slug="single", form=read_form({"kind": "rating", "size": 1}))
+    assert fits.refit(project=single, now=NOW).votes == 0
+
+
+def test_another_aggregator_settles_everything_again(project):
+    divided(project)
+    change_settings(project=project, values={"aggregator": "majority"}, by=project.created_by, now=NOW)
+    settle_all()
+    assert set(Consensus.objects.values_list("method", flat=True)) == {"majority/2"}
+    assert set(Consensus.objects.exclude(label="").values_list("prob", flat=True)) <= {0.0, 0.5, 1.0}
+
+
+def test_before_the_first_fit_people_are_as_the_prior_has_them(project):
+    (made,) = builders.comparisons(project, 1, overlap=1)
+    cast(made, builders.member(project, "ann"), "tie")
+    settle_all()
+    row = Consensus.objects.get(comparison=made)
+    assert row.posterior == pytest.approx(prior_confusion(3)[1, 1])
+    assert row.prob == pytest.approx(0.5)
+
+
+def test_counting_the_queries_of_a_fit(project, django_assert_num_queries):
+    divided(project, 12)
+    fits.refit(project=project, now=NOW)
+    settle_all()
+    # excluded people, votes, gold, rulings, the last fit and its people; the fit's row and its people; what it moved.
+    with django_assert_num_queries(15):
+        fits.refit(project=project, now=NOW)

@@ -1,0 +1,135 @@
+"""Labels of a snapshot by the model: fitted on the training part, told apart from rulings, the same when rebuilt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from annotation.consensus import mark_due, settle_due
+from annotation.models import Adjudication, AdjudicationKind, Aggregator, Comparison, Project
+from annotation.preferences import LabelPolicy
+from annotation.statistics.aggregation import dawid_skene, preference_values, prior_confusion, update_posterior
+from annotation.vote_arrays import load
+from tests import builders
+from tests.builders import NOW, cast
+from training.engine.records import iter_lines
+from training.models import Snapshot
+from training.snapshots import FreezeRule, freeze, rebuilt_hash, snapshot_path
+
+pytestmark = pytest.mark.django_db
+PARTS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def project() -> Project:
+    return builders.project()
+
+
+def votes(project: Project, n: int = 40, *, start: int = 0) -> list[Comparison]:
+    """Three people; the third is wrong in one of three. The truth is a, b or a tie in turn."""
+    voters = [builders.member(project, f"voter-{i}") for i in range(3)]
+    made = builders.comparisons(project, n, overlap=3, start=start)
+    for i, comparison in enumerate(made):
+        truth = ("a", "b", "tie", "a", "b")[i % 5]
+        wrong = {"a": "b", "b": "tie", "tie": "a"}[truth]
+        for person, choice in zip(voters, (truth, truth, truth if i % 3 else wrong), strict=True):
+            cast(comparison, person, choice)
+    while settle_due(now=NOW):
+        pass
+    return made
+
+
+def frozen(project: Project, **policy) -> Snapshot:
+    return freeze(project=project, rule=FreezeRule(policy=LabelPolicy(**policy)), by=project.created_by, now=NOW)
+
+
+def lines(snapshot: Snapshot) -> dict[str, tuple[str, dict]]:
+    return {line["id"]: (part, line) for part in PARTS for line in iter_lines(snapshot_path(snapshot), part)}
+
+
+def test_the_people_are_fitted_on_the_training_part_alone(project):
+    made = {str(item.public_id): item.pk for item in votes(project)}
+    snapshot = frozen(project)
+    found = lines(snapshot)
+    assert {part for part, _ in found.values()} == set(PARTS)
+    arrays = load(project, counted=True)
+    train = {made[key] for key, (part, _) in found.items() if part == "train"}
+    trains = np.isin(arrays.comparison, list(train))
+    part = arrays.only(trains[arrays.item])
+    fit = dawid_skene(*part.votes, **part.sizes)
+    theta = np.tile(prior_confusion(3), (len(arrays.user), 1, 1))
+    theta[np.searchsorted(arrays.user, part.user)] = fit.theta
+    q = update_posterior(np.tile(fit.pi, (len(arrays.comparison), 1)), theta, *arrays.votes)
+    wins = dict(zip(arrays.comparison.tolist(), q @ preference_values(3), strict=True))
+    ties = dict(zip(arrays.comparison.tolist(), q.argmax(axis=1) == 1, strict=True))
+    for key, (_, line) in found.items():
+        a_wins = wins[made[key]]
+        expected = 0.5 if ties[made[key]] else max(a_wins, 1 - a_wins)
+        assert line["prob_chosen"] == pytest.approx(expected, abs=1e-9)
+    about = snapshot.label_policy
+    assert (about["aggregator"], about["fit"]["fitted_on"]) == ("dawid_skene/1", "train")
+    assert about["fit"]["votes"] == 3 * len(train)
+    assert about["fit"]["prior"]["confusion"] == [[3, 1, 1], [1, 3, 1], [1, 1, 3]]
+
+
+def test_a_tie_is_one_half_and_says_how_sure_that_is(project):
+    votes(project)
+    snapshot = frozen(project)
+    ties = [line for _, line in lines(snapshot).values() if line["prob_chosen"] == 0.5]
+    assert len(ties) == snapshot.ties == 8
+    assert all(line["meta"]["p_tie"] > 0.5 for line in ties)
+    others = [line for _, line in lines(snapshot).values() if line["prob_chosen"] != 0.5]
+    assert all(0.5 < line["prob_chosen"] < 1 and line["meta"]["p_tie"] < 0.5 for line in others)
+    dropped = frozen(project, tie_rule="drop")
+    assert (dropped.ties, dropped.dropped, dropped.counts["total"]) == (0, {"tie": 8}, 32)
+
+
+def test_votes_outside_the_snapshot_move_no_label(project):
+    inside = votes(project)
+    before = {key: line["prob_chosen"] for key, (_, line) in lines(frozen(project)).items()}
+    waiting = builders.comparisons(project, 20, overlap=3, start=800)
+    for comparison in waiting:
+        for i in (0, 1):  # the third vote is still wanted, so none of these is ready
+            cast(comparison, builders.member(project, f"voter-{i}"), "ab"[i])
+    after = {key: line["prob_chosen"] for key, (_, line) in lines(frozen(project)).items()}
+    assert set(before) == {str(item.public_id) for item in inside}
+    assert after == before
+
+
+def test_rebuilt_from_the_facts_it_has_the_same_hash_by_either_aggregator(project):
+    votes(project)
+    for aggregator in Aggregator:
+        snapshot = frozen(project, aggregator=aggregator)
+        assert rebuilt_hash(snapshot=snapshot, now=NOW) == snapshot.content_hash
+    hashes = set(Snapshot.objects.values_list("content_hash", flat=True))
+    assert len(hashes) == 2
+    assert {row.label_policy["aggregator"] for row in Snapshot.objects.all()} == {"dawid_skene/1", "majority/2"}
+
+
+def test_a_ruling_is_certain_and_no_model_moves_it(project):
+    made = votes(project)[0]
+    Adjudication.objects.create(
+        project=project, comparison=made, kind=AdjudicationKind.RULING, by=project.created_by,
+        answer={"choice": "b"}, created_at=NOW,
+    )  # fmt: skip
+    mark_due([made.pk], now=NOW)
+    _, line = lines(frozen(project))[str(made.public_id)]
+    assert (line["prob_chosen"], line["meta"]["label_source"]) == (1.0, "adjudication")
+    assert line["chosen"].startswith("Second")
+
+
+def test_held_out_parts_carry_the_ceiling_that_their_votes_allow(project):
+    votes(project, 60)
+    allowed = frozen(project).agreement["ceiling"]
+    assert set(allowed) == {"validation", "test"}
+    for part in allowed.values():
+        value, upper = part["ceiling"]["value"], part["upper"]["value"]
+        assert value is None or 0.5 <= value <= upper <= 1
+    assert any(part["ceiling"]["value"] is not None for part in allowed.values())
+
+
+def test_without_held_out_votes_the_ceiling_says_why_there_is_none(project):
+    votes(project, 5)
+    shares = {"train": 1.0, "validation": 0.0, "test": 0.0}
+    snapshot = freeze(project=project, rule=FreezeRule(shares=shares), by=project.created_by, now=NOW)
+    assert snapshot.agreement["ceiling"]["test"]["ceiling"]["reason"] == "no_overlap"
