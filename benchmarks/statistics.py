@@ -22,7 +22,6 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import combinations
 from typing import Any
@@ -36,15 +35,13 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats import inter_rater
 
 from annotation.statistics import aggregation, agreement, ranking
-from annotation.statistics.estimates import Estimate, FloatArray, IntArray
+from annotation.statistics.estimates import Estimate, FloatArray
 from annotation.statistics.glad import Glad
 from benchmarks.report import Row, none_of, show
+from benchmarks.statistics_data import OVERLAP, K, Pairs, Votes, plant_pairs, plant_votes
 from benchmarks.statistics_peers import SAME, Contest, CrowdKit, Here, crowdkit_process, hold, no_worse, same
 
 SIZES = {10_000: "10k", 100_000: "100k", 1_000_000: "1M"}
-K = 3
-OVERLAP = 5
-SYSTEMS = 50
 NO_WORSE = 1e-6  # nats by which a likelihood may stay below the peer's
 KAPPA_PEOPLE = 12  # 66 pairs of annotators
 
@@ -54,7 +51,7 @@ Without crowd-kit: name the Python of an environment that has it by --crowdkit o
   var/crowdkit/bin/pip install --no-deps crowd-kit==1.4.2
   var/crowdkit/bin/pip install numpy pandas scipy attrs tqdm scikit-learn==1.9.1 nltk regex"""
 
-# Least ratios by number of votes (STATISTICS 13); a size without one is not run in full.
+# Least ratios by number of votes (STATISTICS 13); a row is run at the sizes that have one.
 FLOORS: dict[str, dict[int, float]] = {
     "majority / crowd-kit": {10_000: 50, 100_000: 45, 1_000_000: 30},
     "dawid-skene 20 steps / crowd-kit": {10_000: 14, 100_000: 5, 1_000_000: 4},
@@ -67,111 +64,12 @@ FLOORS: dict[str, dict[int, float]] = {
     "fleiss / statsmodels (equal votes only)": {10_000: 0.3, 100_000: 0.3, 1_000_000: 0.3},
     "bradley-terry with covariance / evalica with its indexing": {10_000: 5, 100_000: 15, 1_000_000: 20},
     "bradley-terry with covariance / choix ilsr_pairwise (list)": {10_000: 20, 100_000: 75},
-    "bradley-terry 100 bootstraps / evalica (9k votes, 59 systems)": {9_000: 500},
     "davidson / evalica newman": {10_000: 0.06, 100_000: 0.3, 1_000_000: 3.5},
     "rank centrality / choix (list)": {10_000: 1.5, 100_000: 13},
 }  # fmt: skip
-
-
-# --- planted data -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Votes:
-    """Five different annotators on each item, in the order of items; `sizes` are the keywords of our functions."""
-
-    item: IntArray
-    annotator: IntArray
-    label: IntArray
-    truth: IntArray
-    sizes: dict[str, int]
-
-    @property
-    def arrays(self) -> tuple[IntArray, IntArray, IntArray]:
-        return self.item, self.annotator, self.label
-
-    @property
-    def named(self) -> dict[str, IntArray]:
-        return {"item": self.item, "annotator": self.annotator, "label": self.label}
-
-    @property
-    def counts(self) -> FloatArray:
-        return aggregation.vote_counts(self.item, self.label, n_items=self.sizes["n_items"], K=K)
-
-
-def plant_votes(size: int) -> Votes:
-    """`size` votes of annotators with accuracies Beta(8, 3) who otherwise take any other class alike."""
-    rng = np.random.default_rng(0)
-    n, people = size // OVERLAP, max(20, size // 1000)
-    truth = rng.choice(K, size=n, p=(0.42, 0.16, 0.42))  # a, tie, b
-    accuracy = rng.beta(8, 3, size=people)
-    annotator = rng.integers(people, size=(n, OVERLAP))
-    while len(twice := np.flatnonzero((np.diff(np.sort(annotator, axis=1), axis=1) == 0).any(axis=1))):
-        annotator[twice] = rng.integers(people, size=(len(twice), OVERLAP))
-    right = rng.random((n, OVERLAP)) < accuracy[annotator]
-    label = np.where(right, truth[:, None], (truth[:, None] + rng.integers(1, K, size=(n, OVERLAP))) % K)
-    return Votes(
-        item=np.repeat(np.arange(n), OVERLAP),
-        annotator=annotator.ravel(),
-        label=label.ravel(),
-        truth=truth,
-        sizes={"n_items": n, "n_annotators": people, "K": K},
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pairs:
-    """Comparisons of two systems out of n: outcome 1 a, ½ tie, 0 b."""
-
-    a: IntArray
-    b: IntArray
-    outcome: FloatArray
-    n: int
-
-    @property
-    def wins(self) -> FloatArray:
-        """Wins of the row over the column without ties: [n, n]."""
-        decisive = self.decisive
-        winner = np.where(decisive.outcome == 1, decisive.a, decisive.b)
-        loser = np.where(decisive.outcome == 1, decisive.b, decisive.a)
-        return np.bincount(winner * self.n + loser, minlength=self.n**2).reshape(self.n, self.n).astype(np.float64)
-
-    @property
-    def ties(self) -> FloatArray:
-        """Ties of the row with the column, symmetric: [n, n]."""
-        tied = self.outcome == 0.5
-        once = np.bincount(self.a[tied] * self.n + self.b[tied], minlength=self.n**2).reshape(self.n, self.n)
-        return (once + once.T).astype(np.float64)
-
-    @property
-    def decisive(self) -> Pairs:
-        kept = self.outcome != 0.5
-        return Pairs(a=self.a[kept], b=self.b[kept], outcome=self.outcome[kept], n=self.n)
-
-    @property
-    def evalica(self) -> tuple[list[str], list[str], list[evalica.Winner]]:
-        """Names of both systems and who won, as lists."""
-        names = np.array([f"system {code}" for code in range(self.n)])
-        winner = {1.0: evalica.Winner.X, 0.5: evalica.Winner.Draw, 0.0: evalica.Winner.Y}
-        return names[self.a].tolist(), names[self.b].tolist(), [winner[value] for value in self.outcome.tolist()]
-
-    @property
-    def choix(self) -> list[tuple[int, int]]:
-        """Winner and loser of each decisive comparison; ties are not in that library's data."""
-        first = self.outcome == 1
-        kept = self.outcome != 0.5
-        winner, loser = np.where(first, self.a, self.b)[kept], np.where(first, self.b, self.a)[kept]
-        return list(zip(winner.tolist(), loser.tolist(), strict=True))
-
-
-def plant_pairs(size: int, *, systems: int = SYSTEMS) -> Pairs:
-    """`size` comparisons of systems with strengths N(0, 1), of which 15 % are ties."""
-    rng = np.random.default_rng(0)
-    strength = rng.normal(size=systems)
-    a = rng.integers(systems, size=size)
-    b = (a + rng.integers(1, systems, size=size)) % systems
-    won = rng.random(size) < 1 / (1 + np.exp(strength[b] - strength[a]))
-    return Pairs(a=a, b=b, outcome=np.where(rng.random(size) < 0.15, 0.5, won), n=systems)
+BOOTSTRAPS = "bradley-terry 100 bootstraps / evalica (9k votes, 59 systems)"
+BOOTSTRAPS_FLOOR = 500.0
+RESAMPLES = 100
 
 
 # --- votes ------------------------------------------------------------------------------------------------------------
@@ -358,7 +256,7 @@ def evalica_contests(pairs: Pairs) -> Iterator[Contest]:
 
     yield Contest(
         what="bradley-terry with covariance / evalica with its indexing",
-        ours=Here(lambda: ranking.bradley_terry(pairs.a, pairs.b, pairs.outcome, n=pairs.n, l2=0.0)),
+        ours=Here(lambda: ranking.bradley_terry(pairs.a, pairs.b, pairs.outcome, n=pairs.n, l2=0.0, rng=None)),
         peer=Here(lambda: evalica.bradley_terry(first, second, winners)),
         peer_name="evalica",
         judge=judge,
@@ -371,7 +269,7 @@ def evalica_contests(pairs: Pairs) -> Iterator[Contest]:
 
     yield Contest(
         what="davidson / evalica newman",
-        ours=Here(lambda: ranking.davidson(pairs.a, pairs.b, pairs.outcome, n=pairs.n, l2=0.0)),
+        ours=Here(lambda: ranking.davidson(pairs.a, pairs.b, pairs.outcome, n=pairs.n, l2=0.0, rng=None)),
         peer=Here(lambda: evalica.newman(first, second, winners)),
         peer_name="evalica",
         judge=judge_ties,
@@ -388,7 +286,7 @@ def choix_contests(pairs: Pairs) -> Iterator[Contest]:
 
     yield Contest(
         what="bradley-terry with covariance / choix ilsr_pairwise (list)",
-        ours=Here(lambda: ranking.bradley_terry(decisive.a, decisive.b, decisive.outcome, n=pairs.n, l2=0.0)),
+        ours=Here(lambda: ranking.bradley_terry(decisive.a, decisive.b, decisive.outcome, n=pairs.n, l2=0.0, rng=None)),
         peer=Here(lambda: choix.ilsr_pairwise(pairs.n, listed)),
         peer_name="choix",
         judge=judge,
@@ -404,6 +302,40 @@ def choix_contests(pairs: Pairs) -> Iterator[Contest]:
         peer_name="choix",
         judge=lambda name, ours, peer: [same(f"{name}, largest difference of a strength", ours.strength, peer)],
     )
+
+
+def bootstrap_contest(pairs: Pairs, *, what: str, method: str) -> Contest:
+    """100 bootstraps of Bradley-Terry by both; ours with a trace of a prior, since it refuses to go without one."""
+    first, second, winners = pairs.evalica
+    wins = pairs.wins + pairs.ties / 2
+
+    def ours() -> ranking.Ranking:
+        return ranking.bootstrap_bradley_terry(pairs.a, pairs.b, pairs.outcome, n=pairs.n, l2=1e-6, B=RESAMPLES, rng=0)
+
+    def peer() -> evalica.BootstrapResult:
+        return evalica.bootstrap(
+            evalica.bradley_terry,
+            first,
+            second,
+            winners,
+            n_resamples=RESAMPLES,
+            bootstrap_method=method,
+            random_state=0,
+        )
+
+    def judge(name: str, ours: ranking.Ranking, peer: evalica.BootstrapResult) -> list[Row]:
+        fits = (bradley_terry_likelihood(wins, s) for s in (ours.strength, log_scores(peer.result.scores, pairs.n)))
+        drawn = np.log(peer.distribution.to_numpy())
+        spread = (drawn - drawn.mean(axis=1, keepdims=True)).std(axis=0).mean()
+        return [
+            likelihood_row(name, *fits, peer_name="evalica"),
+            # Of 100 draws a standard error is known to 7 %, the mean of many a little better.
+            same(
+                f"{name}, mean standard error relative to the peer's, less 1", ours.se.mean() / spread, 1.0, within=0.1
+            ),
+        ]
+
+    return Contest(what=what, ours=Here(ours), peer=Here(peer), peer_name="evalica", judge=judge)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -430,22 +362,31 @@ def contests(size: int, crowdkit: CrowdKit | None) -> Iterator[Contest]:
         yield from choix_contests(pairs)
 
 
-def run(sizes: Sequence[int], *, crowdkit: str | None) -> list[Row]:
-    """The rows of these sizes; those of crowd-kit if `crowdkit` is the Python of its environment."""
+def run(sizes: Sequence[int], *, crowdkit: str | None, resampled: Pairs, bca: bool) -> list[Row]:
+    """All rows.
+
+    Args:
+        sizes: numbers of votes, and of pairs.
+        crowdkit: Python of the environment with crowd-kit; None: without its rows.
+        resampled: what Bradley-Terry is bootstrapped on.
+        bca: also against the peer's default intervals, which fit once more for each vote: most of a minute a turn.
+    """
     rows: list[Row] = []
     with crowdkit_process(crowdkit) as process, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # scikit-learn divides 0 by 0 where one class was used
         for size in sizes:
             for contest in contests(size, process):
-                target = FLOORS[contest.what].get(size, 0.0)
-                rows += hold(contest, variant=SIZES.get(size, str(size)), target=target)
+                rows += hold(contest, variant=SIZES.get(size, str(size)), target=FLOORS[contest.what].get(size))
+        rows += hold(bootstrap_contest(resampled, what=f"{BOOTSTRAPS}, percentile", method="percentile"))
+        if bca:
+            rows += hold(bootstrap_contest(resampled, what=BOOTSTRAPS, method="BCa"), target=BOOTSTRAPS_FLOOR)
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--small", action="store_true", help="10,000 and 100,000 votes: two minutes at most")
+    parser.add_argument("--small", action="store_true", help="10,000 and 100,000 votes, no BCa: two minutes at most")
     parser.add_argument(
         "--crowdkit",
         metavar="PYTHON",
@@ -455,7 +396,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.crowdkit:
         print(WITHOUT_CROWDKIT)
-    rows = run(list(SIZES)[:2] if arguments.small else list(SIZES), crowdkit=arguments.crowdkit)
+    sizes = list(SIZES)[:2] if arguments.small else list(SIZES)
+    resampled = plant_pairs(9_000, systems=59)
+    rows = run(sizes, crowdkit=arguments.crowdkit, resampled=resampled, bca=not arguments.small)
     peers = {name: version(name) for name in ("evalica", "choix", "scikit-learn", "statsmodels", "numpy", "scipy")}
     show("statistics", rows, as_json=arguments.json, threads=1, versions=peers)
     return 0 if all(row.ok for row in rows) else 1

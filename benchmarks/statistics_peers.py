@@ -134,12 +134,12 @@ class Contest:
     share: float = 1.0
 
 
-def hold(contest: Contest, *, variant: str, target: float) -> list[Row]:
+def hold(contest: Contest, *, variant: str = "", target: float | None = None) -> list[Row]:
     """Take turns and compare what was found: the row of the times, which fails on a worse result, then the results.
 
     Args:
         variant: follows the contest's name after a comma, if there is one.
-        target: the least ratio; 0 if there is none.
+        target: the least ratio, if there is one.
     """
     sides = (contest.ours, contest.peer)
     first = [side.seconds(1) for side in sides]
@@ -153,8 +153,8 @@ def hold(contest: Contest, *, variant: str, target: float) -> list[Row]:
     times = (f"{of(ours):.3f} against {of(peer):.3f}" for of in (min, median))
     print(f"{name}: best {next(times)} ms, median {next(times)} ms", flush=True)
     results = contest.judge(name, contest.ours.found(), contest.peer.found())
-    row = shorter(name, "ms", min(ours), peer=min(peer), peer_name=contest.peer_name, target=target)
-    return [replace(row, ok=row.ok and all(result.ok for result in results)), *results]
+    row = shorter(name, "ms", min(ours), peer=min(peer), peer_name=contest.peer_name, target=target or 0.0)
+    return [replace(row, target=target, ok=row.ok and all(result.ok for result in results)), *results]
 
 
 def same(what: str, ours: npt.ArrayLike, peer: npt.ArrayLike, *, within: float = SAME) -> Row:
