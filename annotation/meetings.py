@@ -14,12 +14,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import assert_never
+from typing import Literal, assert_never
 
 from annotation.errors import Invalid
 from annotation.feedback import MOST_COMPLETIONS
-from annotation.models import Completion, Prompt, content_hash
+from annotation.models import Arm, Completion, Prompt, content_hash
 from annotation.similarity import Shape, is_near, likeness, shape
+from annotation.statistics.acquisition import Objective
 
 MOST_POOL = 64  # completions of a prompt that take part, so that looking at every pair stays cheap
 MOST_SETS = 5_000  # above so many possible sets of a prompt, random ones are drawn instead of shuffled
@@ -30,7 +31,8 @@ class Strategy(StrEnum):
 
     all: every pair; random: drawn; cross_source: those of different sources by index, or of one source as neighbours;
     closest_score: the smallest differences of a scorer, the hard ones; most_different: the least text in common;
-    balanced: sources that have met least in the project.
+    balanced: sources that have met least in the project; information: sources whose meeting tells most about how they
+    rank; disagreement: what an ensemble of scorers disagrees on most.
     """
 
     ALL = "all"
@@ -39,15 +41,26 @@ class Strategy(StrEnum):
     CLOSEST_SCORE = "closest_score"
     MOST_DIFFERENT = "most_different"
     BALANCED = "balanced"
+    INFORMATION = "information"
+    DISAGREEMENT = "disagreement"
+
+    @property
+    def spans_prompts(self) -> bool:
+        """Whether it weighs the pairs of all prompts against each other (`annotation.asking`), not those of each."""
+        return self in {Strategy.INFORMATION, Strategy.DISAGREEMENT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meeting:
-    """Completions of a prompt that are judged together, already in stored order."""
+    """Completions of a prompt that are judged together, already in stored order.
+
+    `arm`: of a choice by information, else empty.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
     external_id: str = ""
+    arm: Arm | Literal[""] = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.completions) <= MOST_COMPLETIONS:
@@ -77,12 +90,14 @@ def Pair(*, prompt: Prompt, a: Completion, b: Completion, external_id: str = "")
     return Meeting(prompt=prompt, completions=(a, b), external_id=external_id)
 
 
-def meeting(prompt: Prompt, completions: Iterable[Completion], *, external_id: str = "") -> Meeting:
+def meeting(
+    prompt: Prompt, completions: Iterable[Completion], *, external_id: str = "", arm: Arm | Literal[""] = ""
+) -> Meeting:
     """A meeting in an order drawn from its hash, so that the order says nothing about the sources."""
     given = tuple(completions)
     key = meeting_hash(prompt, given, external_id)
     drawn = sorted(given, key=lambda item: hashlib.sha256(f"{key}/{item.content_hash}".encode()).digest())
-    return Meeting(prompt=prompt, completions=tuple(drawn), external_id=external_id)
+    return Meeting(prompt=prompt, completions=tuple(drawn), external_id=external_id, arm=arm)
 
 
 def meeting_hash(prompt: Prompt, completions: Iterable[Completion], external_id: str) -> str:
@@ -100,12 +115,18 @@ class Rule:
         size: completions of a meeting.
         per_prompt: most meetings of a prompt; None: all, or 1 where the strategy picks the best.
         seed: draws what the strategy leaves open; the same seed draws the same.
+        total: most meetings in all, for strategies that span prompts; None: what per_prompt allows.
+        objective: what `information` is to improve, the order of the sources or their strengths.
+        control_share: of the meetings of a strategy that spans prompts, drawn at random as the control; at least one.
     """
 
     strategy: Strategy = Strategy.CROSS_SOURCE
     size: int = 2
     per_prompt: int | None = None
     seed: int = 1
+    total: int | None = None
+    objective: Objective = Objective.ORDER
+    control_share: float = 0.1
 
     @property
     def limit(self) -> int:
@@ -167,9 +188,55 @@ def choose(
                 sets = pool.most_different()
             case Strategy.BALANCED:
                 sets = pool.balanced(met or Met(), known)
+            case Strategy.INFORMATION | Strategy.DISAGREEMENT:
+                raise ValueError(f"{rule.strategy} weighs all prompts: use annotation.asking")
             case _:
                 assert_never(rule.strategy)
     return pool.take(sets)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """Two completions of a prompt that a strategy which spans prompts may choose."""
+
+    pool: _Pool
+    places: tuple[int, int]
+
+    @property
+    def completions(self) -> tuple[Completion, Completion]:
+        """The two, by source."""
+        i, j = self.places
+        return self.pool.items[i], self.pool.items[j]
+
+    @property
+    def prompt(self) -> Prompt:
+        """What they answer."""
+        return self.pool.prompt
+
+    @property
+    def hash(self) -> str:
+        """That of the meeting."""
+        return self.pool.key(self.places)
+
+    def meeting(self, arm: Arm) -> Meeting | None:
+        """The meeting; None if the two are nearly the same text, which is not looked at before."""
+        return meeting(self.prompt, self.completions, arm=arm) if self.pool.may_meet(self.places) else None
+
+
+def candidates(
+    prompt: Prompt, completions: Iterable[Completion], rule: Rule, *, against: Collection[int] = ()
+) -> list[Candidate]:
+    """The pairs of a prompt that a strategy which spans prompts may choose; for `information` of different sources.
+
+    Args:
+        against: as in `choose`.
+    """
+    pool = _Pool(prompt, completions, rule, against)
+    pairs = itertools.combinations(range(len(pool.items)), 2)
+    found = (Candidate(pool=pool, places=pair) for pair in pairs if pool.teams_meet(pair))
+    if rule.strategy is Strategy.DISAGREEMENT:
+        return list(found)
+    return [item for item in found if len({one.source_id for one in item.completions}) == 2]
 
 
 class _Pool:
@@ -213,11 +280,13 @@ class _Pool:
             self._near[key] = one.content_hash == other.content_hash or is_near(self.shape(i), self.shape(j))
         return self._near[key]
 
+    def teams_meet(self, places: Sequence[int]) -> bool:
+        """Whether both teams are there, if there are teams."""
+        return not self.has_teams or len({self.teams[i] for i in places}) == 2
+
     def may_meet(self, places: Sequence[int]) -> bool:
         """Whether the teams are both there, and no two texts are nearly the same."""
-        if self.has_teams and len({self.teams[i] for i in places}) < 2:
-            return False
-        return not any(self.near(i, j) for i, j in itertools.combinations(places, 2))
+        return self.teams_meet(places) and not any(self.near(i, j) for i, j in itertools.combinations(places, 2))
 
     def take(self, sets: Iterable[tuple[int, ...]]) -> list[Meeting]:
         """The first sets that may meet, each once, up to the rule's limit."""

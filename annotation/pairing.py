@@ -16,10 +16,11 @@ from uuid import UUID, uuid4
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
+from annotation import asking
 from annotation.audience import PERSON
 from annotation.errors import Invalid
 from annotation.gate import write
-from annotation.meetings import Meeting, Met, Rule, Strategy, choose
+from annotation.meetings import Candidate, Meeting, Met, Rule, Strategy, candidates, choose
 from annotation.meetings import Pair as Pair  # noqa: PLC0414  (for callers of create_comparisons)
 from annotation.models import (
     Audience,
@@ -42,6 +43,7 @@ from annotation.spoiling import OWN_SOURCES
 
 BATCH = 500
 MOST_A_CALL = 20_000
+MOST_CANDIDATES = 200_000  # pairs that a strategy which spans prompts weighs, all in memory
 _TAG = re.compile(r"[\w.+-]{1,40}")
 _MOST_KEY = 120  # characters; the column's
 _PROMPTS_A_BATCH = 200
@@ -114,7 +116,7 @@ class Plan:
     Attributes:
         sources: keys; only completions of these take part (and of `against`). None: all.
         against: keys; each meeting has a completion of one of these and one of another source.
-        scorer: of the scores, for `closest_score`.
+        scorers: of the scores: one for `closest_score`, two or more for `disagreement`.
         prompts: the project's, or fewer.
     """
 
@@ -123,7 +125,7 @@ class Plan:
     prompts: QuerySet[Prompt]
     sources: frozenset[int] | None = None
     against: frozenset[int] = frozenset()
-    scorer: str = ""
+    scorers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,10 +142,13 @@ def choose_for(plan: Plan) -> Chosen:
     """The meetings of a plan that are no comparisons yet; writes nothing.
 
     Raises:
-        MissingScores: the scorer has not scored all that would take part. Invalid: too many for one call.
+        MissingScores: a scorer has not scored all that would take part. Invalid: too many for one call, or a strategy
+            of pairs where more meet.
     """
-    if plan.rule.strategy is Strategy.CLOSEST_SCORE:
-        _require_scores(plan)
+    for scorer in plan.scorers:
+        _require_scores(plan, scorer)
+    if plan.rule.strategy.spans_prompts:
+        return _choose_across(plan)
     met = sources_met(plan.project) if plan.rule.strategy is Strategy.BALANCED else None
     meetings: list[Meeting] = []
     existing = prompts = alone = 0
@@ -151,7 +156,7 @@ def choose_for(plan: Plan) -> Chosen:
         by_prompt: dict[int, list[Completion]] = defaultdict(list)
         for completion in _completions(plan).filter(prompt__in=batch):
             by_prompt[completion.prompt_id].append(completion)
-        scores = _scores(plan, batch)
+        scores = _scores(plan.scorers[0], batch) if plan.scorers else {}
         compared = set() if met is None else _compared(batch)
         found: list[Meeting] = []
         for prompt in batch:
@@ -163,17 +168,53 @@ def choose_for(plan: Plan) -> Chosen:
             chosen = choose(prompt, own, plan.rule, against=opponents, scores=scores, met=met, known=compared)
             alone += not chosen
             found += chosen
-        known = _known(plan.project, found)
+        known = _known(plan.project, [item.hash for item in found])
         prompts += len(batch)
         existing += sum(item.hash in known for item in found)
         meetings += [item for item in found if item.hash not in known]
-        if len(meetings) > MOST_A_CALL:
-            raise Invalid(
-                f"per_prompt: this makes more than {MOST_A_CALL} comparisons in one call; ask for fewer of a prompt, "
-                "or for fewer prompts",
-                details={"per_prompt": [f"makes more than {MOST_A_CALL}"]},
-            )
+        _check_amount(meetings)
     return Chosen(meetings=meetings, existing=existing, prompts=prompts, alone=alone)
+
+
+def _choose_across(plan: Plan) -> Chosen:
+    """The meetings that tell most among those of all prompts, beside a random control."""
+    asking.check_rule(plan.rule, size=plan.project.feedback.size)
+    found: list[Candidate] = []
+    scores: dict[str, dict[int, float]] = {scorer: {} for scorer in plan.scorers}
+    prompts = alone = 0
+    for batch in _prompts(plan):
+        by_prompt: dict[int, list[Completion]] = defaultdict(list)
+        for completion in _completions(plan).filter(prompt__in=batch):
+            by_prompt[completion.prompt_id].append(completion)
+        for scorer in plan.scorers:
+            scores[scorer] |= _scores(scorer, batch)
+        fresh: list[Candidate] = []
+        for prompt in batch:
+            own = by_prompt[prompt.pk]
+            opponents = {item.pk for item in own if item.source_id in plan.against}
+            pairs = [] if plan.against and not opponents else candidates(prompt, own, plan.rule, against=opponents)
+            alone += not pairs
+            fresh += pairs
+        known = _known(plan.project, [item.hash for item in fresh])
+        found += [item for item in fresh if item.hash not in known]
+        prompts += len(batch)
+        if len(found) > MOST_CANDIDATES:
+            raise Invalid(
+                f"prompts: more than {MOST_CANDIDATES} pairs to choose from; ask for fewer prompts or fewer sources",
+                details={"prompts": [f"more than {MOST_CANDIDATES} pairs"]},
+            )
+    meetings = asking.choose_across(plan.project, found, plan.rule, scores=scores)
+    _check_amount(meetings)
+    return Chosen(meetings=meetings, existing=0, prompts=prompts, alone=alone)
+
+
+def _check_amount(meetings: Sequence[Meeting]) -> None:
+    if len(meetings) > MOST_A_CALL:
+        raise Invalid(
+            f"per_prompt: this makes more than {MOST_A_CALL} comparisons in one call; ask for fewer of a prompt, "
+            "or for fewer prompts",
+            details={"per_prompt": [f"makes more than {MOST_A_CALL}"]},
+        )
 
 
 def _prompts(plan: Plan) -> Iterator[list[Prompt]]:
@@ -192,20 +233,18 @@ def _completions(plan: Plan) -> QuerySet[Completion]:
     return rows if plan.sources is None else rows.filter(source_id__in=plan.sources | plan.against)
 
 
-def _scores(plan: Plan, batch: Sequence[Prompt]) -> dict[int, float]:
-    if plan.rule.strategy is not Strategy.CLOSEST_SCORE:
-        return {}
-    rows = CompletionScore.objects.filter(scorer=plan.scorer, completion__prompt__in=batch)
+def _scores(scorer: str, batch: Sequence[Prompt]) -> dict[int, float]:
+    rows = CompletionScore.objects.filter(scorer=scorer, completion__prompt__in=batch)
     return dict(rows.values_list("completion_id", "value"))
 
 
-def _require_scores(plan: Plan) -> None:
+def _require_scores(plan: Plan, scorer: str) -> None:
     taking_part = _completions(plan).filter(prompt__in=plan.prompts)
-    scored = CompletionScore.objects.filter(completion=OuterRef("pk"), scorer=plan.scorer)
+    scored = CompletionScore.objects.filter(completion=OuterRef("pk"), scorer=scorer)
     total, missing = taking_part.count(), taking_part.filter(~Exists(scored)).count()
     if missing:
         raise MissingScores(
-            f"scorer: {missing} of {total} completions have no score by {plan.scorer!r}; score them first, or choose "
+            f"scorer: {missing} of {total} completions have no score by {scorer!r}; score them first, or choose "
             "other prompts or sources",
             details={"scorer": [f"{missing} of {total} completions have no score"]},
         )
@@ -215,9 +254,8 @@ def _compared(prompts: Sequence[Prompt]) -> set[str]:
     return set(Comparison.objects.filter(prompt__in=prompts).values_list("pair_hash", flat=True))
 
 
-def _known(project: Project, meetings: Sequence[Meeting]) -> set[str]:
+def _known(project: Project, hashes: Sequence[str]) -> set[str]:
     known: set[str] = set()
-    hashes = [item.hash for item in meetings]
     for start in range(0, len(hashes), BATCH):
         rows = Comparison.objects.filter(project=project, pair_hash__in=hashes[start : start + BATCH])
         known.update(rows.values_list("pair_hash", flat=True))
@@ -369,6 +407,7 @@ def _create(meetings: dict[str, Meeting], terms: _Terms) -> list[Comparison]:
                 pair_hash=key,
                 overlap=overlap,
                 full_overlap=full_overlap,
+                arm=item.arm,
                 audience=terms.audience_of(item.prompt),
                 priority=terms.priority,
                 rank=int(key[:8], 16) >> 1,

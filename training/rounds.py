@@ -20,10 +20,10 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Max, Q, QuerySet
 
-from annotation import conversations
+from annotation import asking, conversations
 from annotation.errors import Invalid
 from annotation.gate import write
-from annotation.meetings import Meeting, Rule, Strategy, choose
+from annotation.meetings import Candidate, Meeting, Rule, Strategy, candidates, choose
 from annotation.models import (
     Comparison,
     Completion,
@@ -37,11 +37,13 @@ from annotation.models import (
 )
 from annotation.pairing import audience_key, create_comparisons, sources_met
 from annotation.people import audit
+from annotation.statistics.acquisition import Objective
 from training.jobs import submit
 from training.models import Job, ModelKind, ModelVersion, Round, RoundPolicy
 from training.registry import model_path
 
 MOST_POLICIES = 4
+NEEDS_SCORES = frozenset({Strategy.CLOSEST_SCORE, Strategy.DISAGREEMENT})  # which fresh completions do not have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,7 @@ class MeetingPlan:
         overlap: votes wanted; None: as the project says when the comparison is made.
         language: who may judge; None: the language of each prompt.
         prompts: public ids of those to sample for; None: so many, by a hash of the seed.
+        objective, control_share: of the strategy `information` (`meetings.Rule`).
     """
 
     strategy: Strategy = Strategy.CROSS_SOURCE
@@ -77,6 +80,15 @@ class MeetingPlan:
     language: str | None = None
     skills: tuple[str, ...] = ()
     prompts: tuple[str, ...] | None = None
+    objective: Objective = Objective.ORDER
+    control_share: float = 0.1
+
+    def rule(self, *, size: int, seed: int) -> Rule:
+        """How the completions of each prompt, or of all of them, are to meet."""
+        return Rule(
+            strategy=self.strategy, size=size, per_prompt=self.per_prompt, seed=seed, objective=self.objective,
+            control_share=self.control_share,
+        )  # fmt: skip
 
     @property
     def has_opponents(self) -> bool:
@@ -88,6 +100,7 @@ def read_plan(data: dict[str, Any]) -> MeetingPlan:
     """A plan from the round's JSON; what is left out has its default."""
     values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in data.items()}
     values["strategy"] = Strategy(values.get("strategy", Strategy.CROSS_SOURCE))
+    values["objective"] = Objective(values.get("objective", Objective.ORDER))
     return MeetingPlan(**values)
 
 
@@ -202,11 +215,13 @@ def _check_meeting(
             f"each for a prompt, got {plan.completions}",
             details={"completions": [f"at least {needed}"]},
         )
-    if meeting.strategy is Strategy.CLOSEST_SCORE:
+    if meeting.strategy in NEEDS_SCORES:
         raise Invalid(
             "strategy: fresh completions have no scores; choose another one, and pair by score when they are scored",
             details={"strategy": ["needs scores"]},
         )
+    if meeting.strategy.spans_prompts:
+        asking.check_rule(meeting.rule(size=size, seed=plan.seed), size=size)
     if size == 1 and meeting.has_opponents:
         raise Invalid("against: one completion at a time is judged here", details={"against": ["nobody meets"]})
     audience_key(language=meeting.language or "", skills=meeting.skills)
@@ -301,18 +316,21 @@ def _compare(made: Round, prompts: Sequence[Prompt], *, wanted: int, now: dateti
             own[completion.prompt_id].append(completion)
         ready = [prompt for prompt in fresh if len(own[prompt.pk]) >= wanted]
         others = _opponents(made, plan, ready)
-        rule = Rule(
-            strategy=plan.strategy, size=made.project.feedback.size, per_prompt=plan.per_prompt,
-            seed=made.sampling["seed"],
-        )  # fmt: skip
+        rule = plan.rule(size=made.project.feedback.size, seed=made.sampling["seed"])
         met = sources_met(made.project) if ready and plan.strategy is Strategy.BALANCED else None
-        meetings = []
+        meetings: list[Meeting] = []
+        weighed: list[Candidate] = []
         for prompt in ready:
             opponents = others[prompt.pk]
             if plan.has_opponents and not opponents:
                 continue
             keys = {item.pk for item in opponents}
-            meetings += choose(prompt, [*own[prompt.pk], *opponents], rule, against=keys, met=met)
+            pool = [*own[prompt.pk], *opponents]
+            if plan.strategy.spans_prompts:
+                weighed += candidates(prompt, pool, rule, against=keys)
+            else:
+                meetings += choose(prompt, pool, rule, against=keys, met=met)
+        meetings += asking.choose_across(made.project, weighed, rule, is_whole=False)
         if made.turn is not None:
             return _answer_turn(made, meetings, now=now)
         return len(

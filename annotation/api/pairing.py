@@ -17,10 +17,12 @@ from rest_framework.response import Response
 
 from annotation import pairing
 from annotation.api.access import ProjectView, user_of
+from annotation.api.parsing import FiniteFloatField
 from annotation.api.task import MessageSerializer
 from annotation.meetings import Meeting, Rule, Strategy
-from annotation.models import Comparison, ConsensusState, Project, Prompt, Source, SourceKind
-from annotation.pairing import Chosen, Plan, choose_for, pair_up, set_priority
+from annotation.models import Arm, Comparison, ConsensusState, Project, Prompt, Source, SourceKind
+from annotation.pairing import MOST_A_CALL, Chosen, Plan, choose_for, pair_up, set_priority
+from annotation.statistics.acquisition import Objective
 
 _EXAMPLES = 10
 _MOST_PRIORITY = 100  # a slot carries twice as much
@@ -42,6 +44,27 @@ class PairsAskSerializer(serializers.Serializer[Any]):
         child=serializers.UUIDField(), required=False, max_length=200, help_text="Each comparison has one of these."
     )
     scorer = serializers.CharField(max_length=200, required=False, help_text="For closest_score.")
+    scorers = serializers.ListField(
+        child=serializers.CharField(max_length=200),
+        required=False,
+        max_length=20,
+        help_text="For disagreement: the ensemble.",
+    )
+    total = serializers.IntegerField(
+        min_value=1, max_value=MOST_A_CALL, required=False, allow_null=True,
+        help_text="For information and disagreement: most comparisons in all.",
+    )  # fmt: skip
+    objective = serializers.ChoiceField(
+        choices=[Objective.ORDER.value, Objective.STRENGTH.value],
+        required=False,
+        help_text="For information: a leaderboard's order, or strengths for rewards.",
+    )
+    control_share = FiniteFloatField(
+        min_value=0.05,
+        max_value=0.5,
+        required=False,
+        help_text="For information and disagreement: drawn at random, so that the gain is measured.",
+    )
     seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False, allow_null=True)
     priority = serializers.IntegerField(min_value=-_MOST_PRIORITY, max_value=_MOST_PRIORITY, required=False)
@@ -65,6 +88,7 @@ class ExampleCompletionSerializer(serializers.Serializer[Any]):
 class PairExampleSerializer(serializers.Serializer[Any]):
     prompt = MessageSerializer(many=True)
     completions = ExampleCompletionSerializer(many=True)
+    arm = serializers.ChoiceField(choices=Arm.choices, allow_blank=True)
 
 
 class PairsSerializer(serializers.Serializer[Any]):
@@ -134,18 +158,26 @@ def _plan(project: Project, values: dict[str, Any]) -> Plan:
     strategy = Strategy(values["strategy"])
     if strategy is Strategy.CLOSEST_SCORE and not values.get("scorer"):
         raise ValidationError({"scorer": ["closest_score needs the name of a scorer"]})
+    scorers = (values["scorer"],) if strategy is Strategy.CLOSEST_SCORE else ()
+    if strategy is Strategy.DISAGREEMENT:
+        scorers = tuple(dict.fromkeys(values.get("scorers", ())))
+        if len(scorers) < 2:
+            raise ValidationError({"scorers": [f"disagreement needs two scorers or more, got {len(scorers)}"]})
     size = project.feedback.size
     against = _source_keys(project, "against", values.get("against", ()))
     if against and size == 1:
         raise ValidationError({"against": ["one completion at a time is judged here, so none meets another"]})
-    rule = Rule(strategy=strategy, size=size, per_prompt=values.get("per_prompt"), seed=values.get("seed", 1))
+    choice: dict[str, Any] = {name: values[name] for name in ("seed", "total", "control_share") if name in values}
+    if "objective" in values:
+        choice["objective"] = Objective(values["objective"])
+    rule = Rule(strategy=strategy, size=size, per_prompt=values.get("per_prompt"), **choice)
     return Plan(
         project=project,
         rule=rule,
         prompts=_prompts(project, values.get("prompts", {})),
         sources=_source_keys(project, "sources", values["sources"]) if "sources" in values else None,
         against=against,
-        scorer=values.get("scorer", ""),
+        scorers=scorers,
     )
 
 
@@ -179,7 +211,7 @@ def _render(origin: UUID | None, chosen: Chosen) -> Any:
 
 def _example(item: Meeting) -> dict[str, Any]:
     completions = [{"text": one.text, "source": one.source.name} for one in item.completions]
-    return {"prompt": item.prompt.messages, "completions": completions}
+    return {"prompt": item.prompt.messages, "completions": completions, "arm": item.arm}
 
 
 class PriorityView(ProjectView):

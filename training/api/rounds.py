@@ -17,15 +17,16 @@ from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
 from annotation.meetings import Strategy
 from annotation.models import TokenScope
+from annotation.statistics.acquisition import Objective
 from training import queries, registry
 from training.api.serializers import (
     RoundListSerializer,
     RoundSerializer,
 )
 from training.models import ModelKind, Round
-from training.rounds import MOST_POLICIES, MeetingPlan, SamplingPlan, completions_needed, start_round
+from training.rounds import MOST_POLICIES, NEEDS_SCORES, MeetingPlan, SamplingPlan, completions_needed, start_round
 
-_OPEN = [strategy.value for strategy in Strategy if strategy is not Strategy.CLOSEST_SCORE]
+_OPEN = [strategy.value for strategy in Strategy if strategy not in NEEDS_SCORES]
 
 
 class RoundCreateSerializer(serializers.Serializer[Any]):
@@ -40,6 +41,12 @@ class RoundCreateSerializer(serializers.Serializer[Any]):
     overlap = serializers.IntegerField(min_value=1, max_value=99, required=False, allow_null=True)
     strategy = serializers.ChoiceField(choices=_OPEN, required=False)
     per_prompt = serializers.IntegerField(min_value=1, max_value=200, required=False, allow_null=True)
+    objective = serializers.ChoiceField(
+        choices=[Objective.ORDER.value, Objective.STRENGTH.value], required=False, help_text="For information."
+    )
+    control_share = FiniteFloatField(
+        min_value=0.05, max_value=0.5, required=False, help_text="For information: drawn at random, as its control."
+    )
     against = serializers.ListField(
         child=serializers.UUIDField(),
         required=False,
@@ -56,7 +63,7 @@ class RoundCreateSerializer(serializers.Serializer[Any]):
 
 
 _SAMPLING = ("completions", "temperature", "top_p", "max_new_tokens", "seed")
-_MEETING = ("strategy", "per_prompt", "overlap", "priority", "language")
+_MEETING = ("strategy", "per_prompt", "overlap", "priority", "language", "objective", "control_share")
 
 
 def _meeting(values: dict[str, Any]) -> MeetingPlan:
@@ -64,6 +71,8 @@ def _meeting(values: dict[str, Any]) -> MeetingPlan:
     given |= {key: tuple(map(str, values[key])) for key in ("against", "rounds", "skills") if key in values}
     if "strategy" in given:
         given["strategy"] = Strategy(given["strategy"])
+    if "objective" in given:
+        given["objective"] = Objective(given["objective"])
     if "prompt_ids" in values:
         given["prompts"] = tuple(map(str, values["prompt_ids"]))
     return MeetingPlan(**given)
