@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from annotation.api import (
+    acquisition,
     adjudication,
     annotate,
     audit,
@@ -57,6 +58,7 @@ urlpatterns = [
     *exports.urlpatterns,
     *pairing.urlpatterns,
     *statistics.urlpatterns,
+    *acquisition.urlpatterns,
     *ranking.urlpatterns,
     *bias.urlpatterns,
     *members.urlpatterns,

@@ -1,0 +1,115 @@
+"""What asking cleverly has gained, and how much to ask for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from django.urls import URLPattern, path
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from annotation import acquisition_report, planning
+from annotation.api.access import ProjectView
+from annotation.api.parsing import FiniteFloatField
+from annotation.api.reports import StatisticSerializer
+from annotation.models import Arm
+
+MOST_SYSTEMS = 2_000
+
+
+class ArmSerializer(serializers.Serializer[Any]):
+    arm = serializers.ChoiceField(choices=Arm.choices)
+    comparisons = serializers.IntegerField()
+    votes = serializers.IntegerField(help_text="Between different sources.")
+    prompts = serializers.IntegerField()
+    mean_se = serializers.FloatField(allow_null=True, help_text="Of differences of strength, logits, at equal votes.")
+    information = serializers.FloatField(allow_null=True, help_text="Nats a vote, at equal votes.")
+    log_loss = StatisticSerializer(help_text="Of held-out control votes, nats a vote; lower is better.")
+
+
+class ArmsReportSerializer(serializers.Serializer[Any]):
+    definition = serializers.CharField()
+    votes = serializers.IntegerField(help_text="Of each arm, as compared.")
+    chosen = ArmSerializer()
+    control = ArmSerializer()
+    gain = StatisticSerializer(help_text="The control's log-loss less that of the chosen: above 0, choosing helps.")
+    reason = serializers.CharField(allow_null=True, help_text="Why the arms cannot be compared.")
+
+
+class PlanAskSerializer(serializers.Serializer[Any]):
+    """What is left out is measured in the project, or assumed."""
+
+    win_rate = FiniteFloatField(min_value=0.01, max_value=0.99, required=False)
+    half_width = FiniteFloatField(min_value=0.001, max_value=0.5, required=False)
+    accuracy = FiniteFloatField(min_value=0.01, max_value=0.99, required=False)
+    systems = serializers.IntegerField(min_value=2, max_value=MOST_SYSTEMS, required=False)
+    pairs_per_prompt = FiniteFloatField(min_value=1, max_value=10_000, required=False)
+    icc = FiniteFloatField(min_value=0, max_value=1, required=False)
+
+    def validate_win_rate(self, value: float) -> float:
+        if abs(value - 0.5) < 0.001:
+            raise ValidationError(f"must differ from 0.5 by 0.001 or more, got {value}")
+        return value
+
+
+class PlanFigureSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    value = serializers.FloatField()
+    origin = serializers.ChoiceField(choices=[item.value for item in planning.Origin])
+
+
+class PlanLineSerializer(serializers.Serializer[Any]):
+    what = serializers.ChoiceField(choices=["win_rate", "accuracy", "ranking", "labels", "alpha"])
+    pairs = serializers.IntegerField()
+    votes_per_pair = serializers.FloatField()
+    votes = serializers.IntegerField()
+    prompts = serializers.IntegerField()
+    sentence = serializers.CharField()
+
+
+class PlanReportSerializer(serializers.Serializer[Any]):
+    definition = serializers.CharField()
+    figures = PlanFigureSerializer(many=True)
+    lines = PlanLineSerializer(many=True)
+
+
+class ArmsView(ProjectView):
+    """The chosen comparisons beside their random control."""
+
+    @extend_schema(operation_id="statistics_arms", responses=ArmsReportSerializer)
+    def get(self, request: Request, slug: str) -> Response:
+        """What choosing pairs has gained at equal numbers of votes."""
+        found = asdict(acquisition_report.arms(self.project))
+        return Response(ArmsReportSerializer({"definition": acquisition_report.DEFINITION} | found).data)
+
+
+class PlanView(ProjectView):
+    """How much to ask for."""
+
+    @extend_schema(operation_id="statistics_plan", parameters=[PlanAskSerializer], responses=PlanReportSerializer)
+    def get(self, request: Request, slug: str) -> Response:
+        """What so many pairs and votes would tell, a sentence each."""
+        ask = PlanAskSerializer(data={name: value for name, value in request.query_params.items() if value != ""})
+        if not ask.is_valid():
+            raise ValidationError(
+                {
+                    name: [f"{message} Got {request.query_params[name]!r}." for message in messages]
+                    for name, messages in ask.errors.items()
+                }
+            )
+        unknown = sorted(set(request.query_params) - set(ask.fields))
+        if unknown:  # a figure that is spelled wrong must not become the default
+            raise ValidationError({name: ["there is no such parameter"] for name in unknown})
+        found = planning.plan(self.project, planning.Asked(**ask.validated_data))
+        body = {"definition": planning.DEFINITION, "figures": found.figures, "lines": found.lines}
+        return Response(PlanReportSerializer(body).data)
+
+
+urlpatterns: list[URLPattern] = [
+    path("projects/<slug:slug>/statistics/arms", ArmsView.as_view()),
+    path("projects/<slug:slug>/statistics/plan", PlanView.as_view()),
+]
