@@ -151,9 +151,10 @@ def _count_by_pair(first: IntArray, second: IntArray, kind: npt.NDArray[np.int8]
     code *= 3
     code += kind
     table = np.bincount(code, minlength=3 * n * n).reshape(n, n, 3)
-    both = table + table[:, :, ::-1].transpose(1, 0, 2)
-    low, high = np.nonzero(np.triu(both.any(axis=2), 1))
-    return _among_present(low, high, both[low, high].T, np.zeros((len(low), 0)), n=n)
+    low, high = np.triu_indices(n, 1)
+    counts = table[low, high] + table[high, low, ::-1]
+    met = counts.any(axis=1)
+    return _among_present(low[met], high[met], counts[met].T, np.zeros((int(met.sum()), 0)), n=n)
 
 
 def _among_present(low: IntArray, high: IntArray, counts: IntArray, z: FloatArray, *, n: int) -> Contests:
@@ -188,6 +189,9 @@ def components(winner: IntArray, loser: IntArray, *, m: int, strong: bool) -> In
 def contest_components(contests: Contests, *, strong: bool) -> IntArray:
     """`components` of the systems with votes; a tie connects both ways."""
     if not strong:
+        partners = len(contests.first) and np.bincount(contests.first)[0]
+        if not contests.z.shape[1] and partners == contests.m - 1:
+            return np.zeros(contests.m, dtype=np.int64)  # the first has met everybody
         return components(contests.first, contests.second, m=contests.m, strong=False)
     for_first = contests.counts[A] + contests.counts[TIE] > 0
     for_second = contests.counts[B] + contests.counts[TIE] > 0

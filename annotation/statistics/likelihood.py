@@ -186,7 +186,7 @@ def laplacian(contests: Contests, weight: FloatArray) -> FloatArray:
     pairs = np.bincount(contests.first * m + contests.second, weights=weight, minlength=m * m).reshape(m, m)
     out = np.negative(pairs + pairs.T, dtype=np.float64)
     out.ravel()[:: m + 1] = -out.sum(axis=1)
-    return out
+    return np.asarray(out)
 
 
 def information(contests: Contests, model: OutcomeModel, slopes: Slopes) -> FloatArray:
@@ -268,7 +268,11 @@ def _newton(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: f
         except np.linalg.LinAlgError:  # flat: the likelihood rises for ever
             return theta, False
         longest = float(np.abs(step).max())
-        step *= min(1.0, STEP_LIMIT / longest) if longest else 1.0
+        if not np.isfinite(longest):
+            return theta, False
+        if longest < TOLERANCE:
+            return theta + step, True
+        step *= min(1.0, STEP_LIMIT / longest)
         while model.has_tie and theta[-1] + step[-1] <= model.floor:
             step *= 0.5
         rise = float(uphill @ step)
@@ -278,8 +282,6 @@ def _newton(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: f
             rise *= 0.5
             slopes, uphill = look(theta + step)
         theta = theta + step
-        if longest < TOLERANCE:
-            return theta, bool(np.all(np.isfinite(theta)))
     return theta, False
 
 

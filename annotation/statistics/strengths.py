@@ -208,6 +208,8 @@ def percentile_intervals(replicates: FloatArray, component: IntArray) -> Interva
 
 def fill(values: FloatArray, present: IntArray, *, n: int) -> FloatArray:
     """A vector [m] or matrix [m, m] of the systems with votes as [n] or [n, n], NaN elsewhere."""
+    if len(present) == n:
+        return values
     out = np.full((n,) * values.ndim, np.nan)
     out[np.ix_(*(present,) * values.ndim)] = values
     return out
@@ -215,6 +217,8 @@ def fill(values: FloatArray, present: IntArray, *, n: int) -> FloatArray:
 
 def fill_codes(values: IntArray, present: IntArray, *, n: int) -> IntArray:
     """Integers [m] of the systems with votes as [n], −1 elsewhere."""
+    if len(present) == n:
+        return values
     out = np.full(n, -1, dtype=np.int64)
     out[present] = values
     return out

@@ -188,3 +188,61 @@ def krippendorff_2011(test_data: Path) -> np.ndarray:
     rows = rows_of(test_data / "statistics" / "krippendorff_2011.csv")
     values = [[int(value) for key, value in row.items() if key != "unit" and value] for row in rows]
     return np.array([np.bincount(given, minlength=6)[1:] for given in values])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparisons:
+    """Votes between systems: `outcome` is 1 where a won, ½ for a tie, 0 where b won."""
+
+    a: np.ndarray
+    b: np.ndarray
+    outcome: np.ndarray
+    systems: list[str]
+
+    @property
+    def given(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The positional arguments of the rankings."""
+        return self.a, self.b, self.outcome
+
+    def place(self, system: str) -> int:
+        """Its code."""
+        return self.systems.index(system)
+
+
+def _comparisons(cells: list[tuple[str, str, float, int]]) -> Comparisons:
+    """From (a, b, outcome, number of votes)."""
+    systems = sorted({name for a, b, _, _ in cells for name in (a, b)})
+    counts = [count for *_, count in cells]
+    a, b, outcome = (np.repeat(column, counts) for column in list(zip(*cells, strict=True))[:3])
+    return Comparisons(a=np.searchsorted(systems, a), b=np.searchsorted(systems, b), outcome=outcome, systems=systems)
+
+
+def baseball(test_data: Path) -> Comparisons:
+    """The American League East of 1987; a is the home team."""
+    rows = rows_of(test_data / "statistics" / "agresti_baseball_1987.csv")
+    kinds = (("home_wins", 1.0), ("away_wins", 0.0))
+    return _comparisons([(r["home"], r["away"], value, int(r[kind])) for r in rows for kind, value in kinds])
+
+
+def stigler(test_data: Path) -> Comparisons:
+    """Citations between four journals; being cited is a win."""
+    rows = rows_of(test_data / "statistics" / "stigler_citations.csv")
+    names = [row["cited"] for row in rows]
+    return _comparisons(
+        [(r["cited"], other, 1.0, int(r[other])) for r in rows for other in names if other != r["cited"]]
+    )
+
+
+def pudding(test_data: Path) -> Comparisons:
+    """Six brands of chocolate pudding, with ties."""
+    rows = rows_of(test_data / "statistics" / "davidson_pudding_1970.csv")
+    kinds = (("wins_i", 1.0), ("ties", 0.5), ("wins_j", 0.0))
+    return _comparisons([(r["brand_i"], r["brand_j"], value, int(r[kind])) for r in rows for kind, value in kinds])
+
+
+def nascar(test_data: Path) -> tuple[list[list[int]], dict[str, int]]:
+    """Orders of drivers 1 to 83 as codes from 0 in 36 races, and the code of each driver."""
+    rows = rows_of(test_data / "statistics" / "hunter_nascar_2002.csv")
+    races = [[int(place) - 1 for place in row.values() if int(place) <= 83] for row in rows]
+    drivers = rows_of(test_data / "statistics" / "hunter_nascar_drivers.csv")
+    return races, {row["driver"]: int(row["number"]) - 1 for row in drivers}
