@@ -201,7 +201,9 @@ export const snapshotQuery = (slug: string, id: string) =>
   })
 
 export type TieRule = NonNullable<FreezeRequest['tie_rule']>
-export const snapshotPreviewQuery = (slug: string, rule: { min_votes: number; tie_rule: TieRule }) =>
+export type Aggregator = NonNullable<FreezeRequest['aggregator']>
+export type FreezeRule = { aggregator: Aggregator; min_votes: number; tie_rule: TieRule }
+export const snapshotPreviewQuery = (slug: string, rule: FreezeRule) =>
   queryOptions({
     queryKey: key(slug, 'snapshot-preview', rule),
     queryFn: ({ signal }) => get<Preview>(at(slug, 'snapshots/preview'), signal, rule),

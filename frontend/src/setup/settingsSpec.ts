@@ -8,6 +8,10 @@ export type Setting = {
   help?: Key
 }
 
+const AGGREGATORS: [string, Key][] = [
+  ['dawid_skene', 'aggregator.dawid_skene'],
+  ['majority', 'aggregator.majority'],
+]
 const OVERLAP_RULES: [string, Key][] = [
   ['fixed', 'settings.rule.fixed'],
   ['adaptive', 'settings.rule.adaptive'],
@@ -34,6 +38,12 @@ export const GROUPS: { title: Key; settings: Setting[] }[] = [
       { name: 'finish_started', kind: 'flag', label: 'settings.finish_started' },
       { name: 'person_cap', kind: 'optional', label: 'settings.person_cap', help: 'settings.cap.help' },
       { name: 'vote_cap', kind: 'optional', label: 'settings.vote_cap', help: 'settings.cap.help' },
+      {
+        name: 'aggregator',
+        kind: { choices: AGGREGATORS },
+        label: 'settings.aggregator',
+        help: 'settings.aggregator.help',
+      },
       { name: 'dispute_below', kind: 'share', label: 'settings.dispute_below', help: 'settings.dispute_below.help' },
       { name: 'expert_votes', kind: 'whole', label: 'settings.expert_votes', help: 'settings.expert_votes.help' },
       { name: 'flag_limit', kind: 'whole', label: 'settings.flag_limit', help: 'settings.flag_limit.help' },

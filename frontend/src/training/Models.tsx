@@ -1,11 +1,12 @@
 /** Registered models: policies to sample from, reward models to score with, each with where it came from. */
 import { useInfiniteQuery, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { Boxes, Plus } from 'lucide-react'
-import { useState } from 'react'
+import { type ReactNode, useState } from 'react'
 import { fieldErrors } from 'src/api/errors'
 import { useMembership } from 'src/api/membership'
 import { keys, modelsQuery, registerModel, sessionQuery } from 'src/api/queries'
 import type { Model } from 'src/api/schema'
+import { OfCeiling } from 'src/training/OfCeiling'
 import { bytes, measured, short } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Hash, Time } from 'src/ui/widgets/Bits'
@@ -22,14 +23,21 @@ const KINDS = ['policy', 'reward'] as const
 type Kind = (typeof KINDS)[number]
 
 const FIGURES = ['test/accuracy', 'eval/accuracy', 'rollout/kl', 'train/loss']
+const HELD_AGAINST = ['test/vote_accuracy', 'eval/vote_accuracy']
 
-function figure(model: Model): string {
+function figure(model: Model): ReactNode {
   const name = FIGURES.find((candidate) => typeof model.metrics[candidate] === 'number')
   if (!name) return '–'
   const low = model.metrics[`${name}_low`]
   const high = model.metrics[`${name}_high`]
   const range = typeof low === 'number' && typeof high === 'number' ? ` [${measured(low)}, ${measured(high)}]` : ''
-  return `${name} ${measured(model.metrics[name])}${range}`
+  const against = HELD_AGAINST.find((candidate) => typeof model.metrics[candidate] === 'number')
+  return (
+    <>
+      {`${name} ${measured(model.metrics[name])}${range}`}
+      {against && <OfCeiling name={against} value={model.metrics[against]} of={model.ceiling} />}
+    </>
+  )
 }
 
 export default function Models() {

@@ -6,6 +6,7 @@ import { fieldErrors } from 'src/api/errors'
 import { useMembership } from 'src/api/membership'
 import { cancelJob, isOver, jobQuery, keys, promoteJob, retryJob } from 'src/api/queries'
 import type { JobDetail } from 'src/api/schema'
+import { OfCeiling } from 'src/training/OfCeiling'
 import styles from 'src/training/Run.module.css'
 import { ConfigTab, CurvesTab, HistoryTab, LogTab, SamplesTab } from 'src/training/RunTabs'
 import { duration, measured } from 'src/ui/format'
@@ -171,8 +172,16 @@ function StateNotice({ job }: { job: JobDetail }) {
   }
 }
 
-const TEST_FIRST = ['test/accuracy', 'test/loss', 'test/margin', 'test/longer_wins', 'test/nll', 'test/brier']
-const LIVE_FIRST = ['train/loss', 'eval/loss', 'eval/accuracy', 'train/accuracy', 'policy/margin', 'rollout/kl']
+const TEST_FIRST = ['test/accuracy', 'test/vote_accuracy', 'test/loss', 'test/margin', 'test/longer_wins', 'test/nll']
+const LIVE_FIRST = [
+  'train/loss',
+  'eval/loss',
+  'eval/accuracy',
+  'eval/vote_accuracy',
+  'train/accuracy',
+  'policy/margin',
+  'rollout/kl',
+]
 
 function Summary({ slug, job }: { slug: string; job: JobDetail }) {
   const over = isOver(job)
@@ -233,9 +242,13 @@ function Summary({ slug, job }: { slug: string; job: JobDetail }) {
                 label={name}
                 value={measured(job.metrics[name])}
                 note={
-                  range(name)
-                    ? `${range(name)}${name.startsWith('test/') && typeof pairs === 'number' ? ` · n ${measured(pairs)}` : ''}`
-                    : undefined
+                  range(name) && (
+                    <>
+                      {range(name)}
+                      {name.startsWith('test/') && typeof pairs === 'number' && ` · n ${measured(pairs)}`}
+                      <OfCeiling name={name} value={job.metrics[name]} of={job.ceiling} />
+                    </>
+                  )
                 }
               />
             ))}

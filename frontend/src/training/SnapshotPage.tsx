@@ -89,6 +89,15 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
         <Card title={t('agreement.title')}>
           <EstimateFigure label={t('agreement.percent')} estimate={agreement.percent} unit="percent" bar />
           <EstimateFigure label={t('agreement.alpha')} estimate={agreement.alpha} unit="coefficient" bar />
+          {snapshot.ceiling && (
+            <EstimateFigure
+              label={t('snapshot.ceiling')}
+              estimate={snapshot.ceiling.test.ceiling}
+              unit="percent"
+              note={t('snapshot.ceilingNote', { n: snapshot.ceiling.test.ceiling.n })}
+              bar
+            />
+          )}
         </Card>
       </Columns>
       <Columns width={380}>

@@ -3,7 +3,16 @@ import { keepPreviousData, useInfiniteQuery, useMutation, useQuery, useQueryClie
 import { Camera, Snowflake } from 'lucide-react'
 import { useState } from 'react'
 import { useMembership } from 'src/api/membership'
-import { freeze, keys, snapshotPreviewQuery, snapshotsQuery, type TieRule } from 'src/api/queries'
+import {
+  type Aggregator,
+  type FreezeRule,
+  freeze,
+  keys,
+  projectQuery,
+  snapshotPreviewQuery,
+  snapshotsQuery,
+  type TieRule,
+} from 'src/api/queries'
 import type { Snapshot } from 'src/api/schema'
 import styles from 'src/training/Snapshots.module.css'
 import { Splits } from 'src/training/Splits'
@@ -106,15 +115,18 @@ function FreezeDialog({ slug, onClose }: { slug: string; onClose: () => void }) 
   const [, navigate] = useLocation()
   const [minVotes, setMinVotes] = useState('1')
   const [tieRule, setTieRule] = useState<TieRule>('half')
+  const project = useQuery(projectQuery(slug)).data
+  const [chosen, setChosen] = useState<Aggregator | null>(null)
+  const aggregator = chosen ?? project?.aggregator ?? 'dawid_skene'
   const [name, setName] = useState('')
   const votes = Math.max(1, Math.round(Number(minVotes)) || 1)
+  const rule: FreezeRule = { aggregator, min_votes: votes, tie_rule: tieRule }
   const preview = useQuery({
-    ...snapshotPreviewQuery(slug, { min_votes: votes, tie_rule: tieRule }),
+    ...snapshotPreviewQuery(slug, rule),
     placeholderData: keepPreviousData,
   })
   const create = useMutation({
-    mutationFn: () =>
-      freeze(slug, { min_votes: votes, tie_rule: tieRule, ...(name.trim() ? { name: name.trim() } : {}) }),
+    mutationFn: () => freeze(slug, { ...rule, ...(name.trim() ? { name: name.trim() } : {}) }),
     onSuccess: async (snapshot) => {
       await client.invalidateQueries({ queryKey: keys.project(slug) })
       navigate(`/r/${slug}/snapshots/${snapshot.id}`)
@@ -157,6 +169,16 @@ function FreezeDialog({ slug, onClose }: { slug: string; onClose: () => void }) 
           ]}
         />
       </Columns>
+      <SelectField
+        label={t('freeze.aggregator')}
+        help={aggregator === 'dawid_skene' ? t('freeze.aggregator.help') : undefined}
+        value={aggregator}
+        onChange={(event) => setChosen(event.target.value === 'majority' ? 'majority' : 'dawid_skene')}
+        options={[
+          ['dawid_skene', t('aggregator.dawid_skene')],
+          ['majority', t('aggregator.majority')],
+        ]}
+      />
       <TextField label={t('freeze.name')} value={name} onChange={(event) => setName(event.target.value)} />
       <Loaded query={preview} what={t('freeze.previewFailed')} skeleton={<Skeleton rows={3} />}>
         {({ preferences, dropped, splits }) => (

@@ -57,6 +57,7 @@ const TOGETHER: Record<string, string> = {
   logp_chosen_change: 'logp_change',
   logp_rejected_change: 'logp_change',
   longer_wins: 'accuracy',
+  vote_accuracy: 'accuracy',
 }
 const GROUPS: Record<string, number> = { train: 0, eval: 1, rollout: 2, policy: 3, test: 9 }
 /** Groups and single names that tell of the machine, the clock and the data. */
@@ -65,7 +66,7 @@ const SECONDARY_NAMES = new Set(['epoch', 'tokens', 'samples'])
 /** Groups written at evaluations only. */
 const SPARSE = new Set(['eval', 'rollout'])
 /** Counts and interval ends are told elsewhere, or are no curve. */
-const HIDDEN = new Set(['pairs', 'groups', 'accuracy_low', 'accuracy_high'])
+const HIDDEN = new Set(['pairs', 'groups', 'accuracy_low', 'accuracy_high', 'vote_accuracy_low', 'vote_accuracy_high'])
 
 const split = (name: string): [string, string] => {
   const slash = name.indexOf('/')

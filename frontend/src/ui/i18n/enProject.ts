@@ -160,6 +160,10 @@ export const enProject = {
   'pairing.most_different.note': 'The least text in common',
   'pairing.balanced': 'Balanced',
   'pairing.balanced.note': 'Sources that have met least',
+  'pairing.information': 'Most informative',
+  'pairing.information.note': 'Pairs of sources that tell most about the ranking',
+  'pairing.disagreement': 'Reward models disagree',
+  'pairing.disagreement.note': 'By the scores of two models or more',
   'pairing.terms': 'Of what, and how many',
   'pairing.sources': 'Sources',
   'pairing.completions': { one: '{n} completion', other: '{n} completions' },
@@ -214,7 +218,11 @@ export const enProject = {
   'settings.vote_cap': 'Most votes of the project',
   'settings.cap.help': 'Empty: no limit.',
   'settings.dispute_below': 'Disputed below',
-  'settings.dispute_below.help': 'A smaller share for the leading answer is a dispute.',
+  'settings.dispute_below.help':
+    'A smaller share for the leading answer is a dispute, unless the model of the annotators is surer than this.',
+  'settings.aggregator': 'Votes become labels by',
+  'settings.aggregator.help':
+    'The model learns how each person errs, weighs their votes by it and gives every label a probability.',
   'settings.expert_votes': 'Expert votes on a dispute',
   'settings.expert_votes.help': 'From people with the skill “expert”. 0: none.',
   'settings.flag_limit': 'Flags that withdraw a comparison',
