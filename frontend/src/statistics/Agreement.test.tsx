@@ -89,7 +89,7 @@ test('each figure is a file, asked for as it is shown, and says how it is define
   serve()
   openPage('/r/p/agreement?weights=ordinal', <Agreement />)
   const found = await card('Annotator by annotator')
-  const link = found.getByRole('link', { name: 'Download Annotator by annotator as CSV' })
+  const link = await found.findByRole('link', { name: 'Download Annotator by annotator as CSV' })
   expect(link.getAttribute('href')).toBe('/api/v1/projects/p/statistics/matrix?weights=ordinal&as=csv')
   expect(await found.findByText('Kappa of two.')).toBeDefined()
 })

@@ -14,6 +14,7 @@ import {
   type Window,
 } from 'src/api/statistics'
 import { CeilingFigures } from 'src/statistics/Ceiling'
+import { Doubts } from 'src/statistics/Doubts'
 import { KappaMatrix } from 'src/statistics/KappaMatrix'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
@@ -59,6 +60,7 @@ function Overall({ slug }: { slug: string }) {
         {({ overall, skipped, cannot_judge, full_overlap_only }) => (
           <>
             {full_overlap_only && <Notice>{t('agreementPage.fullOverlap')}</Notice>}
+            <Doubts of={[overall.percent, overall.alpha, overall.ac1].map(({ warnings }) => ({ warnings }))} />
             <Coefficients of={overall} />
             <div className={styles.sub}>
               <h3>{t('agreementPage.classes')}</h3>
@@ -72,13 +74,16 @@ function Overall({ slug }: { slug: string }) {
             <Facts
               items={[
                 [t('agreementPage.restsOn'), restsOn(overall)],
-                [t('agreementPage.skipped'), t('agreementPage.skippedCounts', { skipped, unsure: cannot_judge })],
+                [
+                  t('agreementPage.skipped'),
+                  skipped === 0 ? t('form.none') : t('agreementPage.skippedCounts', { skipped, unsure: cannot_judge }),
+                ],
               ]}
             />
           </>
         )}
       </ReportCard>
-      <Columns width={380}>
+      <Columns width={420}>
         <ReportCard title={t('ceiling.title')} note={t('ceiling.note')} source={source} query={report}>
           {({ ceiling }) => <CeilingFigures ceiling={ceiling} />}
         </ReportCard>
@@ -133,14 +138,16 @@ function Coefficients({ of }: { of: AgreementFigures }) {
 
 type HeldOutRow = AgreementReport['held_out'][number]
 const METHODS: Record<string, Key> = {
-  majority: 'method.majority',
+  class_shares: 'method.class_shares',
+  vote_share: 'method.vote_share',
   one_coin: 'method.one_coin',
   dawid_skene: 'method.dawid_skene',
   glad: 'method.glad',
-  class_shares: 'method.class_shares',
 }
+/** What predicts under each way in which votes become labels. */
+const PREDICTS: Record<AgreementReport['aggregator'], string> = { majority: 'vote_share', dawid_skene: 'dawid_skene' }
 
-export function methodName(name: string): string {
+function methodName(name: string): string {
   const key = METHODS[name]
   return key ? t(key) : name.replaceAll('_', ' ')
 }
@@ -152,7 +159,7 @@ function HeldOut({ report: { held_out, aggregator } }: { report: AgreementReport
       header: t('heldOut.method'),
       cell: ({ method }) => (
         <>
-          {methodName(method)} {method === aggregator && <Badge tone="ok">{t('heldOut.used')}</Badge>}
+          {methodName(method)} {method === PREDICTS[aggregator] && <Badge tone="ok">{t('heldOut.used')}</Badge>}
         </>
       ),
     },
@@ -207,7 +214,7 @@ function ByPart({ slug }: { slug: string }) {
   )
 }
 
-const endOf = ({ started_at, ended_at }: AgreementRow): number => Date.parse(ended_at ?? started_at ?? '')
+const startOf = ({ started_at, ended_at }: AgreementRow): number => Date.parse(started_at ?? ended_at ?? '')
 
 function OverTime({ slug }: { slug: string }) {
   const [window, setWindow] = useChoice('window', WINDOWS)
@@ -254,10 +261,10 @@ function OverTime({ slug }: { slug: string }) {
 
 function pointsOf(rows: AgreementRow[], coefficient: 'alpha' | 'alpha_ordinal'): BandPoint[] {
   return rows
-    .filter((row) => Number.isFinite(endOf(row)))
+    .filter((row) => Number.isFinite(startOf(row)))
     .map((row) => {
       const { value, low, high, n, reason } = row[coefficient]
-      return { at: endOf(row), value, low, high, note: value === null ? reasonText(reason) : t('estimate.n', { n }) }
+      return { at: startOf(row), value, low, high, note: value === null ? reasonText(reason) : t('estimate.n', { n }) }
     })
 }
 

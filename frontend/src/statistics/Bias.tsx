@@ -3,6 +3,7 @@ import { useQuery } from '@tanstack/react-query'
 import { Users } from 'lucide-react'
 import type { BiasReport, PeopleReport, PersonBias, PersonSummary, PooledEffect } from 'src/api/schema'
 import { biasQuery, biasSource, peopleQuery, peopleSource } from 'src/api/statistics'
+import { Doubts } from 'src/statistics/Doubts'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
@@ -10,14 +11,14 @@ import { BandChart } from 'src/ui/charts/BandChart'
 import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
 import { rangeOf } from 'src/ui/charts/scale'
 import { Whiskers } from 'src/ui/charts/Whiskers'
-import { cautionText, count, DASH, duration, fixed, percent, reasonText } from 'src/ui/format'
+import { count, DASH, duration, fixed, percent, reasonText } from 'src/ui/format'
 import 'src/ui/i18n/statistics'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { SelectField } from 'src/ui/widgets/Field'
 import { Page } from 'src/ui/widgets/Page'
-import { Empty, Notice } from 'src/ui/widgets/States'
+import { Empty } from 'src/ui/widgets/States'
 import { useParams } from 'wouter'
 
 const BIASES = ['position', 'length', 'format'] as const
@@ -152,12 +153,7 @@ function Pooled({ report: { effects, votes, prompts, reason, warnings } }: { rep
     <>
       <div className={styles.inset}>
         <p className="muted">{t('bias.restsOn', { votes, prompts })}</p>
-        {reason && <Notice tone="warn">{t('estimate.undefined', { reason: reasonText(reason) })}</Notice>}
-        {warnings.map((code) => (
-          <Notice key={code} tone="warn">
-            {cautionText(code)}
-          </Notice>
-        ))}
+        <Doubts of={[{ reason, warnings }]} />
       </div>
       {effects.length > 0 && (
         <Whiskers<PooledEffect>

@@ -32,7 +32,7 @@ type ReportCardProps<Report> = {
 export function ReportCard<Report extends { definition: string }>(props: ReportCardProps<Report>) {
   const { title, note, source, query, flush, filters, children } = props
   return (
-    <Card title={title} note={note} flush={flush} actions={<Downloads title={title} source={source} />}>
+    <Card title={title} note={note} flush={flush}>
       {filters && <div className={`${styles.filters} ${flush ? styles.inset : ''}`}>{filters}</div>}
       <Loaded
         query={query}
@@ -46,7 +46,7 @@ export function ReportCard<Report extends { definition: string }>(props: ReportC
         {(report) => (
           <div className={styles.figures} aria-busy={query.isPlaceholderData || undefined}>
             {children(report)}
-            <Definition text={report.definition} inset={flush} />
+            <Foot title={title} source={source} definition={report.definition} inset={flush} />
           </div>
         )}
       </Loaded>
@@ -54,7 +54,9 @@ export function ReportCard<Report extends { definition: string }>(props: ReportC
   )
 }
 
-/** The exact numbers with their definition in the file. */
+type FootProps = { title: string; source: Source; definition: string; inset?: boolean }
+
+/** The exact numbers, with their definition in the file. */
 export function Downloads({ title, source }: { title: string; source: Source }) {
   return (
     <>
@@ -71,11 +73,17 @@ export function Downloads({ title, source }: { title: string; source: Source }) 
   )
 }
 
-export function Definition({ text, inset }: { text: string; inset?: boolean }) {
+/** What the figures are, on demand, and the figures as a file. */
+export function Foot({ title, source, definition, inset }: FootProps) {
   return (
-    <details className={`${styles.definition} ${inset ? styles.inset : ''}`}>
-      <summary>{t('statistics.definition')}</summary>
-      <p>{text}</p>
-    </details>
+    <div className={`${styles.foot} ${inset ? styles.inset : ''}`}>
+      <details>
+        <summary>{t('statistics.definition')}</summary>
+        <p>{definition}</p>
+      </details>
+      <div className={styles.files}>
+        <Downloads title={title} source={source} />
+      </div>
+    </div>
   )
 }

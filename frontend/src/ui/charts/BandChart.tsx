@@ -96,7 +96,9 @@ export function BandChart(props: BandChartProps) {
       <figcaption id={captionId} className={styles.caption}>
         {first === undefined || last === undefined
           ? t('chart.empty')
-          : t('chart.bandCaption', { title, first: over.format(first), last: over.format(last) })}
+          : first === last
+            ? t('chart.onePoint', { title, at: over.format(first) })
+            : t('chart.bandCaption', { title, first: over.format(first), last: over.format(last) })}
       </figcaption>
     </figure>
   )

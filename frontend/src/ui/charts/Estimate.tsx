@@ -1,14 +1,6 @@
 /** A number that guides a decision: value, interval and what it rests on, or why there is none. */
-import type { ReactNode } from 'react'
 import styles from 'src/ui/charts/Estimate.module.css'
-import {
-  cautionText,
-  type EstimateLike,
-  type EstimateUnit,
-  estimateText,
-  reasonText,
-  shortCaution,
-} from 'src/ui/format'
+import { type EstimateLike, type EstimateUnit, estimateText, reasonText, shortCaution } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 type IntervalBarProps = { low: number; high: number; value: number; from?: number; to?: number }
@@ -23,11 +15,14 @@ export function IntervalBar({ low, high, value, from = 0, to = 1 }: IntervalBarP
   )
 }
 
+const shortCautions = ({ warnings = [] }: EstimateLike): string[] =>
+  warnings.map(shortCaution).filter((words) => words !== '')
+
 type EstimateProps = {
   label: string
   estimate: EstimateLike
   unit: EstimateUnit
-  note?: ReactNode
+  note?: string
   bar?: boolean
   from?: number
 }
@@ -50,11 +45,8 @@ export function EstimateFigure({ label, estimate, unit, note, bar, from = 0 }: E
         <IntervalBar low={low} high={high} value={estimate.value} from={from} />
       )}
       <div className={styles.note}>
-        {note ?? t('estimate.n', { n: estimate.n })}
+        {[note ?? t('estimate.n', { n: estimate.n }), ...shortCautions(estimate)].join(' · ')}
         {why && <div>{why}</div>}
-        {(estimate.warnings ?? []).map((code) => (
-          <div key={code}>{cautionText(code)}</div>
-        ))}
       </div>
     </div>
   )
@@ -73,7 +65,6 @@ export function EstimateInline({ estimate, unit }: { estimate: EstimateLike; uni
 /** For tables with room: interval and n below the value, or in words why there is none. */
 export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: EstimateUnit }) {
   const { value, range } = estimateText(of, unit)
-  const cautions = (of.warnings ?? []).map(shortCaution).filter((words) => words !== '')
   return (
     <span className={styles.figure}>
       {value}
@@ -81,7 +72,7 @@ export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: Esti
         {of.value === null ? (
           <span className={styles.reason}>{reasonText(of.reason)}</span>
         ) : (
-          [range ?? reasonText(of.reason), t('estimate.n', { n: of.n }), ...cautions].join(' · ')
+          [range ?? reasonText(of.reason), t('estimate.n', { n: of.n }), ...shortCautions(of)].join(' · ')
         )}
       </span>
     </span>
