@@ -222,6 +222,11 @@ def _check_meeting(
         )
     if meeting.strategy.spans_prompts:
         asking.check_rule(meeting.rule(size=size, seed=plan.seed), size=size)
+        if len(policies) < 2 and not meeting.has_opponents:
+            raise Invalid(
+                "strategy: information compares sources, and one policy without opponents is a single one",
+                details={"strategy": ["needs two policies, or opponents"]},
+            )
     if size == 1 and meeting.has_opponents:
         raise Invalid("against: one completion at a time is judged here", details={"against": ["nobody meets"]})
     audience_key(language=meeting.language or "", skills=meeting.skills)

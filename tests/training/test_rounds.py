@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
 from uuid import uuid4
@@ -10,11 +11,12 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from annotation.errors import Invalid
 from annotation.feedback import read_form
 from annotation.meetings import Strategy
-from annotation.models import Comparison, Completion, OverlapRule, Prompt, Slot, Source, SourceKind
+from annotation.models import Arm, Comparison, Completion, OverlapRule, Prompt, Slot, Source, SourceKind
 from tests import builders, world
 from tests.builders import NOW
 from training.models import Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round
@@ -230,10 +232,29 @@ def test_a_balanced_round_read_twice_adds_nothing(project):
     assert len({tuple(pair) for pair in sources_of(made)}) == 6  # six pairs of four sources, each once
 
 
+def test_a_round_by_information_keeps_its_control_in_parts_and_adds_nothing_twice(project):
+    ask(project, 40)
+    made = start(
+        project, *(policy(f"m{i}") for i in range(3)), plan=SamplingPlan(completions=1),
+        meeting=MeetingPlan(strategy=Strategy.INFORMATION, control_share=0.25),
+    )  # fmt: skip
+    lines = lines_of(made)
+    assert sum(ingest(made.job, lines[i : i + 12], now=NOW) for i in range(0, len(lines), 12)) == 40
+    assert ingest(made.job, lines, now=NOW) == 0
+    controls = Comparison.objects.filter(origin=made.public_id, arm=Arm.CONTROL).count()
+    low, high = binom.interval(0.999, 40, 0.25)
+    assert low <= controls <= high
+    assert Comparison.objects.filter(origin=made.public_id, arm=Arm.CHOSEN).count() == 40 - controls
+    met = Counter(tuple(pair) for pair in sources_of(made))
+    assert len(met) == 3  # of equals that wait for votes, none is preferred
+
+
 @pytest.mark.parametrize(
     ("meeting", "plan", "said"),
     [
         (MeetingPlan(strategy=Strategy.CLOSEST_SCORE), SamplingPlan(), "strategy"),
+        (MeetingPlan(strategy=Strategy.DISAGREEMENT), SamplingPlan(), "strategy"),
+        (MeetingPlan(strategy=Strategy.INFORMATION), SamplingPlan(), "strategy"),
         (MeetingPlan(against=(str(uuid4()),)), SamplingPlan(), "against"),
         (MeetingPlan(rounds=(str(uuid4()),)), SamplingPlan(), "rounds"),
         (MeetingPlan(prompts=(str(uuid4()),)), SamplingPlan(), "prompt_ids"),
