@@ -9,9 +9,10 @@ import { useWrite } from 'src/api/useWrite'
 import { promptLine } from 'src/ui/content/Conversation'
 import { count } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { Badge } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
-import { ChoiceCard, ChoiceGroup, TextField } from 'src/ui/widgets/Field'
+import { ChoiceCard, ChoiceGroup, SelectField, TextField } from 'src/ui/widgets/Field'
 import { ListCard } from 'src/ui/widgets/ListCard'
 import { Card, Columns, Facts, Page, Row, Stack } from 'src/ui/widgets/Page'
 import { ErrorPanel, Loaded, Notice } from 'src/ui/widgets/States'
@@ -19,7 +20,20 @@ import { readTags, TagsField } from 'src/ui/widgets/TagsField'
 import { useParams } from 'wouter'
 
 type Strategy = PairsAskRequest['strategy']
-const STRATEGIES: Strategy[] = ['all', 'random', 'cross_source', 'closest_score', 'most_different', 'balanced']
+const STRATEGIES: Strategy[] = [
+  'all',
+  'random',
+  'cross_source',
+  'closest_score',
+  'most_different',
+  'balanced',
+  'information',
+  'disagreement',
+]
+/** Those that choose across prompts, always beside a random control. */
+const BY_INFORMATION: Strategy[] = ['information', 'disagreement']
+type Objective = NonNullable<PairsAskRequest['objective']>
+const OBJECTIVES: Objective[] = ['order', 'strength']
 
 const numberOr = <T,>(text: string, otherwise: T): number | T => (text.trim() === '' ? otherwise : Number(text))
 
@@ -40,6 +54,10 @@ function Planner({ slug, sources }: { slug: string; sources: Source[] }) {
   const [perPrompt, setPerPrompt] = useState('1')
   const [chosen, setChosen] = useState<string[]>(() => sources.map(({ id }) => id))
   const [scorer, setScorer] = useState('')
+  const [scorers, setScorers] = useState('')
+  const [objective, setObjective] = useState<Objective>('order')
+  const [total, setTotal] = useState('100')
+  const [control, setControl] = useState('0.1')
   const [seed, setSeed] = useState('1')
   const [overlap, setOverlap] = useState('')
   const [priority, setPriority] = useState('0')
@@ -47,11 +65,15 @@ function Planner({ slug, sources }: { slug: string; sources: Source[] }) {
   const [language, setLanguage] = useState('')
   const [skills, setSkills] = useState('')
   const [made, setMade] = useState<Pairs | null>(null)
+  const isChosen = BY_INFORMATION.includes(strategy)
   const body = (preview: boolean): PairsAskRequest => ({
     strategy,
     per_prompt: numberOr(perPrompt, null),
     sources: chosen,
     ...(strategy === 'closest_score' ? { scorer: scorer.trim() } : {}),
+    ...(strategy === 'information' ? { objective } : {}),
+    ...(strategy === 'disagreement' ? { scorers: readTags(scorers) } : {}),
+    ...(isChosen ? { total: numberOr(total, null), control_share: numberOr(control, 0.1) } : {}),
     seed: numberOr(seed, 1),
     overlap: numberOr(overlap, null),
     priority: numberOr(priority, 0),
@@ -109,7 +131,29 @@ function Planner({ slug, sources }: { slug: string; sources: Source[] }) {
           </ChoiceGroup>
           {strategy === 'closest_score' &&
             field(t('pairing.scorer'), t('pairing.scorerHelp'), scorer, setScorer, errors.scorer)}
+          {strategy === 'information' && (
+            <SelectField
+              label={t('pairing.objective')}
+              help={t(`pairing.objective.${objective}.help`)}
+              error={errors.objective}
+              value={objective}
+              onChange={(event) => setObjective(event.target.value === 'strength' ? 'strength' : 'order')}
+              options={OBJECTIVES.map((name): [string, string] => [name, t(`pairing.objective.${name}`)])}
+            />
+          )}
+          {strategy === 'disagreement' && (
+            <TagsField
+              label={t('pairing.scorers')}
+              help={t('pairing.scorersHelp')}
+              error={errors.scorers}
+              value={scorers}
+              onChange={setScorers}
+            />
+          )}
           <Columns width={150}>
+            {isChosen && field(t('pairing.total'), t('pairing.totalHelp'), total, setTotal, errors.total)}
+            {isChosen &&
+              field(t('pairing.control'), t('pairing.controlHelp'), control, setControl, errors.control_share)}
             {field(t('pairing.perPrompt'), t('pairing.perPromptHelp'), perPrompt, setPerPrompt, errors.per_prompt)}
             {field(t('round.overlapField'), t('round.overlapHelp'), overlap, setOverlap, errors.overlap)}
             {field(t('pairing.priority'), t('pairing.priorityHelp'), priority, setPriority, errors.priority)}
@@ -159,7 +203,16 @@ type Example = Pairs['examples'][number]
 
 function Preview({ pairs }: { pairs: Pairs }) {
   const columns: Column<Example>[] = [
-    { name: 'prompt', header: t('comparisons.prompt'), wrap: true, cell: (row) => promptLine(row.prompt, 100) },
+    {
+      name: 'prompt',
+      header: t('comparisons.prompt'),
+      wrap: true,
+      cell: (row) => (
+        <>
+          {promptLine(row.prompt, 100)} {row.arm && <Badge>{t(`arm.${row.arm}`)}</Badge>}
+        </>
+      ),
+    },
     {
       name: 'completions',
       header: t('funnel.completions'),
