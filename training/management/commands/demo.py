@@ -188,13 +188,13 @@ class Command(BaseCommand):
         """Let each annotator vote in a thread of its own, as comparisons become ready, until the round is through."""
         over, failures = threading.Event(), list[BaseException]()
 
-        def annotate(person: SimulatedAnnotator, address: str, password: str) -> None:
+        def work(person: SimulatedAnnotator, address: str, password: str) -> None:
             try:
-                _annotate(Client(base), person, address, password, over)
+                annotate(Client(base), person, address, password, over)
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=annotate, args=row, daemon=True) for row in people]
+        threads = [threading.Thread(target=work, args=row, daemon=True) for row in people]
         for thread in threads:
             thread.start()
         shown = -1
@@ -259,7 +259,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{name} done in {self._seconds[name]} s")
 
 
-def _annotate(client: Client, person: SimulatedAnnotator, address: str, password: str, over: threading.Event) -> None:
+def annotate(client: Client, person: SimulatedAnnotator, address: str, password: str, over: threading.Event) -> None:
     """Vote until the round is through and nothing is left; the person sees what any annotator sees, and no more."""
     client.sign_in(address, password)
     tab = uuid.uuid4().hex
@@ -292,6 +292,7 @@ def _report(
         "agreement": {"percent": agreement["percent"]["value"], "alpha": agreement["alpha"]["value"]},
         "snapshot": {
             "hash": snapshot["content_hash"],
+            "labels": snapshot["label_policy"]["aggregator"],
             "train": snapshot["counts"]["train"],
             "test": snapshot["counts"]["test"],
         },
@@ -300,6 +301,8 @@ def _report(
             "low": scores.get("test/accuracy_low"),
             "high": scores.get("test/accuracy_high"),
             "longer_wins": scores.get("test/longer_wins"),
+            "vote_accuracy": scores.get("test/vote_accuracy"),
+            "human_ceiling": snapshot["ceiling"]["test"]["ceiling"]["value"],
         },
         "dpo": {
             "loss_first": losses[0],
