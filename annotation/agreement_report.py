@@ -28,13 +28,20 @@ from annotation.models import (
     AssignmentState,
     Comparison,
     ImportBatch,
-    Membership,
     OverlapRule,
     Project,
     User,
     Vote,
 )
-from annotation.records import clustered_share
+from annotation.report_votes import (
+    Comparisons,
+    Member,
+    both_bad_votes,
+    codes_of,
+    load_comparisons,
+    members,
+    share_of_votes,
+)
 from annotation.statistics.aggregation import vote_counts
 from annotation.statistics.agreement import (
     Ceiling,
@@ -146,40 +153,6 @@ class AgreementReport:
 # --- which votes ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparisons:
-    """What the reports need of every comparison, in the order of the keys. `origin`: [C] codes of `origins`."""
-
-    key: IntArray
-    prompt: IntArray
-    origin: IntArray
-    origins: Sequence[UUID]
-    is_full_overlap: BoolArray
-
-    def place(self, comparison: IntArray) -> IntArray:
-        """Where these comparisons stand."""
-        return np.searchsorted(self.key, comparison).astype(np.int64)
-
-    def prompt_of(self, comparison: IntArray) -> IntArray:
-        """The prompt of each comparison: the group that intervals are clustered by."""
-        return self.prompt[self.place(comparison)]
-
-
-def load_comparisons(project: Project) -> Comparisons:
-    """All comparisons of a project; one query."""
-    names = ("pk", "prompt_id", "origin", "full_overlap")
-    rows = list(Comparison.objects.filter(project=project).order_by("pk").values_list(*names))
-    origins = sorted({row[2] for row in rows})
-    code = {origin: i for i, origin in enumerate(origins)}
-    return Comparisons(
-        key=np.array([row[0] for row in rows], dtype=np.int64),
-        prompt=np.array([row[1] for row in rows], dtype=np.int64),
-        origin=np.array([code[row[2]] for row in rows], dtype=np.int64),
-        origins=origins,
-        is_full_overlap=np.array([row[3] for row in rows], dtype=bool),
-    )
-
-
 def measured(project: Project, votes: VoteArrays, comparisons: Comparisons) -> VoteArrays:
     """The votes that agreement is measured on: all of these, or in an adaptive project those of the random slice."""
     if project.overlap_rule != OverlapRule.ADAPTIVE:
@@ -229,8 +202,7 @@ class _Source:
         votes = self.votes if keep is None else self.votes.only(keep)
         table, prompt = _counts(votes), self.comparisons.prompt_of(votes.comparison)
         names = [str(k + 1) for k in range(votes.K)] if self.has_points else CLASSES if votes.K == 3 else ("a", "b")
-        group, n_groups = _codes(prompt)
-        chosen = [_share_of_votes(votes, votes.label == k, group, n_groups) for k in range(votes.K)]
+        chosen = [share_of_votes(votes, votes.label == k, prompt) for k in range(votes.K)]
         bad = np.isin(votes.key, self.both_bad)
         interval = krippendorff_alpha(table, level="interval", group=prompt) if self.has_points else None
         return AgreementFigures(
@@ -238,7 +210,7 @@ class _Source:
             items=len(votes.comparison),
             votes=len(np.unique(votes.key)),
             people=len(votes.user),
-            prompts=n_groups,
+            prompts=len(np.unique(prompt)),
             percent=percent_agreement(table, group=prompt),
             unanimous=unanimous_share(table, group=prompt),
             alpha=krippendorff_alpha(table, level="nominal", group=prompt),
@@ -248,20 +220,8 @@ class _Source:
             ac1=gwet_ac(table, group=prompt),
             ac2=gwet_ac(table, weights="ordinal", group=prompt),
             classes=tuple(ClassShare(name=name, share=share) for name, share in zip(names, chosen, strict=True)),
-            both_bad=_share_of_votes(votes, bad, group, n_groups),
+            both_bad=share_of_votes(votes, bad, prompt),
         )
-
-
-def _codes(values: IntArray) -> tuple[IntArray, int]:
-    names, codes = np.unique(values, return_inverse=True)
-    return codes.astype(np.int64), len(names)
-
-
-def _share_of_votes(votes: VoteArrays, holds: BoolArray, group: IntArray, n_groups: int) -> Estimate:
-    """The share of the votes for which it holds. `group`: [n] code of each item."""
-    of_vote = group[votes.item]
-    right = np.bincount(of_vote, weights=holds, minlength=n_groups).astype(np.float64)
-    return clustered_share(right, np.bincount(of_vote, minlength=n_groups).astype(np.float64))
 
 
 def ceiling(votes: VoteArrays, comparisons: Comparisons) -> CeilingReport:
@@ -281,12 +241,10 @@ def agreement_report(project: Project, *, split: Split | None = None, window: Wi
     form = project.feedback
     comparisons = load_comparisons(project)
     pairs = measured(project, load(project, counted=True), comparisons)
-    bad = Vote.objects.filter(project=project, body__both_bad=True).order_by().values_list("pk", flat=True)
-    both_bad = np.array(list(bad), dtype=np.int64)
     has_points = form.kind is FeedbackKind.RATING and form.size == 1
     points = criterion_points(project) if has_points else {}
     votes = measured(project, together(points), comparisons) if has_points else pairs
-    source = _Source(votes=votes, comparisons=comparisons, both_bad=both_bad, has_points=has_points)
+    source = _Source(votes=votes, comparisons=comparisons, both_bad=both_bad_votes(project), has_points=has_points)
     skipped = Assignment.objects.filter(project=project, state=AssignmentState.SKIPPED).aggregate(
         all=Count("pk"), cannot=Count("pk", filter=Q(reason__startswith="cannot_judge"))
     )
@@ -400,7 +358,7 @@ def _by_time(project: Project, source: _Source, window: Window) -> Iterator[Agre
     rows = Vote.objects.filter(project=project).order_by("pk").values_list("pk", "created_at")
     keys, times = _columns(list(rows))
     at = times[np.searchsorted(keys, votes.key)]
-    comparison, n = _codes(votes.comparison)
+    comparison, n = codes_of(votes.comparison)
     done = np.zeros(n, dtype="datetime64[s]")
     np.maximum.at(done, comparison[votes.item], at)
     if window is Window.VOTES:
@@ -459,16 +417,6 @@ def _moment(at: Any) -> datetime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """A person of a project as the reports name them."""
-
-    id: UUID
-    name: str
-    pseudonym: str
-    is_excluded: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixReport:
     """κ of every two of the busiest people, who are in the order of their votes; `votes` [W] how many each has."""
 
@@ -477,20 +425,6 @@ class MatrixReport:
     people: tuple[Member, ...]
     votes: tuple[int, ...]
     matrix: KappaMatrix
-
-
-def members(project: Project, user_ids: Sequence[int]) -> dict[int, Member]:
-    """These people by user id; one query."""
-    rows = Membership.objects.filter(project=project, user_id__in=user_ids).select_related("user")
-    return {
-        row.user_id: Member(
-            id=row.user.public_id,
-            name=row.user.name or row.pseudonym,
-            pseudonym=row.pseudonym,
-            is_excluded=row.excluded_at is not None,
-        )
-        for row in rows
-    }
 
 
 def matrix_report(project: Project, *, weights: Any, min_common: int, most: int) -> MatrixReport:

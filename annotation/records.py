@@ -136,7 +136,7 @@ def load(project: Project, *, only: int | None = None) -> Ballots:
         comparison=code.astype(np.int64),
         purpose=purposes,
         label=pair_labels(choice, body, size=size),
-        left=_left(sides, size),
+        left=pair_sides(sides, size),
         longer=_longer(live, comparisons, size)[code],
         seconds=np.array([np.nan if item is None else item / 1000 for item in active], dtype=np.float64),
         is_counted=np.array([item is not None for item in slot], dtype=bool) & ~np.isin(people, excluded),
@@ -153,7 +153,8 @@ def pair_labels(choice: Sequence[str], body: Sequence[Any], *, size: int) -> Int
     return np.array(found, dtype=np.int64).reshape(len(body), pairs)
 
 
-def _left(sides: Sequence[str | None], size: int) -> IntArray:
+def pair_sides(sides: Sequence[str | None], size: int) -> IntArray:
+    """[V, P] 1 where the first of a pair stood left of the second, 0 where it stood right, −1 without a screen."""
     known = sorted({item for item in sides if item is not None})
     table = np.full((len(known) + 1, size * (size - 1) // 2), -1, dtype=np.int64)
     for row, name in enumerate(known):

@@ -71,6 +71,15 @@ def query_choice(request: Request, name: str, choices: Sequence[str], *, default
     return value or default
 
 
+def query_choices(request: Request, name: str, choices: Sequence[str]) -> list[str]:
+    """A query parameter as some of these words, with commas between them; 400 with its name and value otherwise."""
+    given = [word for word in query_text(request, name).split(",") if word]
+    for word in given:
+        if word not in choices:
+            raise ValidationError({name: [f"must be some of {', '.join(choices)}, got {word!r}"]})
+    return list(dict.fromkeys(given))
+
+
 def query_fraction(request: Request, name: str) -> float | None:
     """A query parameter as a number from 0 to 1, None without it; 400 with its name and value otherwise."""
     value = query_text(request, name)

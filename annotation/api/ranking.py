@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Any
 
-from django.http import Http404
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from annotation import ranking_report
 from annotation.api.access import ProjectView
-from annotation.api.reports import NumbersField, StatisticSerializer, report_schema
+from annotation.api.parsing import query_choice, query_choices, query_text
+from annotation.api.reports import (
+    NumbersField,
+    StatisticSerializer,
+    answer,
+    numbers,
+    report_schema,
+    wanted_file,
+)
 from annotation.api.statistics import StatisticsPersonSerializer
+from annotation.ranking_report import Control, Model, RankingReport
+from annotation.report_cache import kept
 
 
 class StrengthSerializer(serializers.Serializer[Any]):
@@ -32,7 +43,7 @@ class StrengthSerializer(serializers.Serializer[Any]):
 class RankedSystemSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     name = serializers.CharField()
-    votes = serializers.FloatField()
+    votes = serializers.IntegerField()
     comparisons = serializers.IntegerField()
     component = serializers.IntegerField(help_text="Strengths compare within one component only.")
     plain = StrengthSerializer()
@@ -104,17 +115,48 @@ class RankingView(ProjectView):
 
     @report_schema(
         "ranking", RankingReportSerializer,
-        OpenApiParameter(
-            "model", str,
-            enum=["rao_kupper", "davidson", "bradley_terry", "crowd_bt", "plackett_luce", "rank_centrality"],
-            description="Default rao_kupper.",
-        ),
+        OpenApiParameter("model", str, enum=[item.value for item in Model], description="Default rao_kupper."),
         OpenApiParameter("controls", str, description="Some of side, length, style, people, with commas."),
         OpenApiParameter("criterion", str, description="Rank by this criterion instead of the main question."),
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """Strengths of the sources, plain and controlled, with intervals, ranks and win rates."""
-        raise Http404
+        file = wanted_file(request)
+        model = Model(query_choice(request, "model", [item.value for item in Model], default="rao_kupper"))
+        controls = [Control(name) for name in query_choices(request, "controls", [item.value for item in Control])]
+        criterion = query_text(request, "criterion")
+
+        def compute() -> dict[str, Any]:
+            found = ranking_report.ranking_report(self.project, model=model, controls=controls, criterion=criterion)
+            return dict(RankingReportSerializer(_shown(found)).data)
+
+        parameters = (model.value, sorted(controls), criterion)
+        body = kept(self.project, report="ranking", parameters=parameters, compute=compute)
+        return answer(self.project, body, name="ranking", file=file, table=lambda body: body["systems"])
+
+
+def _shown(report: RankingReport) -> dict[str, Any]:
+    rates = report.win_rates
+    matrices = ("rate", "low", "high", "model")
+    shown = {field.name: getattr(report, field.name) for field in fields(report)}
+    return shown | {
+        "effects": [{"control": control, "effect": effect} for control, effect in report.effects],
+        "win_rates": {name: numbers(getattr(rates, name)) if rates else [] for name in matrices}
+        | {"n": rates.n_votes.tolist() if rates else []},
+        "annotators": [
+            asdict(row.person) | {"votes": row.votes, "follows": row.follows, "side_bias": row.side_bias}
+            for row in report.annotators
+        ],
+        "elo": [
+            {
+                "system": curve.system,
+                "points": [
+                    {"votes": votes, "rating": rating} for votes, rating in zip(curve.votes, curve.rating, strict=True)
+                ],
+            }
+            for curve in report.elo
+        ],
+    }
 
 
 urlpatterns: list[URLPattern] = [path("projects/<slug:slug>/statistics/ranking", RankingView.as_view())]

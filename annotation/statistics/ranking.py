@@ -28,7 +28,7 @@ from annotation.statistics.contests import (
     count_contests,
 )
 from annotation.statistics.crowd import crowd_bt
-from annotation.statistics.estimates import LEVEL, FloatArray, IntArray, Reason
+from annotation.statistics.estimates import LEVEL, FloatArray, IntArray, Reason, check_size
 from annotation.statistics.orders import plackett_luce
 from annotation.statistics.paired_models import (
     bootstrap_bradley_terry,
@@ -58,6 +58,7 @@ __all__ = [
     "crowd_bt",
     "davidson",
     "elo",
+    "elo_curve",
     "elo_scale",
     "plackett_luce",
     "rank_centrality",
@@ -266,16 +267,45 @@ def elo(a: npt.ArrayLike, b: npt.ArrayLike, outcome: npt.ArrayLike, *, n: int, K
 
     Source: Elo 1978.
     """
-    if not (np.isfinite(K) and K > 0):
-        raise ValueError(f"K must be finite and positive, got {K}")
     first, second, kind = check_contests(a, b, outcome, n=n)
     ratings = [ELO_START] * n
+    _play(ratings, first, second, kind, K=K)
+    contests, _ = count_contests(a, b, outcome, n=n)
+    roster = Roster(n=n, present=contests.present, n_votes=votes_of(contests), n_groups=len(first))
+    strength = (np.array(ratings)[contests.present] - ELO_START) / ELO_PER_LOGIT
+    return make_ranking(strength, roster, component=contest_components(contests, strong=False))
+
+
+def elo_curve(
+    a: npt.ArrayLike, b: npt.ArrayLike, outcome: npt.ArrayLike, *, n: int, points: int, K: float = 4.0
+) -> tuple[IntArray, FloatArray]:
+    """How the ratings of `elo` came about, for display only: after so many votes [M], those of all systems [M, n].
+
+    Args:
+        points: M at most; evenly spaced over the votes, the last one after all of them.
+
+    Raises:
+        ValueError: naming the argument that is malformed.
+    """
+    first, second, kind = check_contests(a, b, outcome, n=n)
+    after = np.unique(np.linspace(0, len(first), check_size(points, name="points", at_least=1) + 1).astype(np.int64))[
+        1:
+    ]
+    ratings = [ELO_START] * n
+    curve = np.empty((len(after), n))
+    start = 0
+    for row, end in enumerate(after.tolist()):
+        _play(ratings, first[start:end], second[start:end], kind[start:end], K=K)
+        curve[row], start = ratings, end
+    return after, curve
+
+
+def _play(ratings: list[float], first: IntArray, second: IntArray, kind: npt.NDArray[np.int8], *, K: float) -> None:
+    """Change the ratings by votes, one after another."""
+    if not (np.isfinite(K) and K > 0):
+        raise ValueError(f"K must be finite and positive, got {K}")
     for i, j, k in zip(first.tolist(), second.tolist(), kind.tolist(), strict=True):  # each needs the one before
         expected = 1 / (1 + 10 ** ((ratings[j] - ratings[i]) / 400))
         gain = K * (1 - k / 2 - expected)
         ratings[i] += gain
         ratings[j] -= gain
-    contests, _ = count_contests(a, b, outcome, n=n)
-    roster = Roster(n=n, present=contests.present, n_votes=votes_of(contests), n_groups=len(first))
-    strength = (np.array(ratings)[contests.present] - ELO_START) / ELO_PER_LOGIT
-    return make_ranking(strength, roster, component=contest_components(contests, strong=False))

@@ -320,6 +320,48 @@ export type AnswerRequest = {
     };
 };
 
+export type Arm = {
+    arm: ArmEnum;
+    comparisons: number;
+    /**
+     * Between different sources.
+     */
+    votes: number;
+    prompts: number;
+    /**
+     * Of differences of strength, logits, at equal votes.
+     */
+    mean_se: number | null;
+    /**
+     * Nats a vote, at equal votes.
+     */
+    information: number | null;
+    /**
+     * Of held-out control votes, nats a vote; lower is better.
+     */
+    log_loss: Statistic;
+};
+
+export type ArmEnum = 'chosen' | 'control';
+
+export type ArmsReport = {
+    definition: string;
+    /**
+     * Of each arm, as compared.
+     */
+    votes: number;
+    chosen: Arm;
+    control: Arm;
+    /**
+     * The control's log-loss less that of the chosen: above 0, choosing helps.
+     */
+    gain: Statistic;
+    /**
+     * Why the arms cannot be compared.
+     */
+    reason: string | null;
+};
+
 export type Attempt = {
     id: string;
     number: number;
@@ -375,6 +417,8 @@ export type BiasReport = {
     consistency: Consistency;
     people: Array<PersonBias>;
 };
+
+export type BlankEnum = '';
 
 export type BlindVote = {
     choice: string | null;
@@ -976,7 +1020,7 @@ export type Gold = {
      */
     completions: Array<string>;
     use: UseEnum;
-    origin: OriginEnum;
+    origin: GoldOriginEnum;
     answer: GoldAnswer;
     explanation: string;
     /**
@@ -1049,6 +1093,8 @@ export type GoldMade = {
     made: number;
 };
 
+export type GoldOriginEnum = 'given' | 'constructed' | 'promoted';
+
 export type GoldPromoteRequest = {
     /**
      * At least; default 3.
@@ -1068,7 +1114,7 @@ export type GoldPromoteRequest = {
 export type GoldRow = {
     id: string;
     use: UseEnum;
-    origin: OriginEnum;
+    origin: GoldOriginEnum;
     answer: {
         [key: string]: unknown;
     };
@@ -1567,6 +1613,8 @@ export type NextEnum = 'confirm_guideline' | 'practise' | 'qualify' | 'ready' | 
 
 export type NullEnum = null;
 
+export type ObjectiveEnum = 'order' | 'strength';
+
 export type Origin = {
     jobs: Array<LineageJob>;
     models: Array<LineageModel>;
@@ -1574,8 +1622,6 @@ export type Origin = {
     comparisons: number;
     people: number;
 };
-
-export type OriginEnum = 'given' | 'constructed' | 'promoted';
 
 export type OverlapRuleEnum = 'fixed' | 'adaptive';
 
@@ -1631,6 +1677,7 @@ export type OwnVoteList = {
 export type PairExample = {
     prompt: Array<Message>;
     completions: Array<ExampleCompletion>;
+    arm: ArmEnum | BlankEnum;
 };
 
 export type Pairs = {
@@ -1666,6 +1713,22 @@ export type PairsAskRequest = {
      * For closest_score.
      */
     scorer?: string;
+    /**
+     * For disagreement: the ensemble.
+     */
+    scorers?: Array<string>;
+    /**
+     * For information and disagreement: most comparisons in all.
+     */
+    total?: number | null;
+    /**
+     * For information: a leaderboard's order, or strengths for rewards.
+     */
+    objective?: ObjectiveEnum;
+    /**
+     * For information and disagreement: drawn at random, so that the gain is measured.
+     */
+    control_share?: number;
     seed?: number;
     overlap?: number | null;
     priority?: number;
@@ -1681,7 +1744,7 @@ export type PairsAskRequest = {
     preview?: boolean;
 };
 
-export type PairsAskStrategyEnum = 'all' | 'random' | 'cross_source' | 'closest_score' | 'most_different' | 'balanced';
+export type PairsAskStrategyEnum = 'all' | 'random' | 'cross_source' | 'closest_score' | 'most_different' | 'balanced' | 'information' | 'disagreement';
 
 export type PatchedGoldPatchRequest = {
     explanation?: string;
@@ -1845,6 +1908,29 @@ export type PersonWithReference = {
 };
 
 export type PhaseEnum = 'starting' | 'stalled' | 'stopping';
+
+export type PlanFigure = {
+    name: string;
+    value: number;
+    origin: PlanFigureOriginEnum;
+};
+
+export type PlanFigureOriginEnum = 'given' | 'measured' | 'assumed';
+
+export type PlanLine = {
+    what: WhatEnum;
+    pairs: number;
+    votes_per_pair: number;
+    votes: number;
+    prompts: number;
+    sentence: string;
+};
+
+export type PlanReport = {
+    definition: string;
+    figures: Array<PlanFigure>;
+    lines: Array<PlanLine>;
+};
 
 export type PooledEffect = {
     bias: BiasEnum;
@@ -2300,6 +2386,14 @@ export type RoundCreateRequest = {
     strategy?: RoundCreateStrategyEnum;
     per_prompt?: number | null;
     /**
+     * For information.
+     */
+    objective?: ObjectiveEnum;
+    /**
+     * For information: drawn at random, as its control.
+     */
+    control_share?: number;
+    /**
      * Sources that each comparison has one of.
      */
     against?: Array<string>;
@@ -2313,7 +2407,7 @@ export type RoundCreateRequest = {
     prompt_ids?: Array<string>;
 };
 
-export type RoundCreateStrategyEnum = 'all' | 'random' | 'cross_source' | 'most_different' | 'balanced';
+export type RoundCreateStrategyEnum = 'all' | 'random' | 'cross_source' | 'most_different' | 'balanced' | 'information';
 
 export type RoundList = {
     items: Array<Round>;
@@ -2813,6 +2907,8 @@ export type WebhookResumeRequest = {
 };
 
 export type WeightsEnum = 'identity' | 'linear' | 'quadratic' | 'ordinal';
+
+export type WhatEnum = 'win_rate' | 'accuracy' | 'ranking' | 'labels' | 'alpha';
 
 export type WhyEnum = 'votes' | 'sent' | 'escalated';
 
@@ -5131,6 +5227,21 @@ export type StatisticsAgreementResponses = {
 
 export type StatisticsAgreementResponse = StatisticsAgreementResponses[keyof StatisticsAgreementResponses];
 
+export type StatisticsArmsData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/statistics/arms';
+};
+
+export type StatisticsArmsResponses = {
+    200: ArmsReport;
+};
+
+export type StatisticsArmsResponse = StatisticsArmsResponses[keyof StatisticsArmsResponses];
+
 export type StatisticsBiasData = {
     body?: never;
     path: {
@@ -5202,6 +5313,28 @@ export type StatisticsPeopleResponses = {
 };
 
 export type StatisticsPeopleResponse = StatisticsPeopleResponses[keyof StatisticsPeopleResponses];
+
+export type StatisticsPlanData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        accuracy?: number;
+        half_width?: number;
+        icc?: number;
+        pairs_per_prompt?: number;
+        systems?: number;
+        win_rate?: number;
+    };
+    url: '/api/v1/projects/{slug}/statistics/plan';
+};
+
+export type StatisticsPlanResponses = {
+    200: PlanReport;
+};
+
+export type StatisticsPlanResponse = StatisticsPlanResponses[keyof StatisticsPlanResponses];
 
 export type StatisticsRankingData = {
     body?: never;
