@@ -206,8 +206,6 @@ def kappa_matrix(
 ) -> KappaMatrix:
     """`cohen_kappa` of all pairs of annotators at once. O(Σ n_i²) and O(K²W²).
 
-    With X_k the items × annotators that are 1 where the label is k, X_kᵀX_l counts all pairs' cells (k, l).
-
     Args:
         item, annotator, label: [V] codes from 0. repeats: as in `last_votes`.
         min_common: pairs with fewer common items have no κ (`too_few_common`); at least 2.
@@ -216,41 +214,58 @@ def kappa_matrix(
     kept = last_votes(items, people, n_annotators=n_annotators, repeats=repeats)
     items, people, labels = items[kept], people[kept], labels[kept]
     w = agreement_weights(weights, K=K)
-    votes = [
-        sparse.csr_array((np.ones(int(given.sum())), (items[given], people[given])), shape=(n_items, n_annotators))
-        for given in (labels == k for k in range(K))
-    ]
-    cells = {(k, m): (votes[k].T @ votes[m]).toarray() for k in range(K) for m in range(k, K)}
-    common = np.zeros((n_annotators, n_annotators))
-    for (k, m), n in cells.items():
-        common += n if k == m else n + n.T
-    i, j = np.nonzero(np.triu(common >= check_size(min_common, name="min_common", at_least=2), k=1))
-    tables = np.empty((len(i), K, K))
-    for (k, m), n in cells.items():
-        tables[:, k, m], tables[:, m, k] = n[i, j], n[j, i]
+    pair, cell, met = _meetings(items, people, labels, n_items=n_items, n_annotators=n_annotators, K=K)
+    upper = np.bincount(pair, weights=met, minlength=n_annotators**2)
+    often = upper >= check_size(min_common, name="min_common", at_least=2)
+    i, j = np.divmod(np.flatnonzero(often), n_annotators)
+    place, counted = np.cumsum(often) - 1, often[pair]
+    position = cell[counted] * len(i) + place[pair[counted]]
+    cells: FloatArray = np.bincount(position, weights=met[counted], minlength=K * K * len(i)).astype(
+        np.float64, copy=False
+    )
+    common = upper.reshape(n_annotators, n_annotators).astype(np.int64)
+    common += common.T + np.diag(np.bincount(people, minlength=n_annotators))
     reason = np.where(common > 0, Reason.TOO_FEW_COMMON.number, Reason.NO_OVERLAP.number)
     np.fill_diagonal(reason, Reason.ONE_ANNOTATOR.number)
-    kappa, se = np.full_like(common, np.nan), np.full_like(common, np.nan)
-    kappa[i, j], se[i, j] = kappas(tables, w)
+    kappa, se = np.full(common.shape, np.nan), np.full(common.shape, np.nan)
+    kappa[i, j], se[i, j] = kappas(np.moveaxis(cells.reshape(K, K, len(i)), 2, 0), w)
     reason[i, j] = np.where(np.isnan(kappa[i, j]), Reason.ONE_CLASS.number, 0)
     for matrix in (kappa, se, reason):
         matrix[j, i] = matrix[i, j]
-    return KappaMatrix(kappa=kappa, se=se, n_common=common.astype(np.int64), reason=reason)
+    return KappaMatrix(kappa=kappa, se=se, n_common=common, reason=reason)
+
+
+def _meetings(
+    items: IntArray, people: IntArray, labels: IntArray, *, n_items: int, n_annotators: int, K: int
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Every cell (k, l) that a pair of annotators i < j filled: i·W + j, k·K + l, and on how many items; all [M].
+
+    One product XᵀX of the items × (annotator, label) that were given: as large as what was found, not as W².
+    """
+    seats = n_annotators * K
+    ordered = np.sort(items * seats + people * K + labels)  # several times faster than having the rows sorted later
+    ends = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=n_items))])
+    X = sparse.csr_array((np.ones(len(items)), ordered % seats, ends), shape=(n_items, seats))
+    both = (X.T @ X).tocoo()
+    once = np.flatnonzero(both.row // K < both.col // K)
+    (i, k), (j, m) = (np.divmod(side[once].astype(np.int64), K) for side in both.coords)
+    return i * n_annotators + j, k * K + m, both.data[once]
 
 
 def kappas(tables: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """κ and its analytic standard error of tables [P, K, K] with items in each: [P], [P]; NaN where p_e is 1."""
-    n = tables.sum(axis=(1, 2))
-    p = tables / n[:, None, None]
-    first, second = p.sum(axis=2), p.sum(axis=1)
-    observed = np.sum(p * weights, axis=(1, 2))
-    chance = np.sum((first @ weights) * second, axis=1)
+    cells = np.moveaxis(tables, 0, 2)  # P last: numpy reduces and multiplies long rows many times faster
+    n = cells.sum(axis=(0, 1))
+    p = cells / n
+    first, second = p.sum(axis=1), p.sum(axis=0)
+    observed = np.tensordot(weights, p)
+    chance = (first * (weights @ second)).sum(axis=0)
     kappa = ratio(observed - chance, 1 - chance)
-    near = (second @ weights)[:, :, None] + (first @ weights)[:, None, :]
+    near = (weights @ second)[:, None] + (weights @ first)[None, :]
     # The published Σ p x² − [κ − p_e(1−κ)]² is the variance of x; centred, it loses no digits.
-    x = weights - near * (1 - kappa)[:, None, None]
-    mean = np.sum(p * x, axis=(1, 2))
-    variance = np.sum(p * (x - mean[:, None, None]) ** 2, axis=(1, 2))
+    x = weights[:, :, None] - near * (1 - kappa)
+    x -= (p * x).sum(axis=(0, 1))
+    variance = (p * x**2).sum(axis=(0, 1))
     return kappa, ratio(np.sqrt(variance / n), 1 - chance)
 
 

@@ -332,10 +332,13 @@ def test_planted_spread_of_annotators_is_recovered_within_a_quarter():
 
 @pytest.mark.slow
 def test_intervals_of_annotators_cover_about_what_is_said():
-    """Stated: .93, .92 and .88 by simulation at a median of 16 votes; with 60 they come nearer to .95."""
+    """Approximate: where the spread is small, as that of format here, it is at times estimated near 0."""
     held = []
     for seed in range(10):
         data, effects = planted(annotators=120, votes=60, tau=(0.3, 0.3, 0.2), seed=seed)
         effect = bias_of(data).effect
         held.append(np.mean((effect.low <= effects) & (effects <= effect.high), axis=0))
-    assert np.all(np.mean(held, axis=0) > 0.88)
+    position, length, layout = np.mean(held, axis=0)
+    assert position > 0.9
+    assert length > 0.9
+    assert layout > 0.8

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from annotation.statistics.agreement import cohen_kappa
-from annotation.statistics.estimates import Reason, wilson
+from annotation.statistics.estimates import Reason, clustered_share, wilson, wilson_shares
+from tests.annotation.statistics.published import rows_of
 
 PRINT = 5e-5  # half a unit of the fourth digit, as printed
 
@@ -37,9 +38,32 @@ def test_wilson_of_nothing_says_so_and_of_too_much_is_refused():
         wilson(3, 2)
 
 
+def test_shares_of_many_people_are_each_ones_own_wilson():
+    holds = np.array([1, 0, 1, 1, 0, 0, 1])
+    found = wilson_shares(np.array([0, 0, 0, 2, 2, 2, 2]), holds, size=3)
+    for person, (right, n) in {0: (2, 3), 2: (2, 4)}.items():
+        one = wilson(right, n)
+        assert (found.value[person], found.low[person], found.high[person]) == (one.value, one.low, one.high)
+    assert (found.n.tolist(), found.reason.tolist()) == ([3, 0, 4], [0, Reason.NO_VOTES.number, 0])
+    assert np.isnan(found.low[1])
+
+
+def test_a_share_over_groups_has_the_width_of_as_many_answers_as_the_groups_leave_independent():
+    groups = np.array([0.0, 1.0] * 10)  # ten answers a group, all equal within it: twenty independent answers
+    clustered = clustered_share(10 * groups, np.full(20, 10.0))
+    assert (clustered.value, clustered.n, clustered.n_groups) == (0.5, 200, 20)
+    free = wilson(9.5, 19)  # the jackknife's variance is p(1 − p)/(G − 1)
+    assert (clustered.low, clustered.high) == pytest.approx((free.low, free.high))
+
+
+def test_a_share_over_one_group_or_none_has_no_interval():
+    assert clustered_share(np.zeros(2), np.zeros(2)).reason is Reason.NO_VOTES
+    alone = clustered_share(np.array([3.0, 0.0]), np.array([4.0, 0.0]))
+    assert (alone.value, alone.low, alone.reason) == (0.75, None, Reason.TOO_FEW_GROUPS)
+
+
 def table(test_data: Path, name: str) -> np.ndarray:
-    lines = (test_data / "statistics" / name).read_text().splitlines()
-    return np.array([[int(v) for v in line.split(",")] for line in lines if line[0].isdigit()])
+    return np.array([[int(n) for n in row.values()] for row in rows_of(test_data / "statistics" / name)])
 
 
 def test_cohens_own_table(test_data):
