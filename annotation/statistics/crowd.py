@@ -136,7 +136,7 @@ def crowd_bt(
         raise ValueError("l2 must be positive: strengths and η are not identified together without a prior")
     if not all(np.isfinite(exponent) and exponent > 0 for exponent in prior):
         raise ValueError(f"prior must hold two positive numbers, got {prior}")
-    crowd, cell, seen, people = _count_crowd(
+    crowd, cell, seen, people = count_crowd(
         a, b, outcome, annotator, a_left, n=n, n_annotators=n_annotators, l2=l2, prior=prior, bias=bias
     )
     contests = crowd.contests
@@ -169,7 +169,7 @@ def crowd_bt(
     return replace(ranking, annotators=_people(crowd, fitted, joint, people, n_annotators))
 
 
-def _count_crowd(
+def count_crowd(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
     outcome: npt.ArrayLike,
@@ -228,7 +228,7 @@ def _log_likelihood(crowd: Crowd, chance: Chances) -> float:
     return float(first @ np.log(chance.won) + second @ np.log(chance.lost))
 
 
-def _objective(crowd: Crowd, theta: FloatArray) -> tuple[float, FloatArray]:
+def log_posterior(crowd: Crowd, theta: FloatArray) -> tuple[float, FloatArray]:
     """Log-likelihood and log-prior together, and their gradient."""
     strength, people = crowd.split(theta)
     chance = _chances(crowd, theta)
@@ -266,7 +266,7 @@ class Joint:
     leverage: FloatArray
 
 
-def _blocks(crowd: Crowd, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def information_blocks(crowd: Crowd, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Observed information: [m, m] without the prior on strengths, [m, W, E] and [W, E, E] with that on people."""
     chance, contests, side = _chances(crowd, theta), crowd.contests, crowd.contests.z[:, 0]
     first, second = crowd.contests.halves()
@@ -298,7 +298,7 @@ def _by_system_and_person(crowd: Crowd, values: FloatArray) -> FloatArray:
 
 
 def _joint(crowd: Crowd, theta: FloatArray) -> Joint:
-    strengths, cross, people = _blocks(crowd, theta)
+    strengths, cross, people = information_blocks(crowd, theta)
     own = np.asarray(np.linalg.inv(people), dtype=np.float64)
     leverage = np.einsum("mwe,wef->mwf", cross, own)
     reduced = strengths - np.einsum("mwe,nwe->mn", leverage, cross, optimize=True)
@@ -312,7 +312,7 @@ def _maximise(crowd: Crowd) -> tuple[FloatArray, bool]:
     people = np.zeros((crowd.E, crowd.W))
     people[0] = logit(right / (right + wrong))
     start = crowd.join(maximise(plain, BRADLEY_TERRY, l2=crowd.l2).theta, people)
-    theta, converged = ascend(lambda theta: _objective(crowd, theta), start, rounds=ROUNDS, tolerance=1e-10)
+    theta, converged = ascend(lambda theta: log_posterior(crowd, theta), start, rounds=ROUNDS, tolerance=1e-10)
     if crowd.contests.m > DENSE_SYSTEMS:
         return theta, converged
     for _ in range(POLISH):
@@ -329,7 +329,7 @@ def _maximise(crowd: Crowd) -> tuple[FloatArray, bool]:
 def _newton_step(crowd: Crowd, theta: FloatArray) -> FloatArray:
     """Information⁻¹ · gradient, with people eliminated; the sum of the strengths stays."""
     joint = _joint(crowd, theta)
-    by_strength, by_people = crowd.split(_objective(crowd, theta)[1])
+    by_strength, by_people = crowd.split(log_posterior(crowd, theta)[1])
     strengths = joint.cov @ (by_strength - np.einsum("mwe,ew->m", joint.leverage, by_people))
     people = np.einsum("wef,fw->ew", joint.own, by_people) - np.einsum("mwe,m->ew", joint.leverage, strengths)
     return crowd.join(strengths, people)

@@ -25,6 +25,7 @@ DENSE_SYSTEMS = 2000  # more than these, and no m × m matrix is built
 STEP_LIMIT = 3.0  # logits; a full step from afar would overshoot
 MAX_STEPS = 100
 TOLERANCE = 1e-10  # of the last step
+FARTHEST = 30.0  # logits; 10¹³ votes could not tell it from infinity, so that it is on its way there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,7 +249,12 @@ def maximise(contests: Contests, model: OutcomeModel, *, l2: float) -> Fit:
     search = _newton if contests.m <= DENSE_SYSTEMS else _limited_memory
     theta, converged = search(contests, model, theta, l2=l2)
     theta[: contests.m] -= theta[: contests.m].mean()
-    return Fit(theta=theta, loglik=log_likelihood(contests, model, theta), converged=converged)
+    farthest = float(np.abs(differences(contests, theta)).max())
+    return Fit(
+        theta=theta,
+        loglik=log_likelihood(contests, model, theta),
+        converged=converged and farthest < FARTHEST,
+    )
 
 
 def _newton(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: float) -> tuple[FloatArray, bool]:

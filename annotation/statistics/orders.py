@@ -92,7 +92,7 @@ def plackett_luce(
     Source: Luce 1959; Plackett 1975; Hunter 2004, section 5.
     """
     l2, n = check_l2(l2), check_size(n, name="n")
-    orders = _read(rankings, n=n)
+    orders = read_orders(rankings, n=n)
     informative = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *orders.rows]))
     codes = None if group is None else check_codes(group, name="group", length=len(rankings))[informative]
     groups, n_groups = check_groups(codes, length=len(informative))
@@ -111,7 +111,7 @@ def plackett_luce(
     cov, intervals = None, None
     if orders.m <= DENSE_SYSTEMS:
         s, converged = _polish(orders, s, l2=l2, converged=converged)
-        cov = free_covariance(_information(orders, s), m=orders.m, l2=l2)
+        cov = free_covariance(order_information(orders, s), m=orders.m, l2=l2)
     if cov is not None and n_groups > 1:
         order = np.arange(len(informative)) if groups is None else groups
         place = [np.searchsorted(informative, rows) for rows in orders.rows]
@@ -125,11 +125,11 @@ def plackett_luce(
         intervals=intervals,
         l2=l2,
         converged=converged,
-        loglik=_log_likelihood(orders, s),
+        loglik=log_likelihood(orders, s),
     )
 
 
-def _read(rankings: Sequence[Sequence[int]] | npt.NDArray[np.integer], *, n: int) -> Orders:
+def read_orders(rankings: Sequence[Sequence[int]] | npt.NDArray[np.integer], *, n: int) -> Orders:
     """Orders of two or more, checked and sorted by length."""
     lengths = np.fromiter(map(len, rankings), dtype=np.int64, count=len(rankings))
     flat = check_codes(np.array(list(chain.from_iterable(rankings))), name="rankings", size=n)
@@ -166,7 +166,7 @@ def _reach(stages: FloatArray) -> FloatArray:
     return np.concatenate([sums, sums[:, -1:]], axis=1)
 
 
-def _log_likelihood(orders: Orders, s: FloatArray) -> float:
+def log_likelihood(orders: Orders, s: FloatArray) -> float:
     top = float(s.max())
     gamma = np.exp(s - top)
     return sum(
@@ -174,7 +174,7 @@ def _log_likelihood(orders: Orders, s: FloatArray) -> float:
     )
 
 
-def _scores(orders: Orders, s: FloatArray) -> list[FloatArray]:
+def order_scores(orders: Orders, s: FloatArray) -> list[FloatArray]:
     """∂ log-likelihood of each order / ∂s of the system at each place: [R, L] a block."""
     gamma = np.exp(s - s.max())
     out = []
@@ -203,8 +203,8 @@ def _minorise_maximise(orders: Orders) -> tuple[FloatArray, bool]:
 
 def _limited_memory(orders: Orders, *, l2: float) -> tuple[FloatArray, bool]:
     def objective(s: FloatArray) -> tuple[float, FloatArray]:
-        slope = orders.per_system(_scores(orders, s)) - l2 * s
-        return _log_likelihood(orders, s) - l2 / 2 * float(s @ s), slope
+        slope = orders.per_system(order_scores(orders, s)) - l2 * s
+        return log_likelihood(orders, s) - l2 / 2 * float(s @ s), slope
 
     s, converged = ascend(objective, np.zeros(orders.m), rounds=5000, tolerance=1e-13)
     return s - s.mean(), converged
@@ -213,8 +213,8 @@ def _limited_memory(orders: Orders, *, l2: float) -> tuple[FloatArray, bool]:
 def _polish(orders: Orders, s: FloatArray, *, l2: float, converged: bool) -> tuple[FloatArray, bool]:
     """Newton's steps from where the other method came to rest, while they are short."""
     for _ in range(POLISH):
-        uphill = orders.per_system(_scores(orders, s)) - l2 * s
-        step = np.linalg.solve(constrained(_information(orders, s), m=orders.m, l2=l2), uphill)
+        uphill = orders.per_system(order_scores(orders, s)) - l2 * s
+        step = np.linalg.solve(constrained(order_information(orders, s), m=orders.m, l2=l2), uphill)
         longest = float(np.abs(step).max())
         if not longest < 1:
             return s, converged
@@ -224,7 +224,7 @@ def _polish(orders: Orders, s: FloatArray, *, l2: float, converged: bool) -> tup
     return s, converged
 
 
-def _information(orders: Orders, s: FloatArray) -> FloatArray:
+def order_information(orders: Orders, s: FloatArray) -> FloatArray:
     """Σ over stages of diag p − ppᵀ: [m, m]. Systems u, v of an order share γ_u γ_v Σ 1/(Σ γ remaining)²."""
     m, gamma = orders.m, np.exp(s - s.max())
     shared = np.zeros(m * m)
@@ -246,6 +246,6 @@ def _meat(orders: Orders, s: FloatArray, group: list[IntArray]) -> FloatArray:
     """Σ_g u_g u_gᵀ [m, m]; `group` is [R] codes a block."""
     codes = np.concatenate([np.repeat(g, block.shape[1]) for g, block in zip(group, orders.blocks, strict=True)])
     places = np.concatenate([block.ravel() for block in orders.blocks])
-    values = np.concatenate([score.ravel() for score in _scores(orders, s)])
+    values = np.concatenate([score.ravel() for score in order_scores(orders, s)])
     scores = group_scores(codes, [(places, values)], size=orders.m)
     return np.asarray((scores.T @ scores).toarray())

@@ -1,0 +1,116 @@
+"""Annotator-aware Bradley-Terry: who follows the strengths, who reverses, who leans to a side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from annotation.statistics.estimates import Reason
+from annotation.statistics.ranking import bradley_terry, crowd_bt
+from tests.annotation.statistics.contest_votes import draw_votes
+
+SURE = (1e13, 1.0)  # a prior that holds η at 1
+
+
+def draw_crowd(
+    eta: np.ndarray, bias: np.ndarray, *, per_person: int, n: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """a, b, outcome, annotator, a_left of people with η and side bias."""
+    rng = np.random.default_rng(seed)
+    V = per_person * len(eta)
+    s = rng.normal(scale=1.5, size=n)
+    a = rng.integers(n, size=V)
+    b = (a + rng.integers(1, n, size=V)) % n
+    annotator = np.repeat(np.arange(len(eta)), per_person)
+    left = rng.random(V) < 0.5
+    p = expit(s[a] - s[b] + bias[annotator] * np.where(left, 1, -1))
+    won = rng.random(V) < eta[annotator] * p + (1 - eta[annotator]) * (1 - p)
+    return a, b, won.astype(float), annotator, left
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_people_who_are_never_wrong_leave_bradley_terry(grouped: bool):
+    votes = draw_votes(400, 5, seed=1, ties=0.2)
+    annotator = np.arange(400) % 7
+    group = np.arange(400) % 30 if grouped else None
+    ranking = crowd_bt(*votes, annotator, n=5, n_annotators=7, prior=SURE, group=group)
+    plain = bradley_terry(*votes, n=5, group=group)
+    for name in ("strength", "cov", "cov_clustered", "low", "high", "loglik"):
+        assert getattr(ranking, name) == pytest.approx(getattr(plain, name), abs=1e-8)
+    assert ranking.rank_low.tolist() == plain.rank_low.tolist()
+
+
+def test_a_person_who_answers_the_wrong_way_round_is_found_and_not_inverted():
+    eta = np.array([0.95, 0.95, 0.95, 0.95, 0.1])
+    votes = draw_crowd(eta, np.zeros(5), per_person=400, n=6, seed=2)
+    people = crowd_bt(*votes, n=6, n_annotators=5).annotators
+    assert people.eta_high[4] < 0.5
+    assert people.eta_low[:4].min() > 0.5
+    assert np.all((people.eta_low < people.eta) & (people.eta < people.eta_high))
+
+
+def test_a_side_bias_is_found_where_it_is():
+    bias = np.array([1.5, -1.5, 0.0, 0.0])
+    votes = draw_crowd(np.full(4, 0.95), bias, per_person=1500, n=6, seed=3)
+    people = crowd_bt(*votes, n=6, n_annotators=4, bias=True).annotators
+    assert np.all((people.bias_low < bias) & (bias < people.bias_high))
+    assert people.bias_low[0] > 0 > people.bias_high[1]
+    assert crowd_bt(*votes, n=6, n_annotators=4).annotators.bias is None
+
+
+def test_one_vote_leaves_a_person_near_the_prior():
+    people = crowd_bt([0], [1], [1.0], [0], n=2, n_annotators=2).annotators
+    assert people.eta[0] == pytest.approx(0.8, abs=0.02)
+    assert people.reason.tolist() == [0, Reason.NO_VOTES.number]
+    assert np.isnan(people.eta[1])
+
+
+def test_without_side_bias_it_does_not_matter_what_was_shown_left():
+    votes = draw_crowd(np.full(3, 0.9), np.zeros(3), per_person=100, n=4, seed=4)
+    with_side, without = (crowd_bt(*given, n=4, n_annotators=3) for given in (votes, votes[:4]))
+    assert np.array_equal(with_side.strength, without.strength)
+
+
+def test_ties_are_half_of_each_outcome():
+    a, b, _, annotator, _ = draw_crowd(np.full(3, 0.9), np.zeros(3), per_person=50, n=4, seed=5)
+    mixed = crowd_bt(a, b, np.full(150, 0.5) + 0.5 * (np.arange(150) == 0), annotator, n=4, n_annotators=3)
+    assert np.abs(mixed.strength).max() < 0.2
+    assert mixed.loglik == pytest.approx(150 * np.log(0.5), abs=0.5)
+
+
+def test_a_thousand_people_are_fitted_as_few_are():
+    rng = np.random.default_rng(6)
+    eta = expit(rng.normal(logit(0.85), 0.5, size=1000))
+    ranking = crowd_bt(*draw_crowd(eta, np.zeros(1000), per_person=20, n=10, seed=7), n=10, n_annotators=1000)
+    assert ranking.converged
+    assert np.mean((ranking.annotators.eta_low < eta) & (eta < ranking.annotators.eta_high)) > 0.9
+
+
+@pytest.mark.slow
+def test_eta_is_recovered_at_five_hundred_votes_a_person():
+    rng = np.random.default_rng(8)
+    eta = rng.beta(5, 2, size=60)
+    votes = draw_crowd(eta, np.zeros(60), per_person=500, n=12, seed=9)
+    people = crowd_bt(*votes, n=12, n_annotators=60).annotators
+    assert np.corrcoef(people.eta, eta)[0, 1] > 0.95
+    covered = (people.eta_low < eta) & (eta < people.eta_high)
+    assert covered.mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"annotator": [0, 2]}, "annotator"),
+        ({"annotator": [0]}, "annotator"),
+        ({"l2": 0.0}, "l2"),
+        ({"prior": (4.0, 0.0)}, "prior"),
+        ({"bias": True}, "a_left"),
+        ({"bias": True, "a_left": [True]}, "a_left"),
+        ({"bias": True, "a_left": [1, 0]}, "a_left"),
+    ],
+)
+def test_malformed_votes_raise_and_name_the_argument(changed: dict[str, object], named: str):
+    arguments = {"annotator": [0, 1], "n": 2, "n_annotators": 2, **changed}
+    with pytest.raises(ValueError, match=named):
+        crowd_bt([0, 1], [1, 0], [1.0, 0.0], **arguments)
