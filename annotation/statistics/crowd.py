@@ -119,6 +119,9 @@ def crowd_bt(
     η at the mode of its prior. An η whose interval lies below ½ means that a person answers systematically the wrong
     way round. O(V) a step. `annotators` of the result has η and c with Laplace intervals.
 
+    Each person's η is fitted with the strengths, so that with few votes a person the strengths come out too far apart
+    (simulated: 1.8 times with 20 votes each, 1.1 times with 500; plain Bradley-Terry .55 times). Trust their order.
+
     Args:
         a, b, outcome: [V] systems and 1, ½ or 0. annotator: [V] codes. a_left: [V] booleans, needed for `bias`.
         n, n_annotators: systems and annotators, with votes or without.
