@@ -102,7 +102,7 @@ def child(path: Path, kind: str, *, skip: bool) -> None:
 
 
 @contextmanager
-def databases(directory: Path) -> Iterator[list[tuple[str, str]]]:
+def databases() -> Iterator[list[tuple[str, str]]]:
     """The URLs to run on, by name."""
     from tests.services.servers import NoService, postgres_database  # noqa: PLC0415 - a program's own need
 
@@ -175,7 +175,7 @@ def main() -> int:
         bad = write_prompts(spoilt, prompts, broken=1000)
         write_pairs(ready, pairs)
         least = floor(whole)
-        with databases(directory) as urls:
+        with databases() as urls:
             for name, url in urls:
                 found = run(whole, "prompts", url, directory, skip=False)
                 print(f"{name}: {prompts} prompts: {found}", flush=True)
