@@ -5,18 +5,21 @@ import { at, get, key, listQuery } from 'src/api/queries'
 import type {
   AdviceReport,
   AgreementReport,
+  ArmsReport,
   BiasReport,
   DividedComparison,
   MatrixReport,
   PeopleReport,
+  PlanReport,
   RankingReport,
   StatisticsAgreementData,
   StatisticsMatrixData,
+  StatisticsPlanData,
   StatisticsRankingData,
   StatisticsWorstData,
 } from 'src/api/schema'
 
-type Asked<Data extends { query?: { as?: unknown } }> = Omit<NonNullable<Data['query']>, 'as'>
+type Asked<Data extends { query?: unknown }> = Omit<NonNullable<Data['query']>, 'as'>
 export type Split = NonNullable<Asked<StatisticsAgreementData>['split']>
 export type Window = NonNullable<Asked<StatisticsAgreementData>['window']>
 export type Weights = NonNullable<Asked<StatisticsMatrixData>['weights']>
@@ -68,12 +71,26 @@ export const adviceSource = (slug: string, accuracy?: number): Source => ({
   query: { accuracy },
 })
 
+export const armsSource = (slug: string): Source => ({ slug, name: 'arms' })
+
+/** In the order in which they are asked for. */
+export const PLAN_FIELDS = ['win_rate', 'accuracy', 'half_width', 'systems', 'pairs_per_prompt', 'icc'] as const
+export type PlanField = (typeof PLAN_FIELDS)[number] & keyof Asked<StatisticsPlanData>
+/** Values as they were typed: the server says which of them it cannot take. */
+export const planSource = (slug: string, query: Partial<Record<PlanField, string>>): Source => ({
+  slug,
+  name: 'plan',
+  query,
+})
+
 export const agreementQuery = (source: Source) => report<AgreementReport>(source)
 export const matrixQuery = (source: Source) => report<MatrixReport>(source)
 export const peopleQuery = (source: Source) => report<PeopleReport>(source)
 export const rankingQuery = (source: Source) => report<RankingReport>(source)
 export const biasQuery = (source: Source) => report<BiasReport>(source)
 export const adviceQuery = (source: Source) => report<AdviceReport>(source)
+export const armsQuery = (source: Source) => report<ArmsReport>(source)
+export const planQuery = (source: Source) => report<PlanReport>(source)
 export const dividedQuery = (source: Source) =>
   listQuery<DividedComparison>(key(source.slug, 'statistics', source.name, source.query ?? {}), address(source), {
     limit: DIVIDED,

@@ -1,7 +1,9 @@
 /** What to do next: more votes, more pairs or a better guideline; and what a number of votes would tell. */
 import { useQuery } from '@tanstack/react-query'
 import { adviceQuery, adviceSource } from 'src/api/statistics'
+import { Arms } from 'src/statistics/Arms'
 import { CeilingFigures } from 'src/statistics/Ceiling'
+import { PowerPlan } from 'src/statistics/PowerPlan'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
@@ -18,6 +20,8 @@ export default function Planning() {
   return (
     <Page title={t('nav.advice')} intro={t('planning.intro')}>
       <Advice slug={slug} />
+      <PowerPlan slug={slug} />
+      <Arms slug={slug} />
     </Page>
   )
 }
