@@ -476,19 +476,26 @@ def _estimate(
     if not np.any(row_sums(c) >= 2):
         return missing(Reason.NO_OVERLAP, method=spread.method)
     group = None if spread.group is None else spread.group[keep]
-    if spread.method == "jackknife" or spread.rng is None:
+    if spread.method == "jackknife":
         totals = group_totals(per_item, group)
         return jackknife(totals, statistic, n=n, bounds=bounds, undefined=Reason.ONE_CLASS)
-    first, copies = (None, None) if group is not None else _distinct_rows(c[keep])
-    totals = group_totals(per_item, group) if first is None else per_item[first]
+    assert spread.rng is not None  # `_checked` asked for it
+    totals, copies = group_totals(per_item, group), None
+    if group is None:
+        first, copies = _distinct_rows(c[keep])
+        totals = per_item[first]
     return bootstrap(totals, statistic, rng=spread.rng, copies=copies, n=n, undefined=Reason.ONE_CLASS)
 
 
 def _distinct_rows(c: FloatArray) -> tuple[IntArray, IntArray]:
-    """Where each distinct row of whole numbers stands first, and how often it comes. Sorts K times one column."""
-    code = np.zeros(len(c), dtype=np.int64)
+    """Where each distinct row of whole numbers stands first, and how often it comes; in the order of the values."""
+    base = int(c.max()) + 1
+    code, size = np.zeros(len(c), dtype=np.int64), 1
     for column in c.T:
-        code = np.unique(code * (int(c.max()) + 1) + column.astype(np.int64), return_inverse=True)[1]
+        if size * base > np.iinfo(np.int64).max:  # number the rows so far anew before the code overflows
+            code = np.unique(code, return_inverse=True)[1]
+            size = len(c)
+        code, size = code * base + column.astype(np.int64), size * base
     _, first, copies = np.unique(code, return_index=True, return_counts=True)
     return first, copies
 

@@ -3,6 +3,8 @@
 Pure functions of arrays. The effects of `annotator_bias` are log odds relative to what others say of the same items, so
 a bias that everybody shares is not seen in the person but in the pooled effect. Everything that compares a person with
 the consensus leaves the person's own vote out of it. Flags are for a person to look at, never for a rule to act on.
+All that is said about one person's votes stands here under its public name, hence the length; the regressions are in
+`logistic`.
 
 Shapes: V votes, D decisive votes, R repeats, n items, K classes, W annotators, M windows; p and q columns.
 """
@@ -114,7 +116,8 @@ class AnnotatorBias:
 
     Attributes:
         pooled: [q + p] of each column of Z, then of X, all votes alike.
-        mean: [q + p] the same in the middle annotator, with the annotators' deviations modelled.
+        mean: [q + p] the same in the middle annotator, with the annotators' deviations modelled; its interval is over
+            prompts, for these annotators.
         tau: [q] standard deviation of the annotators around the mean; NaN where `tau_reason` [q] is not 0.
         effect: [W, q] mean + deviation of each annotator; approximate: intervals cover .84 to .94 in simulations, least
             where tau is small.

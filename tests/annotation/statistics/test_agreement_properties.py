@@ -189,6 +189,15 @@ def test_a_bootstrap_without_interval_says_why(coefficient):
         coefficient([[2, 1, 0]], method="guess")
 
 
+def test_many_votes_on_many_classes_have_distinct_patterns_too():
+    """Sixteen classes of up to 99 votes: more patterns than an integer can number."""
+    counts = np.random.default_rng(5).integers(0, 100, (30, 16))
+    twice = np.vstack([counts, counts])
+    found = percent_agreement(twice, method="bootstrap", rng=0)
+    assert found.value == pytest.approx(percent_agreement(counts).value)
+    assert found.se == pytest.approx(percent_agreement(twice).se, rel=0.15)
+
+
 def test_a_value_that_hangs_on_one_item_has_no_bootstrap_interval():
     """Of four items one has the second class: (3/4)⁴ = .32 of the resamples lack it, and have no chance agreement."""
     counts = [[3, 0], [3, 0], [3, 0], [1, 2]]
