@@ -179,7 +179,9 @@ def components(winner: IntArray, loser: IntArray, *, m: int, strong: bool) -> In
     Strong: i and j are together where each has beaten the other, if only by way of others.
     """
     graph = csr_array((np.ones(len(winner), dtype=np.int8), (winner, loser)), shape=(m, m))
-    labels = connected_components(graph, directed=True, connection="strong" if strong else "weak")[1]
+    found, labels = connected_components(graph, directed=True, connection="strong" if strong else "weak")
+    if found == 1:
+        return np.zeros(m, dtype=np.int64)
     _, start, code = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(start), dtype=np.int64)
     rank[np.argsort(start)] = np.arange(len(start))

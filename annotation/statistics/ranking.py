@@ -226,10 +226,11 @@ def rank_centrality(wins: npt.ArrayLike, *, reg: float = 0.5) -> Ranking:
     W = W[np.ix_(present, present)]
     roster = Roster(n=len(total), present=present, n_votes=np.rint(total).astype(np.int64), n_groups=0)
     winner, loser = np.nonzero(W)
-    weak = components(winner, loser, m=len(present), strong=False)
+    strong = components(winner, loser, m=len(present), strong=True)
+    # One strong component is one weak one as well, and the usual case.
+    weak = components(winner, loser, m=len(present), strong=False) if strong.max(initial=0) > 0 else strong
     if weak.max(initial=0) > 0:
         return without_strengths(Reason.NOT_CONNECTED, roster, component=weak)
-    strong = components(winner, loser, m=len(present), strong=True)
     if reg == 0 and strong.max(initial=0) > 0:
         return without_strengths(Reason.SEPARATED, roster, component=strong)
     met = W + W.T
@@ -249,7 +250,7 @@ def _stationary(P: FloatArray) -> FloatArray:
     m = len(P)
     for k in range(m - 1, 0, -1):
         P[:k, k] /= P[k, :k].sum()
-        P[:k, :k] += np.outer(P[:k, k], P[k, :k])
+        P[:k, :k] += P[:k, k, None] * P[k, :k]
     pi = np.ones(m)
     for k in range(1, m):
         pi[k] = pi[:k] @ P[:k, k]
