@@ -4,8 +4,8 @@ Pure functions of C [n, K], the votes for each class on each item, at most one v
 annotators is from tables [K, K]. Every coefficient comes with an interval clustered by group (`estimates.jackknife`):
 pass the prompt group of each item as `group`, else each item counts as independent. `method="bootstrap"` with an `rng`
 gives the percentile interval instead. Show P_a, α and AC1 together with the class shares: where one class prevails κ
-and α collapse and AC1 does not. No verbal scale is given here on purpose. The coefficients share the weights, the sums
-and the intervals, hence one module.
+and α collapse and AC1 does not. No verbal scale is given here on purpose. The module is long since all
+coefficients share the weights, the sums and the intervals.
 
 Shapes: V votes, n items, K classes, G groups, W annotators; R rows of totals, P pairs of annotators.
 """

@@ -3,8 +3,8 @@
 Pure functions of arrays. The effects of `annotator_bias` are log odds relative to what others say of the same items, so
 a bias that everybody shares is not seen in the person but in the pooled effect. Everything that compares a person with
 the consensus leaves the person's own vote out of it. Flags are for a person to look at, never for a rule to act on.
-All that is said about one person's votes stands here under its public name, hence the length; the regressions are in
-`logistic`.
+The module is long since all that is said about one person's votes stands here under its public name; the regressions
+are in `logistic`.
 
 Shapes: V votes, D decisive votes, R repeats, n items, K classes, W annotators, M windows; p and q columns.
 """
