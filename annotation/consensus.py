@@ -142,6 +142,18 @@ class _Decision:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Person:
+    """A voter: what the last fit found of them, and whether their votes count."""
+
+    confusion: Confusion | None = None
+    rating_offset: float = 0.0
+    is_excluded: bool = False
+
+
+_STRANGER = _Person()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
     """What the consensuses of a batch are computed from, by comparison (forms and class shares by project).
 
@@ -179,9 +191,17 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
         if state != SlotState.DONE:
             wanted[pk] += 1
             continue
-        confusion, is_excluded = people.get((project_id, annotator_id), (None, False))
-        if not is_excluded:
-            ballots[pk].append(Ballot(annotator_id=annotator_id, choice=choice, body=body, confusion=confusion))
+        person = people.get((project_id, annotator_id), _STRANGER)
+        if not person.is_excluded:
+            ballots[pk].append(
+                Ballot(
+                    annotator_id=annotator_id,
+                    choice=choice,
+                    body=body,
+                    confusion=person.confusion,
+                    rating_offset=person.rating_offset,
+                )
+            )
     places = ComparisonCompletion.objects.filter(comparison_id__in=ids).order_by().values_list("comparison_id")
     flags = Flag.objects.filter(comparison_id__in=ids).values_list("comparison_id")
     decisions = Adjudication.objects.filter(comparison_id__in=ids).order_by("id")
@@ -203,15 +223,15 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
     )
 
 
-def _people(
-    project_ids: Collection[int], user_ids: Collection[int]
-) -> dict[tuple[int, int], tuple[Confusion | None, bool]]:
-    """The confusion of each voter by the last fit, and whether they are excluded, by project and user. One query."""
+def _people(project_ids: Collection[int], user_ids: Collection[int]) -> dict[tuple[int, int], _Person]:
+    """What the last fit found of each voter, by project and user. One query."""
     members = Membership.objects.filter(project_id__in=project_ids, user_id__in=user_ids)
     return {
-        (project_id, user_id): (as_confusion(confusion), excluded_at is not None)
-        for project_id, user_id, confusion, excluded_at in members.values_list(
-            "project_id", "user_id", "confusion", "excluded_at"
+        (project_id, user_id): _Person(
+            confusion=as_confusion(confusion), rating_offset=offset or 0.0, is_excluded=excluded_at is not None
+        )
+        for project_id, user_id, confusion, offset, excluded_at in members.values_list(
+            "project_id", "user_id", "confusion", "rating_offset", "excluded_at"
         )
     }
 

@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import F, OuterRef, Q, Subquery
 
 from annotation.consensus import mark_due
+from annotation.feedback import FeedbackKind
 from annotation.gate import write
 from annotation.models import AggregationFit, Aggregator, Consensus, ConsensusState, Membership, Project, Vote
 from annotation.statistics.aggregation import (
@@ -30,13 +31,14 @@ from annotation.statistics.aggregation import (
 )
 from annotation.statistics.estimates import FloatArray, IntArray
 from annotation.tally import as_confusion, confusion_of
-from annotation.vote_arrays import VoteArrays, known_classes, load
+from annotation.vote_arrays import VoteArrays, known_classes, live_votes, load
 
 REFRESH_MINUTES = 5
 LEASE_MINUTES = 10
 MOVED = 0.005  # a posterior that moves by less is left: nobody would see it, and settling it costs
 MOST_HELD_OUT = 200_000  # votes up to which the aggregations are compared on hidden votes at each fit
 COMPARED = (Method.CLASS_SHARES, Method.VOTE_SHARE, Method.ONE_COIN, Method.DAWID_SKENE)
+FEWEST_RATINGS = 20  # of a person, before their own mean says something about them (STATISTICS 9.7)
 _FRESH_SHARE = 0.05  # new votes that make a fit worth while: so many of all …
 _FRESH_VOTES = 1000  # … or so many (STATISTICS 3.7)
 _BATCH = 500
@@ -119,8 +121,8 @@ def refit(*, project: Project, warm: bool = True, now: datetime) -> AggregationF
     }
     with write(), transaction.atomic():
         stored, _ = AggregationFit.objects.update_or_create(project=project, defaults=row)
-        _write_people(project, arrays, fit.theta, accuracy)
-    moved = _moved(project, arrays, fit)
+        lenient = _write_people(project, arrays, fit.theta, accuracy)
+    moved = np.union1d(_moved(project, arrays, fit), _rated_by(project, lenient))
     for batch in _batches(moved):
         with write(), transaction.atomic():
             mark_due(batch, now=now)
@@ -152,18 +154,54 @@ def _held_out(arrays: VoteArrays) -> dict[str, float]:
     return {method.value: round(loss, 6) for method, loss in found.items() if loss is not None}
 
 
-def _write_people(project: Project, arrays: VoteArrays, theta: FloatArray, accuracy: FloatArray) -> None:
-    """Each person's part of the fit, where it changed; who has no vote in it keeps none."""
+def _write_people(project: Project, arrays: VoteArrays, theta: FloatArray, accuracy: FloatArray) -> list[int]:
+    """Each person's part of the fit, where it changed; who has no vote in it keeps none.
+
+    Returns:
+        Users whose rating offset changed: what they rated must be settled again.
+    """
     place = {int(user): w for w, user in enumerate(arrays.user)}
-    changed = []
+    offsets = rating_offsets(project)
+    changed, lenient = [], []
     for member in Membership.objects.filter(project=project).order_by("pk"):
         w = place.get(member.user_id)
         value = None if w is None else float(accuracy[w])
         confusion = None if w is None else theta[w].tolist()
-        if (member.reliability, member.confusion) != (value, confusion):
-            member.reliability, member.confusion = value, confusion
+        offset = offsets.get(member.user_id)
+        if offset != member.rating_offset:
+            lenient.append(member.user_id)
+        if (member.reliability, member.confusion, member.rating_offset) != (value, confusion, offset):
+            member.reliability, member.confusion, member.rating_offset = value, confusion, offset
             changed.append(member)
-    Membership.objects.bulk_update(changed, ["reliability", "confusion"], batch_size=200)
+    Membership.objects.bulk_update(changed, ["reliability", "confusion", "rating_offset"], batch_size=200)
+    return lenient
+
+
+def rating_offsets(project: Project) -> dict[int, float]:
+    """By how many points each person rates higher than everybody, by user; who has fewer than 20 ratings is not in it.
+
+    Everybody is the mean over all ratings. One query, none where nobody rates.
+    """
+    if project.feedback.kind is not FeedbackKind.RATING:
+        return {}
+    sums: dict[int, tuple[float, int]] = {}
+    for user_id, body in live_votes(project).order_by("pk").values_list("annotator_id", "body"):
+        values = [value for row in body.get("ratings", {}).values() for value in row.values() if value is not None]
+        total, n = sums.get(user_id, (0.0, 0))
+        sums[user_id] = total + sum(values), n + len(values)
+    ratings = sum(n for _, n in sums.values())
+    if not ratings:
+        return {}
+    mean = sum(total for total, _ in sums.values()) / ratings
+    return {user_id: total / n - mean for user_id, (total, n) in sums.items() if n >= FEWEST_RATINGS}
+
+
+def _rated_by(project: Project, user_ids: list[int]) -> IntArray:
+    """Comparisons that one of these people has rated. One query, none where there is nobody."""
+    if not user_ids:
+        return np.empty(0, dtype=np.int64)
+    rows = live_votes(project).filter(annotator_id__in=user_ids).values_list("comparison_id", flat=True)
+    return np.unique(np.array(list(rows), dtype=np.int64))
 
 
 def _moved(project: Project, arrays: VoteArrays, fit: DawidSkeneResult) -> IntArray:

@@ -198,6 +198,9 @@ class Membership(models.Model):
     cap = models.PositiveIntegerField(null=True, blank=True, help_text="Most votes; empty: the project's.")
     reliability = models.FloatField(null=True, help_text="Derived: P(a vote is right) by the last fit.")
     confusion = models.JSONField(null=True, help_text="Derived: P(vote | true class) by the last fit, a row a class.")
+    rating_offset = models.FloatField(
+        null=True, help_text="Derived: own mean rating less everybody's, in points; null below 20 ratings."
+    )
     paused_at = models.DateTimeField(null=True, blank=True)
     pause_reason = models.CharField(max_length=300, blank=True)
     requalify_at = models.DateTimeField(

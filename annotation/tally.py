@@ -57,13 +57,16 @@ class Reading:
 class Ballot:
     """A counted vote: choice and body as `feedback.store` makes them.
 
-    `confusion`: P(vote | true class) of the person by the last fit, a row a class; None without one.
+    Attributes:
+        confusion: P(vote | true class) of the person by the last fit, a row a class; None without one.
+        rating_offset: points by which the person rates higher than everybody; 0 if that is not known.
     """
 
     annotator_id: int
     choice: str
     body: Mapping[str, Any]
     confusion: Confusion | None = None
+    rating_offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +212,7 @@ def _tally(votes: Sequence[Ballot], reading: Reading, table: _Table, first: int)
         return Tally()
     size = reading.size
     bodies = [ballot.body for ballot in votes]
-    details = _strength(bodies) | _ratings(bodies) | _criteria(bodies)
+    details = _strength(bodies) | _ratings(votes) | _criteria(bodies)
     both_bad = sum(bool(body.get("both_bad")) for body in bodies)
     if size == 1:
         return Tally(votes=len(votes), details=details)
@@ -285,13 +288,14 @@ def _strength(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"strength": math.fsum(counted) / len(counted)}
 
 
-def _ratings(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    points: dict[str, dict[str, list[int]]] = {}
-    for body in bodies:
-        for letter, row in body.get("ratings", {}).items():
+def _ratings(votes: Sequence[Ballot]) -> dict[str, Any]:
+    """Means by completion and criterion, in points, each person's own leniency taken out (STATISTICS 9.7)."""
+    points: dict[str, dict[str, list[float]]] = {}
+    for vote in votes:
+        for letter, row in vote.body.get("ratings", {}).items():
             for key, value in row.items():
                 if value is not None:
-                    points.setdefault(letter, {}).setdefault(key, []).append(value)
+                    points.setdefault(letter, {}).setdefault(key, []).append(value - vote.rating_offset)
     if not points:
         return {}
     return {

@@ -26,6 +26,11 @@ class Migration(migrations.Migration):
             field=models.JSONField(help_text='Derived: P(vote | true class) by the last fit, a row a class.', null=True),
         ),
         migrations.AddField(
+            model_name='membership',
+            name='rating_offset',
+            field=models.FloatField(help_text="Derived: own mean rating less everybody's, in points; null below 20 ratings.", null=True),
+        ),
+        migrations.AddField(
             model_name='project',
             name='aggregator',
             field=models.CharField(choices=[('dawid_skene', 'Dawid Skene'), ('majority', 'Majority')], default='dawid_skene', max_length=12),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from annotation import fits
 from annotation.consensus import rebuild, settle_due
 from annotation.exclusion import exclude
 from annotation.feedback import read_form
+from annotation.meetings import Meeting
 from annotation.models import AggregationFit, Consensus, Gold, Membership, Project
+from annotation.pairing import create_comparisons
 from annotation.project_settings import change_settings
 from annotation.statistics.aggregation import dawid_skene, prior_confusion
 from annotation.vote_arrays import known_classes, load
@@ -192,6 +195,38 @@ def test_a_form_without_ties_has_two_classes_and_ratings_of_one_have_none():
     assert np.shape(Membership.objects.get(project=pairs, user__name="ann").confusion) == (2, 2)
     single = builders.project(slug="single", form=read_form({"kind": "rating", "size": 1}))
     assert fits.refit(project=single, now=NOW).votes == 0
+
+
+def test_ratings_are_read_without_each_persons_leniency():
+    project = builders.project(overlap=2, form=read_form({"kind": "rating", "size": 1, "points": 7}))
+    kind, strict, new = (builders.member(project, name) for name in ("kind", "strict", "new"))
+    made = [item for i in range(22) for item in single(project, i)]
+    for i, item in enumerate(made):
+        quality = 3 + i % 2
+        cast(item, kind, points=7, ratings={"a": {"overall": quality + 1}})
+        other, points = (strict, quality - 1) if i < 21 else (new, 2)
+        cast(item, other, points=7, ratings={"a": {"overall": points}})
+    settle_all()
+    assert Consensus.objects.get(comparison=made[0]).details["ratings"]["a"]["overall"] == {"mean": 3.0, "n": 2}
+    fits.refit(project=project, now=NOW)
+    offsets = dict(Membership.objects.values_list("user__name", "rating_offset"))
+    total = sum(4 + i % 2 for i in range(22)) + sum(2 + i % 2 for i in range(21)) + 2
+    assert offsets["kind"] == pytest.approx(4.5 - total / 44)
+    assert offsets["new"] is None  # one rating says nothing about a person
+    assert Consensus.objects.filter(due_at__isnull=False).count() == 22
+    settle_all()
+    expected = (4 - offsets["kind"] + 2) / 2
+    last = Consensus.objects.get(comparison=made[21]).details["ratings"]["a"]["overall"]
+    assert last["mean"] == pytest.approx((5 - offsets["kind"] + 2) / 2)
+    first = Consensus.objects.get(comparison=made[0]).details["ratings"]["a"]["overall"]
+    assert first["mean"] == pytest.approx(expected - offsets["strict"] / 2)
+
+
+def single(project: Project, i: int):
+    """A comparison of one completion."""
+    prompt = builders.prompt(project, f"Prompt {i}?")
+    meeting = Meeting(prompt=prompt, completions=(builders.completion(prompt, f"Answer {i}."),))
+    return create_comparisons(project=project, pairs=[meeting], origin=uuid4(), now=NOW)
 
 
 def test_another_aggregator_settles_everything_again(project):
