@@ -160,9 +160,11 @@ def hold(contest: Contest, *, variant: str = "", target: float | None = None) ->
 def same(what: str, ours: npt.ArrayLike, peer: npt.ArrayLike, *, within: float = SAME) -> Row:
     """A row that is ok if the two differ nowhere by more than `within`."""
     difference = float(np.abs(np.asarray(ours) - np.asarray(peer)).max())
-    return Row(what=what, unit="", ours=difference, peer=within, peer_name="limit", ok=difference <= within)
+    return Row(what=what, unit="", ours=difference, peer=within, peer_name="limit", ok=bool(difference <= within))
 
 
 def no_worse(what: str, unit: str, ours: float, peer: float, *, peer_name: str, slack: float) -> Row:
     """A row, more is better, that is ok if ours is at least the peer's up to `slack`."""
-    return Row(what=what, unit=unit, ours=float(ours), peer=float(peer), peer_name=peer_name, ok=ours >= peer - slack)
+    return Row(
+        what=what, unit=unit, ours=float(ours), peer=float(peer), peer_name=peer_name, ok=bool(ours >= peer - slack)
+    )

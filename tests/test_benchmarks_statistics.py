@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 
 import pytest
 
@@ -32,6 +34,10 @@ def test_ours_finds_what_the_peers_find(rows):
     compared = [row for row in rows if row.unit != "ms"]
     assert len(compared) >= len(IN_PROCESS)
     assert not [row for row in compared if not row.ok]
+
+
+def test_rows_can_be_written_as_json(rows):
+    assert json.loads(json.dumps([asdict(row) for row in rows], allow_nan=False))
 
 
 def test_the_word_kappa_belongs_to_the_matrix_alone(rows):
