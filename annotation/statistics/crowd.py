@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.special import expit, log_expit, logit, ndtri
 
-from annotation.statistics.contests import Contests, check_groups, contest_components, count_contests
+from annotation.statistics.contests import Contests, VoteCells, check_groups, contest_components, count_contests
 from annotation.statistics.estimates import (
     LEVEL,
     FloatArray,
@@ -139,11 +139,24 @@ def crowd_bt(
         raise ValueError("l2 must be positive: strengths and η are not identified together without a prior")
     if not all(np.isfinite(exponent) and exponent > 0 for exponent in prior):
         raise ValueError(f"prior must hold two positive numbers, got {prior}")
-    crowd, cell, seen, people = count_crowd(
+    crowd, votes, people = count_crowd(
         a, b, outcome, annotator, a_left, n=n, n_annotators=n_annotators, l2=l2, prior=prior, bias=bias
     )
-    contests = crowd.contests
-    codes, n_groups = check_groups(group, length=len(cell))
+    return _rank_crowd(crowd, votes, people, group=group, n_annotators=n_annotators, rng=rng)
+
+
+def _rank_crowd(
+    crowd: Crowd,
+    votes: VoteCells,
+    people: IntArray,
+    *,
+    group: npt.ArrayLike | None,
+    n_annotators: int,
+    rng: int | np.random.Generator | None,
+) -> Ranking:
+    """See whether there is something to find, find it, and say how sure it is."""
+    contests, l2 = crowd.contests, crowd.l2
+    codes, n_groups = check_groups(group, length=len(votes.cell))
     roster = Roster(n=contests.n, present=contests.present, n_votes=votes_of(contests), n_groups=n_groups)
     component = contest_components(contests, strong=False)
     if not contests.m:
@@ -156,8 +169,7 @@ def crowd_bt(
     joint = _joint(crowd, theta) if contests.m <= DENSE_SYSTEMS else None
     intervals = None
     if joint is not None and n_groups > 1:
-        meat = _meat(crowd, theta, joint, cell, seen, codes)
-        clustered = joint.cov @ meat @ joint.cov * (n_groups / (n_groups - 1))
+        clustered = joint.cov @ _meat(crowd, theta, joint, votes, codes) @ joint.cov * (n_groups / (n_groups - 1))
         intervals = sandwich_intervals(strength, clustered, component, n_groups=n_groups, rng=rng)
     ranking = make_ranking(
         strength,
@@ -184,8 +196,8 @@ def count_crowd(
     l2: float,
     prior: tuple[float, float],
     bias: bool,
-) -> tuple[Crowd, IntArray, IntArray, IntArray]:
-    """Cells by pair, person and side; the cell and outcome of each vote [V]; and the people with votes [W]."""
+) -> tuple[Crowd, VoteCells, IntArray]:
+    """Cells by pair, person and side, where each vote went, and the people with votes [W]."""
     contests, votes = count_contests(a, b, outcome, n=n, trace=True)
     assert votes is not None  # it was asked to trace
     length = len(votes.cell)
@@ -212,7 +224,7 @@ def count_crowd(
         z=np.where(side[start] == 1, 1.0, -1.0)[:, None],
     )
     crowd = Crowd(contests=cells, person=person[start], W=len(people), prior=prior, l2=l2, biased=bias)
-    return crowd, cell, votes.outcome, people
+    return crowd, VoteCells(cell=cell, outcome=votes.outcome), people
 
 
 def _chances(crowd: Crowd, theta: FloatArray) -> Chances:
@@ -338,11 +350,10 @@ def _newton_step(crowd: Crowd, theta: FloatArray) -> FloatArray:
     return crowd.join(strengths, people)
 
 
-def _meat(
-    crowd: Crowd, theta: FloatArray, joint: Joint, cell: IntArray, seen: IntArray, group: IntArray | None
-) -> FloatArray:
+def _meat(crowd: Crowd, theta: FloatArray, joint: Joint, votes: VoteCells, group: IntArray | None) -> FloatArray:
     """Σ_g v_g v_gᵀ [m, m] of the groups' scores on the strengths, less what people's parameters take up of them."""
     chance, m, W = _chances(crowd, theta), crowd.contests.m, crowd.W
+    cell, seen = votes.cell, votes.outcome
     pressure = np.stack([1 / chance.won, (1 / chance.won - 1 / chance.lost) / 2, -1 / chance.lost])
     if group is None:  # equal votes are one row, by the root of their number
         seen, cell = np.nonzero(crowd.contests.counts)

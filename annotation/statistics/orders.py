@@ -45,12 +45,14 @@ class Orders:
     Attributes:
         present: [m] the number of each system in some order.
         blocks: [R, L] systems, best first, one block a length.
-        rows: [R] of each block, where its orders stood among all that were given.
+        rows: [R] of each block, where its orders stood among those of two or more.
+        kept: where those stood among all that were given.
     """
 
     present: IntArray
     blocks: tuple[IntArray, ...]
     rows: tuple[IntArray, ...]
+    kept: IntArray
 
     @property
     def m(self) -> int:
@@ -93,9 +95,8 @@ def plackett_luce(
     """
     l2, n = check_l2(l2), check_size(n, name="n")
     orders = read_orders(rankings, n=n)
-    informative = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *orders.rows]))
-    codes = None if group is None else check_codes(group, name="group", length=len(rankings))[informative]
-    groups, n_groups = check_groups(codes, length=len(informative))
+    codes = None if group is None else check_codes(group, name="group", length=len(rankings))[orders.kept]
+    groups, n_groups = check_groups(codes, length=len(orders.kept))
     n_votes = np.zeros(n, dtype=np.int64)
     n_votes[orders.present] = np.rint(orders.per_system([np.ones(block.shape) for block in orders.blocks]))
     roster = Roster(n=n, present=orders.present, n_votes=n_votes, n_groups=n_groups)
@@ -107,20 +108,32 @@ def plackett_luce(
     strong = _components(orders, strong=True)
     if l2 == 0 and strong.max() > 0:
         return without_strengths(Reason.SEPARATED, roster, component=strong)
+    return _rank_orders(orders, roster, groups, weak, l2=l2, rng=rng)
+
+
+def _rank_orders(
+    orders: Orders,
+    roster: Roster,
+    group: IntArray | None,
+    component: IntArray,
+    *,
+    l2: float,
+    rng: int | np.random.Generator | None,
+) -> Ranking:
+    """The ranking where there is one."""
+    n_groups = roster.n_groups
     s, converged = _limited_memory(orders, l2=l2) if l2 > 0 else _minorise_maximise(orders)
     cov, intervals = None, None
     if orders.m <= DENSE_SYSTEMS:
         s, converged = _polish(orders, s, l2=l2, converged=converged)
         cov = free_covariance(order_information(orders, s), m=orders.m, l2=l2)
-    if cov is not None and n_groups > 1:
-        order = np.arange(len(informative)) if groups is None else groups
-        place = [np.searchsorted(informative, rows) for rows in orders.rows]
-        clustered = cov @ _meat(orders, s, [order[where] for where in place]) @ cov * (n_groups / (n_groups - 1))
-        intervals = sandwich_intervals(s, clustered, weak, n_groups=n_groups, rng=rng)
+        if n_groups > 1:
+            clustered = cov @ _meat(orders, s, group) @ cov * (n_groups / (n_groups - 1))
+            intervals = sandwich_intervals(s, clustered, component, n_groups=n_groups, rng=rng)
     return make_ranking(
         s,
         roster,
-        component=weak,
+        component=component,
         cov=cov,
         intervals=intervals,
         l2=l2,
@@ -134,17 +147,20 @@ def read_orders(rankings: Sequence[Sequence[int]] | npt.NDArray[np.integer], *, 
     lengths = np.fromiter(map(len, rankings), dtype=np.int64, count=len(rankings))
     flat = check_codes(np.array(list(chain.from_iterable(rankings))), name="rankings", size=n)
     blocks, rows = [], []
-    for length in np.unique(lengths[lengths > 1]):
+    kept = np.flatnonzero(lengths > 1)
+    for length in np.unique(lengths[kept]):
         block = flat[np.repeat(lengths == length, lengths)].reshape(-1, length)
         if np.any(np.diff(np.sort(block, axis=1), axis=1) == 0):
             raise ValueError("rankings must not hold a system twice: ties are not in this model")
         blocks.append(block)
-        rows.append(np.flatnonzero(lengths == length))
+        rows.append(np.flatnonzero(lengths[kept] == length))
     used = np.zeros(n, dtype=bool)
     for block in blocks:
         used[block] = True
     place = np.cumsum(used) - 1
-    return Orders(present=np.flatnonzero(used), blocks=tuple(place[block] for block in blocks), rows=tuple(rows))
+    return Orders(
+        present=np.flatnonzero(used), blocks=tuple(place[block] for block in blocks), rows=tuple(rows), kept=kept
+    )
 
 
 def _components(orders: Orders, *, strong: bool) -> IntArray:
@@ -242,9 +258,10 @@ def order_information(orders: Orders, s: FloatArray) -> FloatArray:
     return np.diag(once) - shared.reshape(m, m)
 
 
-def _meat(orders: Orders, s: FloatArray, group: list[IntArray]) -> FloatArray:
-    """Σ_g u_g u_gᵀ [m, m]; `group` is [R] codes a block."""
-    codes = np.concatenate([np.repeat(g, block.shape[1]) for g, block in zip(group, orders.blocks, strict=True)])
+def _meat(orders: Orders, s: FloatArray, group: IntArray | None) -> FloatArray:
+    """Σ_g u_g u_gᵀ [m, m]; without `group`, a code for each order of two or more, each is its own."""
+    given = [rows if group is None else group[rows] for rows in orders.rows]
+    codes = np.concatenate([np.repeat(g, block.shape[1]) for g, block in zip(given, orders.blocks, strict=True)])
     places = np.concatenate([block.ravel() for block in orders.blocks])
     values = np.concatenate([score.ravel() for score in order_scores(orders, s)])
     scores = group_scores(codes, [(places, values)], size=orders.m)

@@ -62,6 +62,7 @@ from annotation.statistics.strengths import (
     without_strengths,
 )
 
+BLOCK = 2**23  # numbers in a block of bootstrap replicates
 ALIKE = 1e-9  # a covariate that keeps less of its variation than this is a sum of others
 
 
@@ -165,46 +166,45 @@ def _rank(
     contests, votes = count_contests(a, b, outcome, n=n, covariates=covariates, trace=group is not None)
     codes, n_groups = check_groups(group, length=int(contests.counts.sum()))
     roster = Roster(n=contests.n, present=contests.present, n_votes=votes_of(contests), n_groups=n_groups)
-    component = contest_components(contests, strong=False)
+    weak = contest_components(contests, strong=False)
     if not contests.m:
-        return make_ranking(np.empty(0), roster, component=component, cov=np.empty((0, 0)), l2=l2)
-    reason, component = _why_none(contests, component, l2=l2)
-    if reason is not None:
-        return without_strengths(reason, roster, component=component)
-    no_ties = model.has_tie and not contests.ties
-    used = BRADLEY_TERRY if no_ties else model
-    kept = identified(contests, component)
+        return make_ranking(np.empty(0), roster, component=weak, cov=np.empty((0, 0)), l2=l2)
+    kept = identified(contests, weak)
     chosen = replace(contests, z=contests.z[:, kept])
-    fit = maximise(chosen, used, l2=l2)
-    if not fit.converged and chosen.m <= DENSE_SYSTEMS:
-        return without_strengths(Reason.SEPARATED, roster, component=component)
-    m = contests.m
+    used = model if contests.ties else BRADLEY_TERRY
+    reason, component = _why_none(contests, weak, l2=l2)
+    fit = maximise(chosen, used, l2=l2) if reason is None else None
+    if fit is None or (not fit.converged and contests.m <= DENSE_SYSTEMS):
+        reason = reason or Reason.SEPARATED
+        nothing = without_strengths(reason, roster, component=component)
+        return replace(nothing, coefficients=tuple(missing(reason, method="sandwich") for _ in kept))
     cov, clustered = _covariances(chosen, used, fit, l2=l2, votes=votes, group=codes, n_groups=n_groups)
-    intervals = None
-    if clustered is not None:
-        intervals = sandwich_intervals(fit.theta[:m], clustered[:m, :m], component, n_groups=n_groups, rng=rng)
+    m = contests.m
+    strength, ends = fit.theta[:m], None if clustered is None else clustered[:m, :m]
     ranking = make_ranking(
-        fit.theta[:m],
+        strength,
         roster,
         component=component,
         cov=None if cov is None else cov[:m, :m],
-        intervals=intervals,
+        intervals=None if ends is None else sandwich_intervals(strength, ends, component, n_groups=n_groups, rng=rng),
         l2=l2,
         converged=fit.converged,
         loglik=fit.loglik,
-        warnings=(Caution.NO_TIES,) if no_ties else (),
+        warnings=(Caution.NO_TIES,) if used is not model else (),
     )
-    effects = [
-        sandwich_estimate(
-            float(fit.theta[place]),
-            variance=None if clustered is None else float(clustered[place, place]),
-            n=int(contests.counts.sum()),
-            n_groups=n_groups,
-        )
-        for place in range(m, len(fit.theta))
-    ]
+    effects = _effects(fit.theta, clustered, roster, begin=m)
     ranking = _with_tie(ranking, model, effects.pop() if used.has_tie else None)
     return replace(ranking, coefficients=_coefficients(effects, kept))
+
+
+def _effects(theta: FloatArray, clustered: FloatArray | None, roster: Roster, *, begin: int) -> list[Estimate]:
+    """The parameters from `begin` on, those beside the strengths."""
+    votes = int(roster.n_votes.sum()) // 2
+    variances = [None] * len(theta) if clustered is None else np.diag(clustered).tolist()
+    return [
+        sandwich_estimate(value, variance=variance, n=votes, n_groups=roster.n_groups)
+        for value, variance in zip(theta[begin:].tolist(), variances[begin:], strict=True)
+    ]
 
 
 def votes_of(contests: Contests) -> IntArray:
@@ -326,28 +326,41 @@ def bootstrap_bradley_terry(
         return ranking
     contests, votes = count_contests(a, b, outcome, n=n, trace=group is not None)
     codes, n_groups = check_groups(group, length=int(contests.counts.sum()))
-    generator = np.random.default_rng(rng)
-    start = ranking.strength[contests.present]
-    size = max(1, 2**23 // max(contests.counts.size, contests.m**2))  # replicates at a time, by memory
-    blocks = []
-    for begin in range(0, B, size):
-        draws = min(size, B - begin)
-        if votes is None or codes is None:
-            won, met = _redraw_votes(contests, draws, generator)
-        else:
-            won, met = _redraw_groups(contests, votes, codes, draws, n_groups, generator)
-        blocks.append(_refit(contests, won, met, start, l2=l2))
-    component = ranking.component[contests.present]
-    roster = Roster(n=n, present=contests.present, n_votes=ranking.n_votes, n_groups=n_groups)
+    present = contests.present
+    replicates = _replicates(contests, votes, codes, ranking.strength[present], l2=l2, B=B, rng=rng)
     return make_ranking(
-        start,
-        roster,
-        component=component,
-        cov=ranking.cov[np.ix_(contests.present, contests.present)],
-        intervals=percentile_intervals(np.concatenate(blocks), component),
+        ranking.strength[present],
+        Roster(n=n, present=present, n_votes=ranking.n_votes, n_groups=n_groups),
+        component=ranking.component[present],
+        cov=ranking.cov[np.ix_(present, present)],
+        intervals=percentile_intervals(replicates, ranking.component[present]),
         l2=l2,
         loglik=ranking.loglik,
     )
+
+
+def _replicates(
+    contests: Contests,
+    votes: VoteCells | None,
+    group: IntArray | None,
+    start: FloatArray,
+    *,
+    l2: float,
+    B: int,
+    rng: int | np.random.Generator,
+) -> FloatArray:
+    """Strengths [B, m] of redrawn votes, as many at a time as memory is meant for."""
+    generator = np.random.default_rng(rng)
+    at_once = max(1, BLOCK // max(contests.counts.size, contests.m**2))
+    blocks = []
+    for begin in range(0, B, at_once):
+        draws = min(at_once, B - begin)
+        if votes is None or group is None:
+            won, met = _redraw_votes(contests, draws, generator)
+        else:
+            won, met = _redraw_groups(contests, votes, group, draws, generator)
+        blocks.append(_refit(contests, won, met, start, l2=l2))
+    return np.concatenate(blocks)
 
 
 def _redraw_votes(contests: Contests, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -361,9 +374,10 @@ def _redraw_votes(contests: Contests, draws: int, rng: np.random.Generator) -> t
 
 
 def _redraw_groups(
-    contests: Contests, votes: VoteCells, group: IntArray, draws: int, n_groups: int, rng: np.random.Generator
+    contests: Contests, votes: VoteCells, group: IntArray, draws: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """The same with whole groups drawn."""
+    n_groups = int(group.max()) + 1
     weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)
     shape = (contests.counts.shape[1], n_groups)
     won = csr_array(((B - votes.outcome) / 2, (votes.cell, group)), shape=shape)

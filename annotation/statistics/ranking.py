@@ -130,12 +130,11 @@ def win_rates(
     if len(ranking.strength) != n:
         raise ValueError(f"ranking must be of {n} systems, got {len(ranking.strength)}")
     met = contests.counts.sum(axis=0)
-    won = contests.halves()[0]
+    rate = contests.halves()[0] / met
     groups, variance = _jackknife_variance(contests, votes, codes)
-    binomial = won / met * (1 - won / met) / met
+    binomial = rate * (1 - rate) / met
     deff = np.divide(variance, binomial, out=np.ones_like(met), where=binomial > 0)
-    low, high = _wilson_ends(won / met, met / np.maximum(1.0, deff))
-    low[groups < 2], high[groups < 2] = np.nan, np.nan
+    low, high = np.where(groups < 2, np.nan, _wilson_ends(rate, met / np.maximum(1.0, deff)))
     first, second = contests.present[contests.first], contests.present[contests.second]
 
     def square(above: FloatArray, below: FloatArray, empty: float) -> FloatArray:
@@ -147,7 +146,7 @@ def win_rates(
     reasons = (Reason.NO_VOTES.number, Reason.TOO_FEW_GROUPS.number)
     model_reason = _model_reason(ranking)
     return WinRates(
-        rate=square(won / met, 1 - won / met, np.nan),
+        rate=square(rate, 1 - rate, np.nan),
         low=square(low, 1 - high, np.nan),
         high=square(high, 1 - low, np.nan),
         n_votes=square(met, met, 0).astype(np.int64),

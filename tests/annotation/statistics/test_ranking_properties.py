@@ -173,7 +173,7 @@ def test_slopes_and_information_of_paired_models_are_those_of_the_likelihood(mod
 
 def test_slopes_and_information_of_the_crowd_model_are_those_of_its_posterior():
     votes = draw_votes(V, N, seed=17, ties=0.2)
-    cells, *_ = count_crowd(*votes, PEOPLE, SIDE, n=N, n_annotators=5, l2=0.5, prior=(4.0, 1.0), bias=True)
+    cells, _, _ = count_crowd(*votes, PEOPLE, SIDE, n=N, n_annotators=5, l2=0.5, prior=(4.0, 1.0), bias=True)
     theta = np.random.default_rng(18).normal(size=N + 2 * 5)
     assert_derivative(lambda at: log_posterior(cells, at)[0], theta, log_posterior(cells, theta)[1])
     strengths, cross, people = information_blocks(cells, theta)
