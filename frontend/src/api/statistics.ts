@@ -1,13 +1,13 @@
 /** Statistics of a project's votes. Each report is also a file, at the same address. */
-import { keepPreviousData, queryOptions } from '@tanstack/react-query'
+import { infiniteQueryOptions, keepPreviousData, queryOptions } from '@tanstack/react-query'
 import { apiPath, type CallOptions } from 'src/api/client'
-import { at, get, key, listQuery } from 'src/api/queries'
+import { at, get, key } from 'src/api/queries'
 import type {
   AdviceReport,
   AgreementReport,
   ArmsReport,
   BiasReport,
-  DividedComparison,
+  DividedList,
   MatrixReport,
   PeopleReport,
   PlanReport,
@@ -92,7 +92,14 @@ export const adviceQuery = (source: Source) => report<AdviceReport>(source)
 export const armsQuery = (source: Source) => report<ArmsReport>(source)
 export const planQuery = (source: Source) => report<PlanReport>(source)
 export const dividedQuery = (source: Source) =>
-  listQuery<DividedComparison>(key(source.slug, 'statistics', source.name, source.query ?? {}), address(source), {
-    limit: DIVIDED,
-    ...source.query,
+  infiniteQueryOptions({
+    queryKey: key(source.slug, 'statistics', source.name, source.query ?? {}),
+    queryFn: ({ signal, pageParam }) =>
+      get<DividedList>(address(source), signal, { limit: DIVIDED, ...source.query, cursor: pageParam }),
+    initialPageParam: null as string | null,
+    getNextPageParam: (page) => page.next,
+    select: ({ pages }) => ({
+      definition: pages[0]?.definition ?? '',
+      rows: pages.flatMap(({ items }) => items),
+    }),
   })

@@ -35,7 +35,7 @@ const report = (more: Partial<BiasReport> = {}): BiasReport => ({
   prompts: 30,
   reason: null,
   warnings: [],
-  effects: [{ bias: 'position', effect: statistic(0.3), tau: 0.2 }],
+  effects: [{ bias: 'position', effect: statistic(0.3), pooled: statistic(0.3), tau: 0.2 }],
   consistency: {
     same: statistic(0.9),
     kappa: statistic(0.8),

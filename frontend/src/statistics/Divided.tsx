@@ -7,7 +7,7 @@ import { useMembership } from 'src/api/membership'
 import type { DividedComparison } from 'src/api/schema'
 import { type DividedBy, dividedQuery, dividedSource } from 'src/api/statistics'
 import { useWrite } from 'src/api/useWrite'
-import { Downloads } from 'src/statistics/Report'
+import { Foot } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
 import { Conversation } from 'src/ui/content/Conversation'
@@ -39,17 +39,14 @@ export default function Divided() {
   return (
     <Page
       title={t('nav.worst')}
-      intro={t('divided.intro')}
+      intro={canManage ? `${t('divided.intro')} ${t('divided.introChoose')}` : t('divided.intro')}
       actions={
-        <>
-          <Downloads title={t('nav.worst')} source={source} />
-          {canManage && (
-            <Button look="primary" disabled={chosen.length === 0} onClick={() => setSending(true)}>
-              <Gavel size={16} aria-hidden="true" />
-              {chosen.length === 0 ? t('send.title') : t('divided.send', { n: chosen.length })}
-            </Button>
-          )}
-        </>
+        canManage && (
+          <Button look="primary" disabled={chosen.length === 0} onClick={() => setSending(true)}>
+            <Gavel size={16} aria-hidden="true" />
+            {chosen.length === 0 ? t('send.title') : t('divided.send', { n: chosen.length })}
+          </Button>
+        )
       }
     >
       {sent !== null && (
@@ -74,7 +71,7 @@ export default function Divided() {
         />
       </div>
       <Loaded query={list} what={t('statistics.failed')} skeleton={<SkeletonBoxes boxes={3} height={260} />}>
-        {(rows) =>
+        {({ rows, definition }) =>
           rows.length === 0 ? (
             <Card>
               <Empty icon={Scale} title={t('divided.none')}>
@@ -98,6 +95,7 @@ export default function Divided() {
                   </Button>
                 </Row>
               )}
+              <Foot title={t('nav.worst')} source={source} definition={definition} />
             </Stack>
           )
         }
@@ -127,11 +125,16 @@ function ballotText({ choice, both_bad, answer }: Ballot): string {
   return key ? t(key) : choice || JSON.stringify(answer)
 }
 
-const BALLOTS: Column<Ballot>[] = [
-  { name: 'who', header: t('behind.annotator'), cell: ({ annotator }) => annotator },
-  { name: 'vote', header: t('adjudicate.vote'), cell: ballotText },
+const WORDS: Column<Ballot>[] = [
   { name: 'reasons', header: t('words.reasons'), cell: ({ reasons }) => reasons.join(', ') },
   { name: 'why', header: t('words.why'), wrap: true, cell: ({ rationale }) => rationale },
+]
+
+/** Without the columns in which nobody said anything. */
+const ballotColumns = (ballots: Ballot[]): Column<Ballot>[] => [
+  { name: 'who', header: t('behind.annotator'), cell: ({ annotator }) => annotator },
+  { name: 'vote', header: t('adjudicate.vote'), cell: ballotText },
+  ...(ballots.some(({ reasons, rationale }) => reasons.length > 0 || rationale !== '') ? WORDS : []),
   {
     name: 'time',
     header: t('records.time'),
@@ -197,7 +200,7 @@ function One({ comparison, chosen, onChoose }: OneProps) {
       </div>
       <DataTable
         caption={t('people.votes')}
-        columns={BALLOTS}
+        columns={ballotColumns(ballots)}
         rows={ballots}
         rowKey={({ annotator, created_at }) => annotator + created_at}
       />

@@ -28,6 +28,8 @@ const COLOURS = ['--series-1', '--series-2', '--series-3', '--series-4', '--seri
 const DASHES = ['none', '6 4', '2 3', '10 3 2 3', '1 4']
 const DATES = { label: t('chart.time'), format: day }
 const LABELS = 5
+/** Points closer than these are a line. */
+const MOST_POINTS = 40
 /** Units of the drawing, which stretches to its box; strokes keep their width. */
 const SIZE = 100
 
@@ -178,6 +180,12 @@ function Drawing({ series, marks, times, around, format, over, at, onPoint }: Dr
   )
 }
 
+/** What is drawn as a dot: few points all, of many those without neighbours, which no line shows. */
+function lone(points: BandPoint[]): Whole[] {
+  if (points.length <= MOST_POINTS) return points.filter(hasValue)
+  return runs(points, hasValue).flatMap((run) => (run.length === 1 ? run : []))
+}
+
 type LineProps = { points: BandPoint[]; index: number; left: (time: number) => number; top: (value: number) => number }
 
 function Line({ points, index, left, top }: LineProps) {
@@ -203,7 +211,7 @@ function Line({ points, index, left, top }: LineProps) {
           d={`M ${path(run.map(({ at, value }) => ({ at, y: value })))}`}
         />
       ))}
-      {points.filter(hasValue).map(({ at, value }) => (
+      {lone(points).map(({ at, value }) => (
         <path key={at} className={styles.point} stroke={stroke} d={`M ${left(at)},${top(value)} h 0`} />
       ))}
     </>

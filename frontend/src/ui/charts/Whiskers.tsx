@@ -12,7 +12,7 @@ type WhiskersProps<Row> = {
   rows: Row[]
   rowKey: (row: Row) => string
   columns: { before: Column<Row>[]; after: Column<Row>[] }
-  /** As many for each row as there are series. */
+  /** As many for each row as there are series: three at most. */
   marks: (row: Row) => Whisker[]
   series: string[]
   axis: Range & { label: string; format: (x: number) => string; reference?: number }
@@ -28,9 +28,9 @@ export function Whiskers<Row>({ caption, rows, rowKey, columns, marks, series, a
     <>
       {series.length > 1 && (
         <ul className={styles.legend} aria-hidden="true">
-          {series.map((name) => (
-            <li key={name}>
-              <span className={styles.swatch} />
+          {series.map((name, index) => (
+            <li key={name} className={looks[index]}>
+              <span className={styles.dot} />
               {name}
             </li>
           ))}
@@ -40,6 +40,9 @@ export function Whiskers<Row>({ caption, rows, rowKey, columns, marks, series, a
     </>
   )
 }
+
+/** Colour and shape of the second and the third series; the first is the plain one. */
+const looks = [undefined, styles.second, styles.third]
 
 const percent = (x: number, axis: Range): string => `${place(x, axis) * 100}%`
 
@@ -67,7 +70,7 @@ function Plot({ marks, axis }: { marks: Whisker[]; axis: Range & { reference?: n
       )}
       {marks.map(({ value, low, high }, index) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: a mark is its place among the series.
-        <div key={index} className={`${styles.lane} ${index > 0 ? styles.second : ''}`}>
+        <div key={index} className={`${styles.lane} ${looks[index] ?? ''}`}>
           {value !== null && low !== null && high !== null && (
             <div
               className={styles.whisker}

@@ -168,6 +168,7 @@ export const enStatistics = {
   'drift.windows': 'Agreement of {name} with the others',
 
   'divided.intro': 'Comparisons with the least clear outcome first. Read both completions and what each person said.',
+  'divided.introChoose': 'What needs a ruling, choose and send to adjudication.',
   'divided.by': 'Order',
   'divided.by.confidence': 'Least confident first',
   'divided.by.division': 'Most divided first',
