@@ -224,10 +224,15 @@ class _Source:
         )
 
 
+def share_agreeing(votes: VoteArrays, comparisons: Comparisons) -> Estimate:
+    """Percent agreement of these votes, clustered by prompt."""
+    return percent_agreement(_counts(votes), group=comparisons.prompt_of(votes.comparison))
+
+
 def ceiling(votes: VoteArrays, comparisons: Comparisons) -> CeilingReport:
     """What the agreement of decisive votes allows a model: votes for a tie are left out."""
     decisive = votes.only(votes.label != 1) if votes.K == 3 else votes
-    percent = percent_agreement(_counts(decisive), group=comparisons.prompt_of(decisive.comparison))
+    percent = share_agreeing(decisive, comparisons)
     found: Ceiling = accuracy_ceiling(percent)
     return CeilingReport(best=found.ceiling, upper=found.upper, agreement=percent)
 

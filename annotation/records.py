@@ -94,6 +94,7 @@ class Ballots:
         seconds: [V] focused time, NaN where it is unknown.
         is_counted: [V] whether a slot points to it.
         gold: [V] 1 right, 0 wrong, −1 no gold.
+        comparisons: [C] primary keys.
     """
 
     key: IntArray
@@ -106,6 +107,7 @@ class Ballots:
     seconds: FloatArray
     is_counted: BoolArray
     gold: IntArray
+    comparisons: IntArray
 
     def __len__(self) -> int:
         return len(self.key)
@@ -141,6 +143,7 @@ def load(project: Project, *, only: int | None = None) -> Ballots:
         seconds=np.array([np.nan if item is None else item / 1000 for item in active], dtype=np.float64),
         is_counted=np.array([item is not None for item in slot], dtype=bool) & ~np.isin(people, excluded),
         gold=_gold(project, np.flatnonzero(purposes == _GOLD), comparison, choice, body, size),
+        comparisons=comparisons,
     )
 
 
@@ -232,8 +235,8 @@ def _agreement(ballots: Ballots) -> _Figures:
     return _Figures(value=credit.sum(axis=1) / np.maximum(n, 1), weight=n / max(1, pairs))
 
 
-def _repeats(ballots: Ballots) -> tuple[_Figures, _Figures]:
-    """Of repeats: the same class as the first time; and, of those decisive both times, the same side."""
+def repeated(ballots: Ballots) -> tuple[IntArray, IntArray]:
+    """Where the repeats are whose first answer is there too, and where that is: [R] both."""
     n = int(ballots.comparison.max()) + 1 if len(ballots) else 1
     keys = ballots.person * n + ballots.comparison
     first = np.flatnonzero(ballots.purpose == _WANTED)
@@ -242,7 +245,12 @@ def _repeats(ballots: Ballots) -> tuple[_Figures, _Figures]:
     place = np.searchsorted(keys[first], keys[again])
     found = place < len(first)
     found[found] = keys[first][place[found]] == keys[again][found]
-    again, before = again[found], first[place[found]]
+    return again[found], first[place[found]]
+
+
+def _repeats(ballots: Ballots) -> tuple[_Figures, _Figures]:
+    """Of repeats: the same class as the first time; and, of those decisive both times, the same side."""
+    again, before = repeated(ballots)
     same, is_repeat = np.zeros(ballots.label.shape, dtype=bool), np.zeros(ballots.label.shape, dtype=bool)
     side, decisive = same.copy(), same.copy()
     same[again] = ballots.label[again] == ballots.label[before]
@@ -278,10 +286,10 @@ def _shares(ballots: Ballots) -> dict[str, _Figures]:
     }
 
 
-def records(project: Project, *, user_ids: Sequence[int]) -> dict[int, Record]:
-    """The record of each of these people; seven queries, whoever they are."""
-    ballots = load(project, only=user_ids[0] if len(user_ids) == 1 else None)
-    return _records(project, ballots, user_ids)
+def records(project: Project, *, user_ids: Sequence[int] | None = None) -> dict[int, Record]:
+    """The record of each of these people, or of everybody with a ballot; seven queries, whoever they are."""
+    ballots = load(project, only=user_ids[0] if user_ids is not None and len(user_ids) == 1 else None)
+    return _records(project, ballots, np.unique(ballots.person).tolist() if user_ids is None else user_ids)
 
 
 def _records(project: Project, ballots: Ballots, user_ids: Sequence[int]) -> dict[int, Record]:

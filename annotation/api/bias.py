@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
-from django.http import Http404
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from annotation import bias_report
 from annotation.api.access import ProjectView
-from annotation.api.reports import StatisticSerializer, report_schema
+from annotation.api.parsing import query_fraction
+from annotation.api.reports import StatisticSerializer, answer, report_schema, wanted_file
 from annotation.api.statistics import AccuracyCeilingSerializer, StatisticsPersonSerializer
+from annotation.bias_report import EFFECTS
+from annotation.report_cache import kept
+from annotation.report_votes import Member
+from annotation.statistics.bias import Advice
 
 
 class PersonSummarySerializer(StatisticsPersonSerializer):
@@ -30,7 +37,7 @@ class PersonSummarySerializer(StatisticsPersonSerializer):
     reference = StatisticSerializer(help_text="Agreement with researchers' references.")
     reference_kappa = StatisticSerializer()
     median_seconds = serializers.FloatField(allow_null=True)
-    flags = serializers.ListField(child=serializers.CharField(), help_text="accuracy, position, length, format.")
+    flags = serializers.ListField(child=serializers.CharField(), help_text="accuracy, position, length, format, drift.")
 
 
 class PeopleReportSerializer(serializers.Serializer[Any]):
@@ -40,13 +47,14 @@ class PeopleReportSerializer(serializers.Serializer[Any]):
 
 
 class PooledEffectSerializer(serializers.Serializer[Any]):
-    bias = serializers.ChoiceField(choices=["position", "length", "format"])
-    effect = StatisticSerializer(help_text="Logits; of length and format a doubling.")
+    bias = serializers.ChoiceField(choices=EFFECTS)
+    effect = StatisticSerializer(help_text="In the middle annotator; logits, of length and format a doubling.")
+    pooled = StatisticSerializer(help_text="Of all votes alike.")
     tau = serializers.FloatField(allow_null=True, help_text="Spread of people around it (SD), logits.")
 
 
 class PersonEffectSerializer(serializers.Serializer[Any]):
-    bias = serializers.ChoiceField(choices=["position", "length", "format"])
+    bias = serializers.ChoiceField(choices=EFFECTS)
     effect = StatisticSerializer()
     flagged = serializers.BooleanField()
 
@@ -66,10 +74,12 @@ class PersonBiasSerializer(StatisticsPersonSerializer):
 
 
 class ConsistencySerializer(serializers.Serializer[Any]):
-    same = StatisticSerializer(help_text="Of silent repeats: the same class again.")
+    same = StatisticSerializer(source="share", help_text="Of silent repeats: the same class again.")
     kappa = StatisticSerializer()
     side_driven = StatisticSerializer(help_text="Of repeats decisive both times: the same side again.")
-    accuracy = StatisticSerializer(help_text="Implied for independent errors between two answers.")
+    accuracy = StatisticSerializer(
+        source="implied_accuracy", help_text="Implied, if both answers err independently and equally often."
+    )
 
 
 class BiasReportSerializer(serializers.Serializer[Any]):
@@ -85,9 +95,7 @@ class BiasReportSerializer(serializers.Serializer[Any]):
 
 class AdviceReportSerializer(serializers.Serializer[Any]):
     definition = serializers.CharField()
-    advice = serializers.ChoiceField(
-        choices=["better_guideline", "train_annotators", "more_votes", "more_pairs"], allow_null=True
-    )
+    advice = serializers.ChoiceField(choices=[item.value for item in Advice], allow_null=True)
     words = serializers.CharField()
     agreement = StatisticSerializer(help_text="Of two people on a pair.")
     self_consistency = StatisticSerializer(help_text="Of a person with themselves.")
@@ -102,7 +110,22 @@ class PeopleView(ProjectView):
     @report_schema("people", PeopleReportSerializer)
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """Accuracy, agreement, ties, side bias, consistency, gold and speed of each annotator, with flags."""
-        raise Http404
+        file = wanted_file(request)
+
+        def compute() -> dict[str, Any]:
+            found = bias_report.people_report(self.project)
+            people = [_named(row, row.person) for row in found.people]
+            body = {"definition": found.definition, "lower_quartile": found.lower_quartile, "people": people}
+            return dict(PeopleReportSerializer(body).data)
+
+        body = kept(self.project, report="people", compute=compute)
+        return answer(self.project, body, name="people", file=file, table=lambda body: body["people"])
+
+
+def _named(row: Any, person: Member) -> dict[str, Any]:
+    """A row of a report about a person, with who that is beside its figures."""
+    shown = {field.name: getattr(row, field.name) for field in fields(row)}
+    return shown | {"id": person.id, "name": person.name, "pseudonym": person.pseudonym, "excluded": person.is_excluded}
 
 
 class BiasView(ProjectView):
@@ -111,7 +134,26 @@ class BiasView(ProjectView):
     @report_schema("bias", BiasReportSerializer)
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """Effects of position, length and format on votes, pooled and by person; drift and self-consistency."""
-        raise Http404
+        file = wanted_file(request)
+
+        def compute() -> dict[str, Any]:
+            found = bias_report.bias_report(self.project)
+            shown = {field.name: getattr(found, field.name) for field in fields(found)}
+            shown["people"] = [_named(row, row.person) for row in found.people]
+            return dict(BiasReportSerializer(shown).data)
+
+        body = kept(self.project, report="bias", compute=compute)
+        return answer(self.project, body, name="bias", file=file, table=_bias_rows)
+
+
+def _bias_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The project's effects, then those of each person with their drift."""
+    for row in body["effects"]:
+        yield {"who": "all", "votes": body["votes"], **row}
+    for person in body["people"]:
+        who = {"who": person["pseudonym"], "votes": person["votes"]}
+        yield from ({**who, **row} for row in person["effects"])
+        yield {**who, "bias": "drift", "effect": person["drift"], "flagged": person["drift_flagged"]}
 
 
 class AdviceView(ProjectView):
@@ -123,7 +165,18 @@ class AdviceView(ProjectView):
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """More votes, more pairs, or a better guideline, with the figures that say so."""
-        raise Http404
+        file = wanted_file(request)
+        accuracy = query_fraction(request, "accuracy")
+
+        def compute() -> dict[str, Any]:
+            return dict(AdviceReportSerializer(bias_report.advice_report(self.project, accuracy=accuracy)).data)
+
+        body = kept(self.project, report="advice", parameters=(accuracy,), compute=compute)
+        return answer(self.project, body, name="advice", file=file, table=_advice_rows)
+
+
+def _advice_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {name: value for name, value in body.items() if name != "definition"}
 
 
 _STATISTICS = "projects/<slug:slug>/statistics"

@@ -580,7 +580,7 @@ export type Consistency = {
      */
     side_driven: Statistic;
     /**
-     * Implied for independent errors between two answers.
+     * Implied, if both answers err independently and equally often.
      */
     accuracy: Statistic;
 };
@@ -1894,7 +1894,7 @@ export type PersonSummary = {
     reference_kappa: Statistic;
     median_seconds: number | null;
     /**
-     * accuracy, position, length, format.
+     * accuracy, position, length, format, drift.
      */
     flags: Array<string>;
 };
@@ -1935,9 +1935,13 @@ export type PlanReport = {
 export type PooledEffect = {
     bias: BiasEnum;
     /**
-     * Logits; of length and format a doubling.
+     * In the middle annotator; logits, of length and format a doubling.
      */
     effect: Statistic;
+    /**
+     * Of all votes alike.
+     */
+    pooled: Statistic;
     /**
      * Spread of people around it (SD), logits.
      */
