@@ -238,8 +238,3 @@ def prompts(project: Project, *, search: str = "", category: str = "") -> QueryS
     if category:
         rows = rows.filter(category=category)
     return rows
-
-
-def votes_of(project: Project, annotator: User) -> int:
-    """How many live votes a person has in a project."""
-    return Vote.objects.filter(project=project, annotator=annotator, retractions__isnull=True).count()

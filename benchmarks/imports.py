@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from benchmarks.report import Row, faster, shorter, show
 
 MEMORY_MB = 500
 WORDS = "why how what when the of a sky river engine letter number small large old new write list name explain".split()  # noqa: SIM905
@@ -144,16 +145,17 @@ def _empty(url: str) -> None:
         connection.execute("CREATE SCHEMA public")
 
 
-def row(
-    what: str, unit: str, ours: float, peer: float | None, name: str, *, target: float | None = None
-) -> dict[str, Any]:
-    """A row of ARCHITECTURE 7; for memory less is better."""
-    better = None if peer is None else (peer / ours if unit == "MB" else ours / peer)
-    ok = target is None or (better is not None and better >= target)
-    return {
-        "what": what, "unit": unit, "ours": round(ours, 1), "peer": None if peer is None else round(peer, 1),
-        "peer_name": name, "ratio": None if better is None else round(better, 3), "target": target, "ok": ok,
-    }  # fmt: skip
+def beside(what: str, unit: str, speed: float, least: float) -> Row:
+    """Our speed beside that of reading the lines alone, which nothing can reach: no target."""
+    return Row(
+        what=what, unit=unit, ours=round(speed, 1), peer=round(least, 1), peer_name="json.loads of each line",
+        ratio=round(speed / least, 3),
+    )  # fmt: skip
+
+
+def memory(what: str, found: dict[str, Any]) -> Row:
+    """Peak memory of an import under its limit."""
+    return shorter(what, "MB", found["peak_mb"], peer=MEMORY_MB, peer_name="limit")
 
 
 def main() -> int:
@@ -167,7 +169,7 @@ def main() -> int:
         child(Path(options.child[0]), options.child[1], skip=options.skip)
         return 0
     prompts, pairs = (100_000, 10_000) if options.small else (1_000_000, 100_000)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="winnow-imports-") as root:
         directory = Path(root)
         whole, spoilt, ready = (directory / f"{name}.jsonl" for name in ("whole", "spoilt", "pairs"))
@@ -181,28 +183,27 @@ def main() -> int:
                 print(f"{name}: {prompts} prompts: {found}", flush=True)
                 assert (found["state"], found["imported"], found["stored"]) == ("done", prompts, prompts), found
                 speed = prompts / found["seconds"]
-                rows.append(row(f"rows a second, {name}, {prompts}", "rows/s", speed, least, "json.loads of each line"))
-                rows.append(
-                    row(f"peak memory, {name}, {prompts}", "MB", found["peak_mb"], MEMORY_MB, "limit", target=1)
-                )
+                rows.append(beside(f"rows a second, {name}, {prompts}", "rows/s", speed, least))
+                rows.append(memory(f"peak memory, {name}, {prompts}", found))
                 found = run(spoilt, "prompts", url, directory, skip=True)
                 print(f"{name}: with broken rows: { {**found, 'lines': len(found['lines'])} }", flush=True)
                 right = len(set(bad) & set(found["lines"])) if len(found["lines"]) == len(bad) else 0
-                rows.append(row(f"broken rows reported by line, {name}", "rows", right, len(bad), "broken", target=1))
+                rows.append(
+                    faster(f"broken rows reported by line, {name}", "rows", right, peer=len(bad), peer_name="broken")
+                )
                 good = prompts - len(bad)
-                rows.append(row(f"the rest in, {name}", "rows", found["stored"], good, "good rows", target=1))
+                rows.append(faster(f"the rest in, {name}", "rows", found["stored"], peer=good, peer_name="good rows"))
                 speed = prompts / found["seconds"]
-                rows.append(row(f"rows a second, {name}, skipping", "rows/s", speed, least, "json.loads of each line"))
-                rows.append(row(f"peak memory, {name}, skipping", "MB", found["peak_mb"], MEMORY_MB, "limit", target=1))
+                rows.append(beside(f"rows a second, {name}, skipping", "rows/s", speed, least))
+                rows.append(memory(f"peak memory, {name}, skipping", found))
                 found = run(ready, "pairs", url, directory, skip=False)
                 print(f"{name}: {pairs} pairs: {found}", flush=True)
                 assert (found["state"], found["imported"]) == ("done", pairs), found
                 speed = pairs / found["seconds"]
-                rows.append(row(f"pairs a second, {name}, {pairs}", "pairs/s", speed, None, ""))
-                rows.append(row(f"peak memory, {name}, pairs", "MB", found["peak_mb"], MEMORY_MB, "limit", target=1))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(json.dumps({"benchmark": "imports", "machine": machine, "rows": rows}))
-    return 0 if all(item["ok"] for item in rows) else 1
+                rows.append(Row(what=f"pairs a second, {name}, {pairs}", unit="pairs/s", ours=round(speed, 1)))
+                rows.append(memory(f"peak memory, {name}, pairs", found))
+    show("imports", rows, as_json=options.json)
+    return 0 if all(item.ok for item in rows) else 1
 
 
 if __name__ == "__main__":
