@@ -77,6 +77,12 @@ ROUTES = {
     "gold_list": "read", "gold_give": "write", "gold_change": "write", "gold_retire": "write",
     "gold_construct": "write", "gold_promote": "write", "annotators_list": "read", "annotators_show": "read",
     "annotators_pause": "write", "annotators_resume": "write", "annotators_requalify": "write",
+    **dict.fromkeys(
+        (f"statistics_{name}" for name in (
+            "agreement", "matrix", "people", "ranking", "bias", "worst", "advice", "arms", "plan",
+        )),
+        "read",
+    ),
     "quality_show": "read", "references_give": "write", "agreement_reference": "read",
     "guidelines_list": "read", "guidelines_difference": "read", "audit_list": "manage",
     "webhooks_list": "manage", "webhooks_create": "write", "webhooks_change": "write", "webhooks_remove": "write",
