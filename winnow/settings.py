@@ -195,6 +195,7 @@ SPECTACULAR_SETTINGS = {
         "SourceKindEnum": "annotation.models.SourceKind",
         "AdjudicationKindEnum": "annotation.models.AdjudicationKind",
         "ConsensusStateEnum": "annotation.models.ConsensusState",
+        "UndefinedEnum": "annotation.api.projects.REASONS",
         "GoldOriginEnum": "annotation.models.GoldOrigin",
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],

@@ -25,8 +25,10 @@ from annotation.guideline import difference
 from annotation.models import Aggregator, GuidelineVersion, OverlapRule, Project, Role, Token, TokenScope
 from annotation.people import add_guideline, create_project
 from annotation.project_settings import COLUMNS, change_settings, check
+from annotation.statistics.estimates import Reason
 
 MOST_CAP = 2_000_000_000
+REASONS = tuple(item.value for item in Reason)  # why a figure is undefined
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -35,7 +37,7 @@ class EstimateSerializer(serializers.Serializer[Any]):
     high = serializers.FloatField(allow_null=True)
     n = serializers.IntegerField()
     n_groups = serializers.IntegerField()
-    reason = serializers.CharField(allow_null=True)
+    reason = serializers.ChoiceField(choices=REASONS, allow_null=True)
     method = serializers.CharField()
 
 

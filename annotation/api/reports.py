@@ -18,7 +18,7 @@ from annotation.api.parsing import query_choice
 from annotation.api.projects import EstimateSerializer
 from annotation.exporting import csv_pieces
 from annotation.models import Project
-from annotation.statistics.estimates import FloatArray
+from annotation.statistics.estimates import Caution, FloatArray
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 FILES = ("json", "csv")
@@ -29,7 +29,7 @@ class StatisticSerializer(EstimateSerializer):
 
     se = serializers.FloatField(allow_null=True)
     level = serializers.FloatField()
-    warnings = serializers.ListField(child=serializers.CharField())
+    warnings = serializers.ListField(child=serializers.ChoiceField(choices=[item.value for item in Caution]))
 
 
 class NumbersField(serializers.ListField):

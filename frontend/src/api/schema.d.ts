@@ -865,7 +865,7 @@ export type Estimate = {
     high: number | null;
     n: number;
     n_groups: number;
-    reason: string | null;
+    reason: UndefinedEnum | NullEnum;
     method: string;
 };
 
@@ -2243,8 +2243,6 @@ export type ReasonChip = {
     label: string;
 };
 
-export type ReasonEnum = 'cannot_judge' | 'need_expertise' | 'too_long' | 'broken' | 'rather_not';
-
 export type Receipt = {
     vote: string;
     key: string;
@@ -2550,8 +2548,10 @@ export type SignInRequest = {
     password: string;
 };
 
+export type SkipReasonEnum = 'cannot_judge' | 'need_expertise' | 'too_long' | 'broken' | 'rather_not';
+
 export type SkipRequest = {
-    reason: ReasonEnum;
+    reason: SkipReasonEnum;
     note?: string;
 };
 
@@ -2650,11 +2650,11 @@ export type Statistic = {
     high: number | null;
     n: number;
     n_groups: number;
-    reason: string | null;
+    reason: UndefinedEnum | NullEnum;
     method: string;
     se: number | null;
     level: number;
-    warnings: Array<string>;
+    warnings: Array<WarningsEnum>;
 };
 
 export type StatisticsPerson = {
@@ -2787,6 +2787,8 @@ export type TurnStateEnum = 'waiting' | 'ready' | 'failed' | 'voted';
 
 export type TypeEnum = 'number' | 'text' | 'choice';
 
+export type UndefinedEnum = 'no_votes' | 'no_overlap' | 'too_few_common' | 'one_class' | 'one_annotator' | 'tied_top' | 'not_connected' | 'separated' | 'below_chance' | 'too_few_groups' | 'zero_weight' | 'sides_not_randomised';
+
 export type UseEnum = 'hidden' | 'practice' | 'qualification';
 
 export type Used = {
@@ -2874,6 +2876,8 @@ export type VoteRow = {
     guideline: number | null;
     created_at: string;
 };
+
+export type WarningsEnum = 'not_converged' | 'few_groups' | 'few_votes' | 'no_ties' | 'clipped';
 
 export type Webhook = {
     id: string;

@@ -1,4 +1,5 @@
 /** Numbers, times and estimates as people read them. The only place that knows how a number looks. */
+import type { UndefinedEnum, WarningsEnum } from 'src/api/schema'
 import { type Key, LOCALE, t } from 'src/ui/i18n/t'
 
 const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 })
@@ -88,7 +89,10 @@ export type EstimateText = {
   why: string | null
 }
 
-const REASONS: Record<string, Key> = {
+const wordsOf = (words: Readonly<Record<string, Key | undefined>>, code: string): Key | undefined => words[code]
+
+/** A code that has no words here is a type error. */
+const REASONS: Record<UndefinedEnum, Key> = {
   no_votes: 'reason.no_votes',
   no_overlap: 'reason.no_overlap',
   too_few_common: 'reason.too_few_common',
@@ -104,13 +108,14 @@ const REASONS: Record<string, Key> = {
 }
 
 export function reasonText(reason: string | null): string {
-  const key = reason ? REASONS[reason] : undefined
+  const key = wordsOf(REASONS, reason ?? '')
   if (key) return t(key)
   // A reason of a newer server is shown by its code rather than hidden.
   return reason ? reason.replaceAll('_', ' ') : t('reason.unknown')
 }
 
-const CAUTIONS: Record<string, Key> = {
+/** Warnings, and reasons that a fit gives as warnings because a prior lets it go on. */
+const CAUTIONS: Record<WarningsEnum | 'not_connected' | 'separated', Key> = {
   not_converged: 'caution.not_converged',
   few_groups: 'caution.few_groups',
   few_votes: 'caution.few_votes',
@@ -122,11 +127,11 @@ const CAUTIONS: Record<string, Key> = {
 
 /** What to know about a figure that does exist, as a sentence. */
 export function cautionText(code: string): string {
-  const key = CAUTIONS[code]
+  const key = wordsOf(CAUTIONS, code)
   return key ? t(key) : code.replaceAll('_', ' ')
 }
 
-const SHORT_CAUTIONS: Record<string, Key> = {
+const SHORT_CAUTIONS: Partial<Record<WarningsEnum, Key>> = {
   not_converged: 'caution.short.not_converged',
   few_groups: 'caution.short.few_groups',
   few_votes: 'caution.short.few_votes',
@@ -134,7 +139,7 @@ const SHORT_CAUTIONS: Record<string, Key> = {
 
 /** The same in two words, for tables; empty where a table need not say it. */
 export function shortCaution(code: string): string {
-  const key = SHORT_CAUTIONS[code]
+  const key = wordsOf(SHORT_CAUTIONS, code)
   return key ? t(key) : ''
 }
 

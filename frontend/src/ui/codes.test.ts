@@ -1,0 +1,23 @@
+import 'src/ui/i18n/research'
+import { cautionText, reasonText } from 'src/ui/format'
+import { expect, test } from 'vitest'
+
+type Schema = { components: { schemas: Record<string, { enum?: string[] }> } }
+
+const [schema] = Object.values(import.meta.glob<Schema>('/openapi.json', { import: 'default', eager: true }))
+const codesOf = (name: string): string[] => schema?.components.schemas[name]?.enum ?? []
+const isBare = (code: string, words: string) => words === code.replaceAll('_', ' ') || words.includes('.')
+
+test('every reason of the schema ends a sentence in words', () => {
+  expect(codesOf('UndefinedEnum')).toContain('too_few_groups')
+  expect(codesOf('UndefinedEnum').filter((code) => isBare(code, reasonText(code)))).toEqual([])
+})
+
+test('every warning of the schema is a sentence', () => {
+  expect(codesOf('WarningsEnum')).toContain('few_groups')
+  expect(codesOf('WarningsEnum').filter((code) => !/^[A-Z].* .*\.$/.test(cautionText(code)))).toEqual([])
+})
+
+test('a code of a newer server is shown rather than hidden', () => {
+  expect([reasonText('brand_new'), cautionText('brand_new')]).toEqual(['brand new', 'brand new'])
+})
