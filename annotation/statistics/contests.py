@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from annotation.statistics.estimates import FloatArray, IntArray, check_codes, check_size
 
 A, TIE, B = 0, 1, 2
+FEW_STEPS = 3  # of a search that is quicker than building the graph, where it suffices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,30 +174,40 @@ def _among_present(low: IntArray, high: IntArray, counts: IntArray, z: FloatArra
     )
 
 
-def components(winner: IntArray, loser: IntArray, *, m: int, strong: bool) -> IntArray:
-    """Component of each of m systems [m], numbered from 0 as they first appear.
+def components(winner: IntArray, loser: IntArray, *, m: int) -> tuple[IntArray, IntArray]:
+    """Weak and strong component of each of m systems, [m] both, numbered from 0 as they first appear.
 
-    Strong: i and j are together where each has beaten the other, if only by way of others.
+    Two are weakly together where contests link them, strongly where each has beaten the other by way of others.
     """
+    if _reaches_all(winner, loser, m=m) and _reaches_all(loser, winner, m=m):
+        whole = np.zeros(m, dtype=np.int64)
+        return whole, whole
     graph = csr_array((np.ones(len(winner), dtype=np.int8), (winner, loser)), shape=(m, m))
-    found, labels = connected_components(graph, directed=True, connection="strong" if strong else "weak")
-    if found == 1:
-        return np.zeros(m, dtype=np.int64)
+    weak, strong = (connected_components(graph, connection=kind)[1] for kind in ("weak", "strong"))
+    return _in_order(weak), _in_order(strong)
+
+
+def _reaches_all(source: IntArray, target: IntArray, *, m: int) -> bool:
+    """Whether all can be reached from the first within a few steps, as in any graph with many links."""
+    reached = np.zeros(m, dtype=bool)
+    reached[:1] = True
+    for _ in range(FEW_STEPS):
+        reached[target[reached[source]]] = True
+    return bool(reached.all())
+
+
+def _in_order(labels: npt.NDArray[np.integer]) -> IntArray:
+    """Labels renumbered from 0 as they first appear."""
     _, start, code = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(start), dtype=np.int64)
     rank[np.argsort(start)] = np.arange(len(start))
     return rank[code]
 
 
-def contest_components(contests: Contests, *, strong: bool) -> IntArray:
+def contest_components(contests: Contests) -> tuple[IntArray, IntArray]:
     """`components` of the systems with votes; a tie connects both ways."""
-    if not strong:
-        partners = len(contests.first) and np.bincount(contests.first)[0]
-        if not contests.z.shape[1] and partners == contests.m - 1:
-            return np.zeros(contests.m, dtype=np.int64)  # the first has met everybody
-        return components(contests.first, contests.second, m=contests.m, strong=False)
     for_first = contests.counts[A] + contests.counts[TIE] > 0
     for_second = contests.counts[B] + contests.counts[TIE] > 0
     winner = np.concatenate([contests.first[for_first], contests.second[for_second]])
     loser = np.concatenate([contests.second[for_first], contests.first[for_second]])
-    return components(winner, loser, m=contests.m, strong=True)
+    return components(winner, loser, m=contests.m)

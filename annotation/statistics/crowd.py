@@ -158,7 +158,7 @@ def _rank_crowd(
     contests, l2 = crowd.contests, crowd.l2
     codes, n_groups = check_groups(group, length=len(votes.cell))
     roster = Roster(n=contests.n, present=contests.present, n_votes=votes_of(contests), n_groups=n_groups)
-    component = contest_components(contests, strong=False)
+    component, _ = contest_components(contests)
     if not contests.m:
         empty = make_ranking(np.empty(0), roster, component=component, cov=np.empty((0, 0)), l2=l2)
         return replace(empty, annotators=_people(crowd, np.empty((crowd.E, 0)), None, people, n_annotators))

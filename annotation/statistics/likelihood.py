@@ -25,6 +25,7 @@ DENSE_SYSTEMS = 2000  # more than these, and no m × m matrix is built
 STEP_LIMIT = 3.0  # logits; a full step from afar would overshoot
 MAX_STEPS = 100
 TOLERANCE = 1e-10  # of the last step
+LAST_STEP = 1e-6  # of Newton's: each is about the square of the one before, so that the next would be below TOLERANCE
 FARTHEST = 30.0  # logits; 10¹³ votes could not tell it from infinity, so that it is on its way there
 
 
@@ -276,7 +277,7 @@ def _newton(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: f
         longest = float(np.abs(step).max())
         if not np.isfinite(longest):
             return theta, False
-        if longest < TOLERANCE:
+        if longest < LAST_STEP:
             return theta + step, True
         step *= min(1.0, STEP_LIMIT / longest)
         while model.has_tie and theta[-1] + step[-1] <= model.floor:

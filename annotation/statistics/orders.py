@@ -100,12 +100,11 @@ def plackett_luce(
     n_votes = np.zeros(n, dtype=np.int64)
     n_votes[orders.present] = np.rint(orders.per_system([np.ones(block.shape) for block in orders.blocks]))
     roster = Roster(n=n, present=orders.present, n_votes=n_votes, n_groups=n_groups)
-    weak = _components(orders, strong=False)
+    weak, strong = _components(orders)
     if not orders.m:
         return make_ranking(np.empty(0), roster, component=weak, cov=np.empty((0, 0)), l2=l2)
     if l2 == 0 and weak.max() > 0:
         return without_strengths(Reason.NOT_CONNECTED, roster, component=weak)
-    strong = _components(orders, strong=True)
     if l2 == 0 and strong.max() > 0:
         return without_strengths(Reason.SEPARATED, roster, component=strong)
     return _rank_orders(orders, roster, groups, weak, l2=l2, rng=rng)
@@ -163,12 +162,12 @@ def read_orders(rankings: Sequence[Sequence[int]] | npt.NDArray[np.integer], *, 
     )
 
 
-def _components(orders: Orders, *, strong: bool) -> IntArray:
-    """Components [m] of the graph in which each system of an order has beaten the next."""
+def _components(orders: Orders) -> tuple[IntArray, IntArray]:
+    """Weak and strong components [m] of the graph in which each system of an order has beaten the next."""
     none = [np.empty(0, dtype=np.int64)]
     winner = np.concatenate(none + [block[:, :-1].ravel() for block in orders.blocks])
     loser = np.concatenate(none + [block[:, 1:].ravel() for block in orders.blocks])
-    return components(winner, loser, m=orders.m, strong=strong)
+    return components(winner, loser, m=orders.m)
 
 
 def _remaining(gamma: FloatArray, block: IntArray) -> FloatArray:

@@ -166,13 +166,13 @@ def _rank(
     contests, votes = count_contests(a, b, outcome, n=n, covariates=covariates, trace=group is not None)
     codes, n_groups = check_groups(group, length=int(contests.counts.sum()))
     roster = Roster(n=contests.n, present=contests.present, n_votes=votes_of(contests), n_groups=n_groups)
-    weak = contest_components(contests, strong=False)
+    weak, strong = contest_components(contests)
     if not contests.m:
         return make_ranking(np.empty(0), roster, component=weak, cov=np.empty((0, 0)), l2=l2)
     kept = identified(contests, weak)
     chosen = replace(contests, z=contests.z[:, kept])
     used = model if contests.ties else BRADLEY_TERRY
-    reason, component = _why_none(contests, weak, l2=l2)
+    reason, component = _why_none(contests, weak, strong, l2=l2)
     fit = maximise(chosen, used, l2=l2) if reason is None else None
     if fit is None or (not fit.converged and contests.m <= DENSE_SYSTEMS):
         reason = reason or Reason.SEPARATED
@@ -217,7 +217,7 @@ def votes_of(contests: Contests) -> IntArray:
     return out
 
 
-def _why_none(contests: Contests, weak: IntArray, *, l2: float) -> tuple[Reason | None, IntArray]:
+def _why_none(contests: Contests, weak: IntArray, strong: IntArray, *, l2: float) -> tuple[Reason | None, IntArray]:
     """Why there are no strengths, if so, and the components [m] that this speaks of."""
     if not contests.decisive:
         return Reason.ONE_CLASS, weak
@@ -225,7 +225,6 @@ def _why_none(contests: Contests, weak: IntArray, *, l2: float) -> tuple[Reason 
         return None, weak
     if weak.max() > 0:
         return Reason.NOT_CONNECTED, weak
-    strong = contest_components(contests, strong=True)
     return (Reason.SEPARATED, strong) if strong.max() > 0 else (None, weak)
 
 

@@ -225,9 +225,7 @@ def rank_centrality(wins: npt.ArrayLike, *, reg: float = 0.5) -> Ranking:
     W = W[np.ix_(present, present)]
     roster = Roster(n=len(total), present=present, n_votes=np.rint(total).astype(np.int64), n_groups=0)
     winner, loser = np.nonzero(W)
-    strong = components(winner, loser, m=len(present), strong=True)
-    # One strong component is one weak one as well, and the usual case.
-    weak = components(winner, loser, m=len(present), strong=False) if strong.max(initial=0) > 0 else strong
+    weak, strong = components(winner, loser, m=len(present))
     if weak.max(initial=0) > 0:
         return without_strengths(Reason.NOT_CONNECTED, roster, component=weak)
     if reg == 0 and strong.max(initial=0) > 0:
@@ -273,7 +271,7 @@ def elo(a: npt.ArrayLike, b: npt.ArrayLike, outcome: npt.ArrayLike, *, n: int, K
     contests, _ = count_contests(a, b, outcome, n=n)
     roster = Roster(n=n, present=contests.present, n_votes=votes_of(contests), n_groups=len(first))
     strength = (np.array(ratings)[contests.present] - ELO_START) / ELO_PER_LOGIT
-    return make_ranking(strength, roster, component=contest_components(contests, strong=False))
+    return make_ranking(strength, roster, component=contest_components(contests)[0])
 
 
 def elo_curve(
@@ -288,9 +286,8 @@ def elo_curve(
         ValueError: naming the argument that is malformed.
     """
     first, second, kind = check_contests(a, b, outcome, n=n)
-    after = np.unique(np.linspace(0, len(first), check_size(points, name="points", at_least=1) + 1).astype(np.int64))[
-        1:
-    ]
+    spaced = np.linspace(0, len(first), check_size(points, name="points", at_least=1) + 1)
+    after = np.unique(spaced.astype(np.int64))[1:]  # the first is before all votes
     ratings = [ELO_START] * n
     curve = np.empty((len(after), n))
     start = 0

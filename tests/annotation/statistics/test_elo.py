@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from annotation.statistics.estimates import Reason
-from annotation.statistics.ranking import elo, elo_scale
+from annotation.statistics.ranking import elo, elo_curve, elo_scale
+from tests.annotation.statistics.contest_votes import draw_votes
 from tests.annotation.statistics.published import llmfao
 
 
@@ -32,6 +33,16 @@ def test_the_order_of_the_votes_matters():
     one, other = elo([0, 0], [1, 1], [1.0, 0.0], n=2), elo([0, 0], [1, 1], [0.0, 1.0], n=2)
     assert one.strength[0] == pytest.approx(-other.strength[0])
     assert one.strength[0] < 0
+
+
+def test_the_curve_passes_through_the_ratings_and_ends_in_them():
+    a, b, outcome = draw_votes(100, 4, seed=1, ties=0.2)
+    after, ratings = elo_curve(a, b, outcome, n=4, points=7)
+    assert (len(after), after[-1]) == (7, 100)
+    for votes, row in zip(after, ratings, strict=True):
+        assert row == pytest.approx(elo_scale(elo(a[:votes], b[:votes], outcome[:votes], n=4).strength))
+    assert elo_curve(a, b, outcome, n=4, points=1000)[0].tolist() == list(range(1, 101))
+    assert elo_curve([], [], [], n=4, points=7)[1].shape == (0, 4)
 
 
 def test_a_system_without_votes_has_no_rating():
