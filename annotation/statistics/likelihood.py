@@ -217,14 +217,21 @@ def sandwich_meat(
     """Σ_g u_g u_gᵀ, u_g the score of group g: [parameters, parameters]. Without groups each vote is its own."""
     if votes is None or group is None:
         return assemble(contests, model, slopes.d**2, slopes.d * slopes.t, slopes.t**2)
+    scores = vote_scores(contests, model, slopes, votes, group)
+    return np.asarray((scores.T @ scores).toarray())
+
+
+def vote_scores(
+    contests: Contests, model: OutcomeModel, slopes: Slopes, votes: VoteCells, group: IntArray
+) -> csr_array:
+    """Score u_g of each group at `slopes`: sparse [G, parameters]."""
     m, k = contests.m, contests.z.shape[1]
     by_d = slopes.d[votes.outcome, votes.cell]
     parts = [(contests.first[votes.cell], by_d), (contests.second[votes.cell], -by_d)]
     parts += [(np.full_like(group, m + c), by_d * contests.z[votes.cell, c]) for c in range(k)]
     if model.has_tie:
         parts.append((np.full_like(group, m + k), slopes.t[votes.outcome, votes.cell]))
-    scores = group_scores(group, parts, size=parameters(contests, model))
-    return np.asarray((scores.T @ scores).toarray())
+    return group_scores(group, parts, size=parameters(contests, model))
 
 
 def group_scores(group: IntArray, parts: list[tuple[IntArray, FloatArray]], *, size: int) -> csr_array:

@@ -35,6 +35,7 @@ from annotation.statistics.paired_models import (
     bradley_terry,
     davidson,
     rao_kupper,
+    strength_intervals,
     votes_of,
 )
 from annotation.statistics.strengths import (
@@ -63,6 +64,7 @@ __all__ = [
     "plackett_luce",
     "rank_centrality",
     "rao_kupper",
+    "strength_intervals",
     "win_matrix",
     "win_probability",
     "win_rates",

@@ -10,7 +10,13 @@ import pytest
 from scipy.stats import t
 
 from annotation.statistics.estimates import Caution, Reason
-from annotation.statistics.ranking import bootstrap_bradley_terry, bradley_terry, win_matrix, win_probability
+from annotation.statistics.ranking import (
+    bootstrap_bradley_terry,
+    bradley_terry,
+    strength_intervals,
+    win_matrix,
+    win_probability,
+)
 from tests.annotation.statistics.contest_votes import draw_votes
 from tests.annotation.statistics.published import Llmfao, baseball, llmfao, stigler
 
@@ -252,6 +258,22 @@ def test_many_systems_are_fitted_without_a_dense_matrix():
     p = 1 / (1 + np.exp(ranking.strength[b] - ranking.strength[a]))
     score = np.bincount(a, outcome - p, 2001) - np.bincount(b, outcome - p, 2001) - np.nan_to_num(ranking.strength)
     assert np.abs(score).max() < 1e-4
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_without_a_matrix_are_those_of_the_matrix(l2: float, grouped: bool):
+    votes = draw_votes(500, 8, seed=16, ties=0.2)
+    group = np.arange(500) % 40 if grouped else None
+    ranking = bradley_terry(*votes, n=9, l2=l2, group=group)
+    first, last, absent = strength_intervals(ranking, *votes, systems=[0, 7, 8], l2=l2, group=group)
+    for estimate, system in ((first, 0), (last, 7)):
+        expected = [getattr(ranking, name)[system] for name in ("strength", "se", "low", "high")]
+        assert [estimate.value, estimate.se, estimate.low, estimate.high] == pytest.approx(expected, abs=1e-8)
+    assert absent.reason is Reason.NO_VOTES
+    alone = bradley_terry(*votes, n=9, l2=l2, group=np.zeros(500, dtype=int))
+    (estimate,) = strength_intervals(alone, *votes, systems=[0], l2=l2, group=np.zeros(500, dtype=int))
+    assert (estimate.value, estimate.reason) == (alone.strength[0], Reason.TOO_FEW_GROUPS)
 
 
 def test_bootstrap_replicates_scatter_as_the_sandwich_says():
