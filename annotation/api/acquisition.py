@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from annotation import acquisition_report, planning
 from annotation.api.access import ProjectView
 from annotation.api.parsing import FiniteFloatField
-from annotation.api.reports import StatisticSerializer
+from annotation.api.reports import StatisticSerializer, answer, report_schema, wanted_file
 from annotation.models import Arm
 
 MOST_SYSTEMS = 2_000
@@ -80,33 +79,38 @@ class PlanReportSerializer(serializers.Serializer[Any]):
 class ArmsView(ProjectView):
     """The chosen comparisons beside their random control."""
 
-    @extend_schema(operation_id="statistics_arms", responses=ArmsReportSerializer)
-    def get(self, request: Request, slug: str) -> Response:
+    @report_schema("arms", ArmsReportSerializer)
+    def get(self, request: Request, slug: str) -> HttpResponseBase:
         """What choosing pairs has gained at equal numbers of votes."""
+        file = wanted_file(request)
         found = asdict(acquisition_report.arms(self.project))
-        return Response(ArmsReportSerializer({"definition": acquisition_report.DEFINITION} | found).data)
+        body = ArmsReportSerializer({"definition": acquisition_report.DEFINITION} | found).data
+        return answer(self.project, body, name="arms", file=file, table=lambda body: (body["chosen"], body["control"]))
 
 
 class PlanView(ProjectView):
     """How much to ask for."""
 
-    @extend_schema(operation_id="statistics_plan", parameters=[PlanAskSerializer], responses=PlanReportSerializer)
-    def get(self, request: Request, slug: str) -> Response:
+    @report_schema("plan", PlanReportSerializer, PlanAskSerializer)
+    def get(self, request: Request, slug: str) -> HttpResponseBase:
         """What so many pairs and votes would tell, a sentence each."""
-        ask = PlanAskSerializer(data={name: value for name, value in request.query_params.items() if value != ""})
+        file = wanted_file(request)
+        given = {name: value for name, value in request.query_params.items() if name != "as"}
+        ask = PlanAskSerializer(data={name: value for name, value in given.items() if value != ""})
         if not ask.is_valid():
             raise ValidationError(
                 {
-                    name: [f"{message} Got {request.query_params[name]!r}." for message in messages]
+                    name: [f"{message} Got {given[name]!r}." for message in messages]
                     for name, messages in ask.errors.items()
                 }
             )
-        unknown = sorted(set(request.query_params) - set(ask.fields))
+        unknown = sorted(set(given) - set(ask.fields))
         if unknown:  # a figure that is spelled wrong must not become the default
             raise ValidationError({name: ["there is no such parameter"] for name in unknown})
         found = planning.plan(self.project, planning.Asked(**ask.validated_data))
         body = {"definition": planning.DEFINITION, "figures": found.figures, "lines": found.lines}
-        return Response(PlanReportSerializer(body).data)
+        shown = PlanReportSerializer(body).data
+        return answer(self.project, shown, name="plan", file=file, table=lambda body: body["lines"])
 
 
 urlpatterns: list[URLPattern] = [

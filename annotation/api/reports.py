@@ -46,8 +46,8 @@ def numbers(matrix: FloatArray) -> list[list[float | None]]:
     return rows
 
 
-def report_schema(name: str, shape: Any, *parameters: OpenApiParameter) -> Callable[[Method], Method]:
-    """The schema of a report that is also a download."""
+def report_schema(name: str, shape: Any, *parameters: Any) -> Callable[[Method], Method]:
+    """The schema of a report that is also a download. `parameters`: of the query, or a serializer of them."""
     decorate: Callable[[Method], Method] = extend_schema(
         operation_id=f"statistics_{name}",
         responses={(200, "application/json"): shape, (200, "text/csv"): OpenApiTypes.STR},

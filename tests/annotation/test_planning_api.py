@@ -117,3 +117,13 @@ def test_arms_without_votes_say_so(project, olga):
 def test_plans_and_arms_are_for_researchers(project, address):
     assert world.client(builders.user("stan")).get(address).status_code == 404
     assert world.client(builders.member(project, "ann")).get(address).status_code == 403
+
+
+def test_plan_and_arms_are_files_with_their_definition(olga):
+    file = olga.get(PLAN, {"win_rate": 0.6, "as": "csv"})
+    rows = b"".join(file.streaming_content).decode().splitlines()
+    assert rows[0].startswith("# Two-sided tests")
+    assert rows[1].split(",")[0] == "what"
+    answer = olga.get(f"{ARMS}?as=json")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="helpful-arms.json"'
+    assert answer.json()["definition"]

@@ -5240,7 +5240,12 @@ export type StatisticsArmsData = {
     path: {
         slug: string;
     };
-    query?: never;
+    query?: {
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
+    };
     url: '/api/v1/projects/{slug}/statistics/arms';
 };
 
@@ -5329,6 +5334,10 @@ export type StatisticsPlanData = {
     };
     query?: {
         accuracy?: number;
+        /**
+         * As a file, with the definition in it.
+         */
+        as?: 'csv' | 'json';
         half_width?: number;
         icc?: number;
         pairs_per_prompt?: number;
