@@ -373,7 +373,7 @@ def run(sizes: Sequence[int], *, crowdkit: str | None, resampled: Pairs, bca: bo
     """
     rows: list[Row] = []
     with crowdkit_process(crowdkit) as process, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # scikit-learn divides 0 by 0 where one class was used
+        warnings.simplefilter("ignore")  # scikit-learn warns where two annotators used one class
         for size in sizes:
             for contest in contests(size, process):
                 rows += hold(contest, variant=SIZES.get(size, str(size)), target=FLOORS[contest.what].get(size))
