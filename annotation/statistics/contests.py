@@ -147,15 +147,16 @@ def count_contests(
 
 def _count_by_pair(first: IntArray, second: IntArray, kind: npt.NDArray[np.int8], *, n: int) -> Contests:
     """The same without sorting, by one table of all pairs: worth it where votes outnumber the pairs."""
-    code = first * n
+    code = kind * np.int64(n)
+    code += first
+    code *= n
     code += second
-    code *= 3
-    code += kind
-    table = np.bincount(code, minlength=3 * n * n).reshape(n, n, 3)
-    low, high = np.triu_indices(n, 1)
-    counts = table[low, high] + table[high, low, ::-1]
-    met = counts.any(axis=1)
-    return _among_present(low[met], high[met], counts[met].T, np.zeros((int(met.sum()), 0)), n=n)
+    table = np.bincount(code, minlength=3 * n * n).reshape(3, n, n)
+    both = (table + table[::-1].transpose(0, 2, 1)).reshape(3, n * n)
+    above = np.arange(n)[:, None] < np.arange(n)
+    pairs = np.flatnonzero(both.any(axis=0) & above.ravel())
+    low, high = np.divmod(pairs, n)
+    return _among_present(low, high, both[:, pairs], np.zeros((len(pairs), 0)), n=n)
 
 
 def _among_present(low: IntArray, high: IntArray, counts: IntArray, z: FloatArray, *, n: int) -> Contests:

@@ -71,14 +71,15 @@ class Fit:
 
 
 def _plain_log_p(d: FloatArray, _: float) -> FloatArray:
-    won, lost = log_expit(d), log_expit(-d)
-    return np.array([won, (won + lost) / 2, lost])
+    won = log_expit(d)
+    return np.array([won, won - d / 2, won - d])
 
 
 def _plain_slopes(d: FloatArray, _: float) -> Slopes:
-    p, q = expit(d), expit(-d)
+    p = expit(d)
+    q = 1 - p
     none = np.zeros((1, 1))
-    return Slopes(d=np.stack([q, (q - p) / 2, -p]), t=none, dd=(p * q)[None, :], dt=none, tt=none)
+    return Slopes(d=np.array([q, 0.5 - p, -p]), t=none, dd=(p * q)[None, :], dt=none, tt=none)
 
 
 def _davidson_logits(d: FloatArray, t: float) -> FloatArray:
@@ -291,7 +292,7 @@ def _newton(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: f
             step *= 0.5
         rise = float(uphill @ step)
         slopes, uphill = look(theta + step)
-        while longest > 1e-6 and float(uphill @ step) < -0.9 * rise:
+        while float(uphill @ step) < -0.9 * rise:
             step *= 0.5
             rise *= 0.5
             slopes, uphill = look(theta + step)

@@ -42,10 +42,10 @@ from annotation.statistics.likelihood import (
     BRADLEY_TERRY,
     DAVIDSON,
     DENSE_SYSTEMS,
+    LAST_STEP,
     MAX_STEPS,
     RAO_KUPPER,
     STEP_LIMIT,
-    TOLERANCE,
     Fit,
     OutcomeModel,
     differences,
@@ -67,6 +67,7 @@ from annotation.statistics.strengths import (
 )
 
 BLOCK = 2**23  # numbers in a block of bootstrap replicates
+LARGEST_LOG = 700.0  # whose exponential is still a number
 ALIKE = 1e-9  # a covariate that keeps less of its variation than this is a sum of others
 
 
@@ -283,7 +284,7 @@ def _with_tie(ranking: Ranking, model: OutcomeModel, log_tie: Estimate | None) -
         return replace(ranking, tie_parameter=lowest)
     if log_tie.low is None or log_tie.high is None:
         return replace(ranking, tie_parameter=float(np.exp(log_tie.value)))
-    low, high = np.exp([log_tie.low, log_tie.high])
+    low, high = np.exp(np.minimum([log_tie.low, log_tie.high], LARGEST_LOG))
     return replace(
         ranking,
         tie_parameter=float(np.exp(log_tie.value)),
@@ -462,6 +463,6 @@ def _refit(contests: Contests, won: FloatArray, met: FloatArray, start: FloatArr
         step = np.linalg.solve(bend, uphill[:, :, None])[:, :, 0]
         longest = float(np.abs(step).max())
         s += step * min(1.0, STEP_LIMIT / longest)
-        if longest < TOLERANCE:
+        if longest < LAST_STEP:
             break
     return s

@@ -101,6 +101,17 @@ def test_a_win_and_a_tie_alone_have_no_maximum_without_a_prior(model):
     assert np.all(np.isfinite(model(*votes, n=2).strength))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("model", MODELS)
+def test_the_interval_of_the_tie_parameter_is_finite_with_two_groups_that_disagree(model):
+    # One group never ties and the other always does: t₁ = 12.7 times a large standard error of a logarithm.
+    n = 2_000
+    ranking = model(
+        [0] * n, [1] * n, [1.0, 0.0] * (n // 4) + [0.5] * (n // 2), n=2, group=[0] * (n // 2) + [1] * (n // 2)
+    )
+    assert 0 <= ranking.tie_low < ranking.tie_parameter < ranking.tie_high < np.inf
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_strengths_are_recovered(model):
     rng = np.random.default_rng(2)
