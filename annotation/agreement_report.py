@@ -161,7 +161,7 @@ def measured(project: Project, votes: VoteArrays, comparisons: Comparisons) -> V
 
 
 def agreement(project: Project, *, without: User | None = None) -> dict[str, Estimate]:
-    """Percent agreement, Krippendorff's nominal alpha and the unanimous share over pairs of completions; four queries.
+    """Percent agreement, Krippendorff's nominal alpha and the unanimous share over pairs of completions; three queries.
 
     Withdrawn comparisons and excluded people are left out, and so are ratings of one completion, which have no pair.
     A class that was offered and never chosen is still a class.
@@ -238,7 +238,7 @@ def ceiling(votes: VoteArrays, comparisons: Comparisons) -> CeilingReport:
 
 
 def agreement_report(project: Project, *, split: Split | None = None, window: Window = Window.WEEK) -> AgreementReport:
-    """Agreement on the whole and by parts; seven queries, and up to three for the parts.
+    """Agreement on the whole and by parts; six queries, and up to four for the parts.
 
     Args:
         window: how time is cut, where it is what the votes are split by.
@@ -433,7 +433,7 @@ class MatrixReport:
 
 
 def matrix_report(project: Project, *, weights: Any, min_common: int, most: int) -> MatrixReport:
-    """Cohen's κ of every two annotators; five queries.
+    """Cohen's κ of every two annotators; four queries.
 
     Args:
         weights: as `agreement.agreement_weights` names them. min_common: pairs below it have none.

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from annotation import queries
+from annotation.agreement_report import agreement
 from annotation.consensus import rebuild
 from annotation.errors import DomainError
 from annotation.exporting import Dataset, Format, columns, encode, rows
@@ -60,7 +60,7 @@ def export_project(*, project: Project, directory: Path, file_format: Format, no
     files["project.json"] = {"sha256": hashlib.sha256(settings).hexdigest(), "size_bytes": len(settings)}
     card = {
         "winnow": VERSION, "project": project.slug, "counts": counts, "licences": _licences(project),
-        "agreement": {name: asdict(value) for name, value in queries.agreement(project).items()},
+        "agreement": {name: asdict(value) for name, value in agreement(project).items()},
         "format": file_format.value, "exported_at": now.isoformat(), "files": files,
     }  # fmt: skip
     (directory / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=1), encoding="utf-8")

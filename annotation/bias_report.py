@@ -62,7 +62,7 @@ class Figures:
 
 
 def figures(project: Project) -> Figures:
-    """The figures of all people of a project, kept until the facts change. Eleven queries where they are not."""
+    """The figures of all people of a project, kept until the facts change. Nine queries where they are not."""
     return kept(project, report="figures", compute=lambda: _figures(project))
 
 
@@ -200,7 +200,7 @@ class BiasReport:
 
 
 def bias_report(project: Project) -> BiasReport:
-    """Effects of position, length and format, pooled and by person; drift; consistency. Up to 20 queries."""
+    """Effects of position, length and format, pooled and by person; drift; consistency. Nine queries beside `figures`."""
     found = figures(project)
     middle, pooled = found.bias.mean, found.bias.pooled
     effects = tuple(
@@ -327,7 +327,7 @@ class PeopleReport:
 
 
 def people_report(project: Project) -> PeopleReport:
-    """What the statistics and the records say of each person; up to 25 queries, however many people."""
+    """What the statistics and the records say of each person; eleven queries beside `figures`."""
     found = figures(project)
     known = records.records(project)
     references = reference_agreement(project).people
@@ -431,7 +431,7 @@ class AdviceReport:
 
 
 def advice_report(project: Project, *, accuracy: float | None = None) -> AdviceReport:
-    """More votes, more pairs, or a better guideline; thirteen queries.
+    """More votes, more pairs, or a better guideline; nine queries.
 
     Args:
         accuracy: of a model against single votes.

@@ -14,12 +14,12 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Count, F, Q, QuerySet
 
-from annotation import queries
+from annotation.agreement_report import agreement
 from annotation.assignment import end
 from annotation.audience import may_serve
 from annotation.consensus import mark_due
-from annotation.fits import request as request_fit
 from annotation.errors import DomainError, Invalid, Kind
+from annotation.fits import request as request_fit
 from annotation.gate import write
 from annotation.models import (
     Assignment,
@@ -83,7 +83,7 @@ class Preview:
 
 
 def preview(project: Project, user: User) -> Preview:
-    """What `exclude` would do now; writes nothing. Three queries, and two for the agreement."""
+    """What `exclude` would do now; writes nothing. Three queries, and six for the agreement."""
     mine = Slot.objects.filter(project=project, vote__annotator=user).order_by().values("comparison_id")
     rows = (
         Comparison.objects.filter(project=project, pk__in=mine)
@@ -101,8 +101,8 @@ def preview(project: Project, user: User) -> Preview:
         frozen=sum(frozen_at is not None for frozen_at, _, _ in found),
         reopened=sum(frozen_at is None and not unfinished for frozen_at, _, unfinished in found),
         without_votes=sum(others == 0 for _, others, _ in found),
-        agreement=queries.agreement(project),
-        agreement_without=queries.agreement(project, without=user),
+        agreement=agreement(project),
+        agreement_without=agreement(project, without=user),
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads for screens: counts, agreement, people, tables. Each has a fixed number of queries, stated in its test."""
+"""Reads for screens: counts, people, tables. Each has a fixed number of queries, stated in its test."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from operator import or_
 from statistics import median
 from typing import Any
 
-import numpy as np
 from django.db.models import Count, F, Max, Prefetch, Q, QuerySet
 
-from annotation.feedback import MOST_COMPLETIONS, FeedbackKind, pair_classes, ranks
 from annotation.models import (
     Comparison,
     ComparisonCompletion,
@@ -28,15 +26,8 @@ from annotation.models import (
     Role,
     Slot,
     SlotState,
-    User,
     Vote,
 )
-from annotation.statistics.aggregation import vote_counts
-from annotation.statistics.agreement import krippendorff_alpha, percent_agreement, unanimous_share
-from annotation.statistics.estimates import Estimate, IntArray
-from annotation.tally import CLASSES
-
-_MOST_PAIRS = MOST_COMPLETIONS * (MOST_COMPLETIONS - 1) // 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,58 +99,6 @@ def counts(project: Project, *, now: datetime) -> Counts:
 def _excluded(project: Project) -> QuerySet[Membership, int]:
     """Users whose votes do not count."""
     return Membership.objects.filter(project=project, excluded_at__isnull=False).values_list("user_id", flat=True)
-
-
-def agreement(project: Project, *, without: User | None = None) -> dict[str, Estimate]:
-    """Percent agreement, Krippendorff's nominal alpha and the unanimous share over counted votes, by prompt group.
-
-    The pairs of a ranking are items of their own; ratings stand on no common scale and are left out, as withdrawn
-    comparisons and excluded people are. A class that was offered and never chosen is still a class.
-
-    Args:
-        without: a person to leave out as if excluded.
-    """
-    item, group, label = _pair_votes(project, without)
-    if not project.feedback.has_tie and not (label == 1).any():
-        label, K = label // 2, 2
-    else:
-        K = len(CLASSES)
-    items, item = np.unique(item, return_inverse=True)
-    group_of = np.zeros(len(items), dtype=np.int64)
-    group_of[item] = np.unique(group, return_inverse=True)[1]
-    table = vote_counts(item, label, n_items=len(items), K=K)
-    return {
-        "percent": percent_agreement(table, group=group_of),
-        "alpha": krippendorff_alpha(table, level="nominal", group=group_of),
-        "unanimous": unanimous_share(table, group=group_of),
-    }
-
-
-def _pair_votes(project: Project, without: User | None) -> tuple[IntArray, IntArray, IntArray]:
-    """Item, prompt and class of every counted vote on a pair; one query."""
-    rows = (
-        Slot.objects.filter(project=project, state=SlotState.DONE)
-        .exclude(comparison__consensus__state=ConsensusState.WITHDRAWN)
-        .exclude(vote__annotator__in=_excluded(project))
-        .order_by()
-    )
-    if without is not None:
-        rows = rows.exclude(vote__annotator=without)
-    kind = project.feedback.kind
-    if kind is FeedbackKind.RATING:
-        rows = rows.none()
-    if kind is not FeedbackKind.RANKING:
-        code = {name: k for k, name in enumerate(CLASSES)}
-        votes = list(rows.values_list("comparison_id", "comparison__prompt_id", "vote__choice"))
-        found = [(pk, prompt_id, code[choice]) for pk, prompt_id, choice in votes]
-    else:
-        found = [
-            (pk * _MOST_PAIRS + n, prompt_id, cls)
-            for pk, prompt_id, body in rows.values_list("comparison_id", "comparison__prompt_id", "vote__body")
-            for n, (_, _, cls) in enumerate(pair_classes(ranks("", body, size=sum(map(len, body["ranking"])))))
-        ]
-    table = np.array(found, dtype=np.int64).reshape(-1, 3)
-    return table[:, 0], table[:, 1], table[:, 2]
 
 
 def rates(project: Project, *, wanted: int, now: datetime) -> Rates:

@@ -205,7 +205,7 @@ class _Contests:
 def ranking_report(
     project: Project, *, model: Model = Model.RAO_KUPPER, controls: Collection[Control] = (), criterion: str = ""
 ) -> RankingReport:
-    """The ranking by a model, and beside it the controlled and the adjusted one; ten queries at most.
+    """The ranking by a model, and beside it the controlled and the adjusted one; ten queries at most, however many votes.
 
     Raises:
         UnknownCriterion: the form has no such criterion.

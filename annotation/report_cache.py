@@ -40,7 +40,7 @@ KEPT_SECONDS = 24 * 3600
 def fingerprint(project: Project) -> str:
     """Of everything that a report is made from. Facts are only ever added, so their newest keys stand for them all.
 
-    Derived rows that reports read are in it by their sums: which votes slots count, and what is withdrawn. Thirteen
+    Derived rows that reports read are in it by their sums: which votes slots count, and what is withdrawn. Fourteen
     queries, none of which reads a vote.
     """
     newest = {

@@ -9,6 +9,7 @@ import pytest
 
 from annotation import adjudication
 from annotation.adjudication import AlreadyRuled, MakeGold, NotDisputed, send
+from annotation.agreement_report import agreement
 from annotation.consensus import settle_due
 from annotation.errors import Invalid
 from annotation.feedback import read_form
@@ -27,7 +28,7 @@ from annotation.models import (
     Slot,
     Vote,
 )
-from annotation.queries import agreement, counts
+from annotation.queries import counts
 from tests import builders, world
 from tests.builders import NOW, cast
 

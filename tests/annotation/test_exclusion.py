@@ -6,6 +6,7 @@ import pytest
 from django.db.models import Count
 
 from annotation import exclusion
+from annotation.agreement_report import agreement
 from annotation.consensus import settle_due
 from annotation.models import (
     AuditEvent,
@@ -17,7 +18,7 @@ from annotation.models import (
     SlotState,
     Vote,
 )
-from annotation.queries import agreement, counts
+from annotation.queries import counts
 from tests import builders
 from tests.builders import NOW, cast
 

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import queries as annotation_queries
+from annotation.agreement_report import agreement
 from annotation.api.access import ProjectView
 from annotation.api.projects import AgreementSerializer
 from training import queries
@@ -75,7 +76,7 @@ class OverviewView(ProjectView):
         counts = annotation_queries.counts(self.project, now=now)
         body = {
             "counts": counts,
-            "agreement": annotation_queries.agreement(self.project),
+            "agreement": agreement(self.project),
             "rates": annotation_queries.rates(self.project, wanted=counts.wanted, now=now),
             "people": annotation_queries.people(self.project, most=50),
             "round": queries.rounds(self.project).order_by("-pk").first(),
