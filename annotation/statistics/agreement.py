@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 from scipy.special import poch
 
 from annotation.statistics.aggregation import vote_counts
@@ -214,21 +213,19 @@ def kappa_matrix(
     kept = last_votes(items, people, n_annotators=n_annotators, repeats=repeats)
     items, people, labels = items[kept], people[kept], labels[kept]
     w = agreement_weights(weights, K=K)
-    pair, cell, met = _meetings(items, people, labels, n_items=n_items, n_annotators=n_annotators, K=K)
-    upper = np.bincount(pair, weights=met, minlength=n_annotators**2)
+    pair, cell = _meetings(items, people, labels, n_items=n_items, n_annotators=n_annotators, K=K)
+    upper = np.bincount(pair, minlength=n_annotators**2)
     often = upper >= check_size(min_common, name="min_common", at_least=2)
     i, j = np.divmod(np.flatnonzero(often), n_annotators)
-    place, counted = np.cumsum(often) - 1, often[pair]
-    position = cell[counted] * len(i) + place[pair[counted]]
-    cells: FloatArray = np.bincount(position, weights=met[counted], minlength=K * K * len(i)).astype(
-        np.float64, copy=False
-    )
-    common = upper.reshape(n_annotators, n_annotators).astype(np.int64)
+    counted = slice(None) if often[upper > 0].all() else often[pair]
+    position = cell[counted] * len(i) + (np.cumsum(often) - 1)[pair[counted]]
+    cells = np.bincount(position, minlength=K * K * len(i)).reshape(K, K, len(i)).astype(np.float64)
+    common = upper.reshape(n_annotators, n_annotators)
     common += common.T + np.diag(np.bincount(people, minlength=n_annotators))
     reason = np.where(common > 0, Reason.TOO_FEW_COMMON.number, Reason.NO_OVERLAP.number)
     np.fill_diagonal(reason, Reason.ONE_ANNOTATOR.number)
     kappa, se = np.full(common.shape, np.nan), np.full(common.shape, np.nan)
-    kappa[i, j], se[i, j] = kappas(np.moveaxis(cells.reshape(K, K, len(i)), 2, 0), w)
+    kappa[i, j], se[i, j] = kappas(np.moveaxis(cells, 2, 0), w)
     reason[i, j] = np.where(np.isnan(kappa[i, j]), Reason.ONE_CLASS.number, 0)
     for matrix in (kappa, se, reason):
         matrix[j, i] = matrix[i, j]
@@ -237,19 +234,24 @@ def kappa_matrix(
 
 def _meetings(
     items: IntArray, people: IntArray, labels: IntArray, *, n_items: int, n_annotators: int, K: int
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """Every cell (k, l) that a pair of annotators i < j filled: i·W + j, k·K + l, and on how many items; all [M].
+) -> tuple[IntArray, IntArray]:
+    """Every meeting of two annotators i < j on an item: i·W + j, and the cell k·K + l of what they said; both [M].
 
-    One product XᵀX of the items × (annotator, label) that were given: as large as what was found, not as W².
+    In the order of items and people each vote meets the next one, the one after that, … of its item: a pass a distance,
+    over the votes that still have somebody to meet. A sparse product XᵀX finds the same three times slower.
     """
-    seats = n_annotators * K
-    ordered = np.sort(items * seats + people * K + labels)  # rows made ready here cost less than scipy's sorting
-    ends = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=n_items))])
-    X = sparse.csr_array((np.ones(len(items)), ordered % seats, ends), shape=(n_items, seats))
-    both = (X.T @ X).tocoo()
-    once = np.flatnonzero(both.row // K < both.col // K)
-    (i, k), (j, m) = (np.divmod(side[once].astype(np.int64), K) for side in both.coords)
-    return i * n_annotators + j, k * K + m, both.data[once]
+    ordered = np.sort((items * n_annotators + people) * K + labels)
+    rest, label = np.divmod(ordered, K)
+    person = rest % n_annotators
+    size = np.bincount(items, minlength=n_items)
+    end = np.repeat(np.cumsum(size), size)
+    meets = np.arange(len(ordered))
+    pairs, cells = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for distance in range(1, int(size.max(initial=0))):
+        meets = meets[meets + distance < end[meets]]
+        pairs.append(person[meets] * n_annotators + person[meets + distance])
+        cells.append(label[meets] * K + label[meets + distance])
+    return np.concatenate(pairs), np.concatenate(cells)
 
 
 def kappas(tables: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
