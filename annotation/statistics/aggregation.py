@@ -2,8 +2,8 @@
 
 Pure functions of arrays. Classes of a pair are 0 = a, 1 = tie, 2 = b, or 0 = a, 1 = b without a tie option; a strength
 scale is ascending from "a clearly" to "b clearly" with its tie, if any, in the middle. Labels speak of the completion,
-never of the side it was shown on. All answers to one question, how votes become labels, stand in this one module
-under their public names, hence its length; the steps of EM are in `expectation`, the inside of GLAD in `glad`.
+never of the side it was shown on. The module is long because all answers to one question, how votes become labels,
+stand in it under their public names; the steps of EM are in `expectation`, the inside of GLAD in `glad`.
 
 Shapes: V votes, n items, K classes, W annotators. `item, annotator, label` are [V] codes from 0.
 """
