@@ -19,6 +19,7 @@ import { KappaMatrix } from 'src/statistics/KappaMatrix'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
+import { usePart } from 'src/statistics/usePart'
 import { BandChart, type BandPoint } from 'src/ui/charts/BandChart'
 import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
 import { count, fixed, reasonText } from 'src/ui/format'
@@ -315,14 +316,13 @@ function WithResearchers({ slug }: { slug: string }) {
   const report = useQuery(peopleQuery(source))
   return (
     <ReportCard title={t('records.references')} source={source} query={report} flush>
-      {({ people }) => {
-        const rows = people.filter(({ reference }) => reference.n > 0)
-        return rows.length === 0 ? (
-          <p className={styles.inset}>{t('records.noReferencesText')}</p>
-        ) : (
-          <DataTable caption={t('records.references')} columns={WITH_RESEARCHERS} rows={rows} rowKey={({ id }) => id} />
-        )
-      }}
+      {({ people }) => <References people={people.filter(({ reference }) => reference.n > 0)} />}
     </ReportCard>
   )
+}
+
+function References({ people }: { people: PersonSummary[] }) {
+  const part = usePart(people)
+  if (people.length === 0) return <p className={styles.inset}>{t('records.noReferencesText')}</p>
+  return <DataTable caption={t('records.references')} columns={WITH_RESEARCHERS} rowKey={({ id }) => id} {...part} />
 }

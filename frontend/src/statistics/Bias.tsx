@@ -7,6 +7,7 @@ import { Doubts } from 'src/statistics/Doubts'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
+import { usePart } from 'src/statistics/usePart'
 import { BandChart } from 'src/ui/charts/BandChart'
 import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
 import { rangeOf } from 'src/ui/charts/scale'
@@ -124,7 +125,7 @@ function People({ slug }: { slug: string }) {
           </Empty>
         ) : (
           <>
-            <DataTable caption={t('bias.people')} columns={PEOPLE} rows={people} rowKey={({ id }) => id} />
+            <PeopleTable people={people} />
             {lower_quartile !== null && (
               <p className={`${styles.inset} muted small`}>{t('bias.quartile', { share: percent(lower_quartile) })}</p>
             )}
@@ -133,6 +134,15 @@ function People({ slug }: { slug: string }) {
       }
     </ReportCard>
   )
+}
+
+/** Flagged ones first; else as they came, the busiest first. */
+const flaggedFirst = <Row,>(rows: Row[], isFlagged: (row: Row) => boolean): Row[] =>
+  [...rows].sort((a, b) => Number(isFlagged(b)) - Number(isFlagged(a)))
+
+function PeopleTable({ people }: { people: PersonSummary[] }) {
+  const part = usePart(flaggedFirst(people, ({ flags }) => flags.length > 0))
+  return <DataTable caption={t('bias.people')} columns={PEOPLE} rowKey={({ id }) => id} {...part} />
 }
 
 /** An effect of zero belongs on the axis, and equally much to both sides of it. */
@@ -145,8 +155,14 @@ function axisOf(effects: { low: number | null; high: number | null; value: numbe
 const EFFECT_COLUMN = {
   name: 'effect',
   header: t('bias.effect'),
-  cell: ({ effect }: { effect: PooledEffect['effect'] }) => <Figure of={effect} unit="coefficient" />,
+  cell: ({ effect }: OneEffect) => <Figure of={effect} unit="coefficient" />,
 }
+
+const POOLED: Column<PooledEffect>[] = [
+  { name: 'effect', header: t('bias.middle'), cell: ({ effect }) => <Figure of={effect} unit="coefficient" /> },
+  { name: 'pooled', header: t('bias.allAlike'), cell: ({ pooled }) => <Figure of={pooled} unit="coefficient" /> },
+  { name: 'tau', header: t('bias.tau'), align: 'end', cell: ({ tau }) => (tau === null ? DASH : fixed(tau)) },
+]
 
 function Pooled({ report: { effects, votes, prompts, reason, warnings } }: { report: BiasReport }) {
   return (
@@ -155,29 +171,23 @@ function Pooled({ report: { effects, votes, prompts, reason, warnings } }: { rep
         <p className="muted">{t('bias.restsOn', { votes, prompts })}</p>
         <Doubts of={[{ reason, warnings }]} />
       </div>
-      {effects.length > 0 && (
+      {reason === null && (
         <Whiskers<PooledEffect>
           caption={t('bias.pooled')}
           rows={effects}
           rowKey={({ bias }) => bias}
           columns={{
             before: [{ name: 'bias', header: t('nav.bias'), cell: ({ bias }) => t(`bias.towards.${bias}`) }],
-            after: [
-              EFFECT_COLUMN,
-              {
-                name: 'tau',
-                header: t('bias.tau'),
-                align: 'end',
-                cell: ({ tau }) => (tau === null ? DASH : fixed(tau)),
-              },
-            ],
+            after: POOLED,
           }}
-          marks={({ effect }) => [effect]}
-          series={[t('bias.effect')]}
+          marks={({ effect, pooled }) => [effect, pooled]}
+          series={[t('bias.middle'), t('bias.allAlike')]}
           axis={axisOf(
-            effects.map(({ effect }) => effect),
+            effects.flatMap(({ effect, pooled }) => [effect, pooled]),
             t('ranking.logits'),
           )}
+        />
+      )}
         />
       )}
     </>
@@ -204,11 +214,14 @@ function ByPerson({ people }: { people: PersonBias[] }) {
     const found = person.effects.find((one) => one.bias === bias)
     return found ? [{ ...person, effect: found.effect, flagged: found.flagged }] : []
   })
-  if (rows.length === 0) return <p className={styles.inset}>{t('bias.noneByPerson')}</p>
+  const part = usePart(flaggedFirst(rows, ({ flagged }) => flagged))
+  if (rows.every(({ effect }) => effect.value === null)) {
+    return <p className={styles.inset}>{t('bias.noneByPerson')}</p>
+  }
   return (
     <Whiskers<OneEffect>
       caption={t('bias.byPerson')}
-      rows={rows}
+      {...part}
       rowKey={({ id }) => id}
       columns={{
         before: [{ name: 'name', header: t('people.name'), cell: (row) => <strong>{nameOf(row)}</strong> }],
@@ -243,11 +256,12 @@ function Drift({ people }: { people: PersonBias[] }) {
     'person',
     people.map((person) => person.id),
   )
+  const part = usePart(flaggedFirst(people, ({ drift_flagged }) => drift_flagged))
   const person = people.find((one) => one.id === id)
   if (!person) return <p>{t('bias.noneByPerson')}</p>
   return (
     <>
-      <DataTable caption={t('drift.title')} columns={DRIFT} rows={people} rowKey={(row) => row.id} />
+      <DataTable caption={t('drift.title')} columns={DRIFT} rowKey={(row) => row.id} {...part} />
       <div className={styles.sub}>
         <div className={styles.filters}>
           <SelectField

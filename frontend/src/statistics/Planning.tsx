@@ -68,7 +68,7 @@ function Advice({ slug }: { slug: string }) {
       {({ advice, words, agreement, self_consistency, ceiling, share_of_ceiling, accuracy: asked }) => (
         <>
           <Notice>
-            <h3>{advice ? t(`advice.${advice}`) : t('advice.none')}</h3>
+            {advice && <h3>{t(`advice.${advice}`)}</h3>}
             <p>{words}</p>
           </Notice>
           <div className={styles.estimates}>

@@ -8,6 +8,7 @@ import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { Strengths } from 'src/statistics/Strengths'
 import { useChoice } from 'src/statistics/useChoice'
+import { usePart } from 'src/statistics/usePart'
 import { WinRates } from 'src/statistics/WinRates'
 import { Figure } from 'src/ui/charts/Estimate'
 import { count, DASH } from 'src/ui/format'
@@ -111,14 +112,7 @@ export default function Ranking() {
           )}
           {report.data.annotators.length > 0 && (
             <ReportCard title={t('ranking.annotators')} note={t('ranking.annotatorsNote')} flush {...card}>
-              {({ annotators }) => (
-                <DataTable
-                  caption={t('ranking.annotators')}
-                  columns={ANNOTATORS}
-                  rows={annotators}
-                  rowKey={({ id }) => id}
-                />
-              )}
+              {({ annotators }) => <Annotators annotators={annotators} />}
             </ReportCard>
           )}
           <ReportCard title={t('winRates.title')} note={t('winRates.note')} {...card}>
@@ -166,3 +160,8 @@ const ANNOTATORS: Column<RankingReport['annotators'][number]>[] = [
     cell: ({ side_bias }) => (side_bias ? <Figure of={side_bias} unit="coefficient" /> : DASH),
   },
 ]
+
+function Annotators({ annotators }: { annotators: RankingReport['annotators'] }) {
+  const part = usePart(annotators)
+  return <DataTable caption={t('ranking.annotators')} columns={ANNOTATORS} rowKey={({ id }) => id} {...part} />
+}

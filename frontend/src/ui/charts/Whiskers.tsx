@@ -2,7 +2,7 @@
 import type { ReactNode } from 'react'
 import { place, type Range, ticks } from 'src/ui/charts/scale'
 import styles from 'src/ui/charts/Whiskers.module.css'
-import { type Column, DataTable } from 'src/ui/widgets/DataTable'
+import { type Column, DataTable, type More } from 'src/ui/widgets/DataTable'
 
 /** Value and interval; one without value is not drawn, and its words say why. */
 export type Whisker = { value: number | null; low: number | null; high: number | null }
@@ -16,9 +16,10 @@ type WhiskersProps<Row> = {
   marks: (row: Row) => Whisker[]
   series: string[]
   axis: Range & { label: string; format: (x: number) => string; reference?: number }
+  more?: More
 }
 
-export function Whiskers<Row>({ caption, rows, rowKey, columns, marks, series, axis }: WhiskersProps<Row>) {
+export function Whiskers<Row>({ caption, rows, rowKey, columns, marks, series, axis, more }: WhiskersProps<Row>) {
   const drawn: Column<Row> = {
     name: 'whiskers',
     header: <Axis axis={axis} />,
@@ -36,7 +37,13 @@ export function Whiskers<Row>({ caption, rows, rowKey, columns, marks, series, a
           ))}
         </ul>
       )}
-      <DataTable caption={caption} columns={[...columns.before, drawn, ...columns.after]} rows={rows} rowKey={rowKey} />
+      <DataTable
+        caption={caption}
+        columns={[...columns.before, drawn, ...columns.after]}
+        rows={rows}
+        rowKey={rowKey}
+        more={more}
+      />
     </>
   )
 }

@@ -79,7 +79,7 @@ export const en = {
   'estimate.undefined': 'Undefined, because {reason}.',
   'estimate.noInterval': 'No interval, because {reason}.',
   'reason.unknown': 'there is not enough data',
-  'reason.no_votes': 'there are no votes yet',
+  'reason.no_votes': 'there are no such votes yet',
   'reason.no_overlap': 'no comparison has two votes yet',
   'reason.too_few_common': 'too few comparisons are shared',
   'reason.one_class': 'all votes are the same',

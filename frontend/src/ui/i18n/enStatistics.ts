@@ -150,6 +150,8 @@ export const enStatistics = {
   'bias.pooledNote': 'Relative to what the others say of the same comparison; zero is no bias.',
   'bias.restsOn': 'From {votes} decisive votes on {prompts} prompts.',
   'bias.effect': 'Effect',
+  'bias.middle': 'In the middle annotator',
+  'bias.allAlike': 'All votes alike',
   'bias.tau': 'Spread of people',
   'bias.towards.position': 'Towards the left side',
   'bias.towards.length': 'Towards twice the length',
@@ -190,7 +192,6 @@ export const enStatistics = {
   'advice.train_annotators': 'Training for annotators',
   'advice.more_votes': 'More votes',
   'advice.more_pairs': 'More pairs',
-  'advice.none': 'There is not enough to advise on: it takes silent repeats, and comparisons with two votes.',
   'advice.agreement': 'Agreement of two people',
 
   'plan.title': 'How much to ask for',

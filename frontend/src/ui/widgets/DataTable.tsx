@@ -12,7 +12,7 @@ export type Column<Row> = {
   wrap?: boolean
 }
 
-type More = { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown }
+export type More = { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown }
 type DataTableProps<Row> = {
   caption: string
   columns: Column<Row>[]
