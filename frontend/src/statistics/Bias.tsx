@@ -188,8 +188,6 @@ function Pooled({ report: { effects, votes, prompts, reason, warnings } }: { rep
           )}
         />
       )}
-        />
-      )}
     </>
   )
 }
