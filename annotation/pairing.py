@@ -34,7 +34,6 @@ from annotation.models import (
     Prompt,
     Slot,
     SlotState,
-    Source,
     User,
 )
 from annotation.overlap import EXPERT, first_overlap, is_expert_slot
@@ -56,19 +55,6 @@ class MissingScores(Invalid):
     code = "missing_scores"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceCounts:
-    """A source and how much of it there is."""
-
-    public_id: UUID
-    name: str
-    kind: str
-    model_id: UUID | None
-    completions: int
-    prompts: int
-    comparisons: int
-
-
 def sources_met(project: Project) -> Met:
     """How often each two sources meet in the comparisons that the project has; one query."""
     met = Met()
@@ -81,29 +67,6 @@ def sources_met(project: Project) -> Met:
     for one, other, n in rows:
         met.times[frozenset((one, other))] = n
     return met
-
-
-def sources(project: Project) -> list[SourceCounts]:
-    """Every source of a project, by name; three queries."""
-    written = Completion.objects.filter(project=project).values_list("source_id")
-    amounts = {
-        source: (n, prompts)
-        for source, n, prompts in written.annotate(n=Count("pk"), prompts=Count("prompt_id", distinct=True))
-    }
-    places = ComparisonCompletion.objects.filter(comparison__project=project).values_list("completion__source_id")
-    compared = dict(places.annotate(n=Count("comparison_id", distinct=True)))
-    return [
-        SourceCounts(
-            public_id=source.public_id,
-            name=source.name,
-            kind=source.kind,
-            model_id=source.model_id,
-            completions=amounts.get(source.pk, (0, 0))[0],
-            prompts=amounts.get(source.pk, (0, 0))[1],
-            comparisons=compared.get(source.pk, 0),
-        )
-        for source in Source.objects.filter(project=project).order_by("name", "pk")
-    ]
 
 
 # --- for a whole project ----------------------------------------------------------------------------------------------
@@ -152,10 +115,7 @@ def choose_for(plan: Plan) -> Chosen:
     met = sources_met(plan.project) if plan.rule.strategy is Strategy.BALANCED else None
     meetings: list[Meeting] = []
     existing = prompts = alone = 0
-    for batch in _prompts(plan):
-        by_prompt: dict[int, list[Completion]] = defaultdict(list)
-        for completion in _completions(plan).filter(prompt__in=batch):
-            by_prompt[completion.prompt_id].append(completion)
+    for batch, by_prompt in _prompts(plan):
         scores = _scores(plan.scorers[0], batch) if plan.scorers else {}
         compared = set() if met is None else _compared(batch)
         found: list[Meeting] = []
@@ -182,10 +142,7 @@ def _choose_across(plan: Plan) -> Chosen:
     found: list[Candidate] = []
     scores: dict[str, dict[int, float]] = {scorer: {} for scorer in plan.scorers}
     prompts = alone = 0
-    for batch in _prompts(plan):
-        by_prompt: dict[int, list[Completion]] = defaultdict(list)
-        for completion in _completions(plan).filter(prompt__in=batch):
-            by_prompt[completion.prompt_id].append(completion)
+    for batch, by_prompt in _prompts(plan):
         for scorer in plan.scorers:
             scores[scorer] |= _scores(scorer, batch)
         fresh: list[Candidate] = []
@@ -217,12 +174,15 @@ def _check_amount(meetings: Sequence[Meeting]) -> None:
         )
 
 
-def _prompts(plan: Plan) -> Iterator[list[Prompt]]:
-    """In an order that is the same in another database."""
+def _prompts(plan: Plan) -> Iterator[tuple[list[Prompt], dict[int, list[Completion]]]]:
+    """Prompts with their completions, in an order that is the same in another database."""
     rows = plan.prompts.filter(project=plan.project).order_by("content_hash")
     last = ""
     while batch := list(rows.filter(content_hash__gt=last)[:_PROMPTS_A_BATCH]):
-        yield batch
+        by_prompt: dict[int, list[Completion]] = defaultdict(list)
+        for completion in _completions(plan).filter(prompt__in=batch):
+            by_prompt[completion.prompt_id].append(completion)
+        yield batch, by_prompt
         last = batch[-1].content_hash
 
 

@@ -15,7 +15,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from annotation import pairing
+from annotation import queries
 from annotation.api.access import ProjectView, user_of
 from annotation.api.parsing import FiniteFloatField
 from annotation.api.task import MessageSerializer
@@ -247,7 +247,7 @@ class SourcesView(ProjectView):
     @extend_schema(operation_id="sources_list", responses=SourceListSerializer)
     def get(self, request: Request, slug: str) -> Response:
         """Every source with how much of it there is."""
-        return Response({"items": SourceSerializer(pairing.sources(self.project), many=True).data, "next": None})
+        return Response({"items": SourceSerializer(queries.sources(self.project), many=True).data, "next": None})
 
 
 urlpatterns: list[URLPattern] = [
