@@ -8,23 +8,16 @@ Shapes: V votes between different systems, C systems, W people, S completions of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import combinations
-from typing import assert_never
+from typing import Literal, assert_never
 from uuid import UUID
 
 import numpy as np
 
-from annotation.criterion_votes import criterion_pairs
-from annotation.errors import Invalid
-from annotation.item_features import Features, load_features, load_sides
 from annotation.models import Project, Source
-from annotation.report_votes import Comparisons, Member, both_bad_votes, load_comparisons, members, share_of_votes
-from annotation.statistics.aggregation import preference_values
-from annotation.statistics.bias import log2_ratio
+from annotation.report_votes import Member, members
 from annotation.statistics.estimates import (
     Estimate,
     FloatArray,
@@ -47,7 +40,7 @@ from annotation.statistics.ranking import (
     win_matrix,
     win_rates,
 )
-from annotation.vote_arrays import VoteArrays, load
+from annotation.system_votes import SystemVotes, load_system_votes, orders
 
 ELO_POINTS = 200  # of a system's curve at most
 
@@ -70,12 +63,6 @@ class Control(StrEnum):
     LENGTH = "length"
     STYLE = "style"
     PEOPLE = "people"
-
-
-class UnknownCriterion(Invalid):
-    """The form has no such criterion."""
-
-    code = "unknown_criterion"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,86 +157,52 @@ class RankingReport:
     elo: tuple[EloCurve, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Contests:
-    """Votes between different systems.
-
-    Attributes:
-        a, b: [V] codes of `source`. outcome: [V] 1 for a, ½ for a tie, 0 for b. prompt, annotator, comparison: [V].
-        a_left: [V] 1, 0, or −1 without a screen. length, style: [V] log2 ratio of a to b.
-        source: [C] primary keys. user: [W] primary keys.
-    """
-
-    a: IntArray
-    b: IntArray
-    outcome: FloatArray
-    prompt: IntArray
-    annotator: IntArray
-    comparison: IntArray
-    a_left: IntArray
-    length: FloatArray
-    style: FloatArray
-    source: IntArray
-    user: IntArray
-
-    @property
-    def n(self) -> int:
-        return len(self.source)
-
-    @property
-    def has_screens(self) -> bool:
-        """Whether every vote has one."""
-        return bool(np.all(self.a_left >= 0))
-
-
 def ranking_report(
     project: Project, *, model: Model = Model.RAO_KUPPER, controls: Collection[Control] = (), criterion: str = ""
 ) -> RankingReport:
-    """The ranking by a model, and beside it the controlled and the adjusted one; ten queries at most, however many votes.
+    """The ranking by a model, and beside it the controlled and the adjusted one; eight to ten queries.
 
     Raises:
         UnknownCriterion: the form has no such criterion.
     """
     wanted = tuple(control for control in Control if control in controls)
-    votes = _votes(project, criterion)
-    comparisons = load_comparisons(project)
-    features = load_features(project, votes, with_marks=Control.STYLE in wanted)
-    contests = _contests(votes, comparisons, features, load_sides(project, votes))
-    bad = np.isin(votes.key, both_bad_votes(project))
-    orders, ordered = _orders(votes, features, contests)
-    plain = _fitted(model, contests, (orders, comparisons.prompt_of(ordered)))
-    used, given = len(contests.a), len(votes)
+    votes = load_system_votes(project, criterion=criterion, with_marks=Control.STYLE in wanted)
+    used, given = len(votes), len(votes.votes)
     if model is Model.PLACKETT_LUCE:
-        used, given = len(orders), given if orders.shape[1] == 2 else len(np.unique(votes.key))
+        ordered = orders(votes)
+        plain = plackett_luce(ordered.systems, n=votes.n, group=ordered.prompt)
+        used, given = len(ordered.systems), ordered.given
+    else:
+        plain = _of_pairs(model, votes)
     shown = [control for control in wanted if control is not Control.PEOPLE]
-    controlled = _controlled(contests, shown) if shown else None
-    adjusted = _adjusted(contests) if Control.PEOPLE in wanted else None
+    controlled = _controlled(votes, shown) if shown else None
+    adjusted = _adjusted(votes) if Control.PEOPLE in wanted else None
     crowd = adjusted if adjusted is not None else plain if model is Model.CROWD_BT else None
-    order = np.lexsort((contests.source, -np.nan_to_num(plain.strength, nan=-np.inf)))
-    named = {row.pk: row for row in Source.objects.filter(project=project, pk__in=contests.source.tolist())}
-    names = _names([named[pk] for pk in contests.source.tolist()])
+    order = np.lexsort((votes.source, -np.nan_to_num(plain.strength, nan=-np.inf)))
+    named = {row.pk: row for row in Source.objects.filter(project=project, pk__in=votes.source.tolist())}
+    names = _names([named[pk] for pk in votes.source.tolist()])
     return RankingReport(
-        definition=_definition(model, wanted, criterion, contests),
+        definition=_definition(model, wanted, criterion, votes),
         model=model,
         criterion=criterion or None,
         controls=wanted,
         votes=used,
         left_out=given - used,
-        prompts=len(np.unique(contests.prompt)),
-        people=len(np.unique(contests.annotator)),
-        both_bad=share_of_votes(votes, bad, comparisons.prompt_of(votes.comparison)),
-        systems=_systems(contests, order, named, names, (plain, controlled, adjusted)),
+        prompts=len(np.unique(votes.prompt)),
+        people=len(np.unique(votes.annotator)),
+        both_bad=votes.both_bad,
+        systems=_systems(votes, order, named, names, (plain, controlled, adjusted)),
         fit=_fit(model, plain),
         controlled_fit=None if controlled is None else _fit(Model.BRADLEY_TERRY, controlled),
         adjusted_fit=None if adjusted is None else _fit(Model.CROWD_BT, adjusted),
         effects=() if controlled is None else tuple(zip(shown, _coefficients(controlled, len(shown)), strict=True)),
-        win_rates=_win_rates(contests, order, plain if model is Model.BRADLEY_TERRY else None),
-        annotators=() if crowd is None else _annotators(project, contests, crowd),
-        elo=_curves(contests, order, names),
+        win_rates=_win_rates(votes, order, plain if model is Model.BRADLEY_TERRY else None),
+        annotators=() if crowd is None else _annotators(project, votes, crowd),
+        elo=_curves(votes, order, names),
     )
 
 
-def _definition(model: Model, controls: Sequence[Control], criterion: str, contests: _Contests) -> str:
+def _definition(model: Model, controls: Sequence[Control], criterion: str, votes: SystemVotes) -> str:
     what = f"the criterion {criterion}" if criterion else "the main question"
     text = (
         f"Strengths of the sources of completions from counted votes on {what}, by {_SOURCES[model]}, in natural-log "
@@ -266,7 +219,7 @@ def _definition(model: Model, controls: Sequence[Control], criterion: str, conte
         )
     if Control.PEOPLE in controls:
         text += " Adjusted: Crowd-BT (Chen et al. 2013), which learns how reliable each person is"
-        text += " and how far they lean to a side." if contests.has_screens else "; not all votes have a known side."
+        text += " and how far they lean to a side." if votes.has_screens else "; not all votes have a known side."
     return text
 
 
@@ -280,96 +233,37 @@ _SOURCES = {
 }
 
 
-# --- votes ------------------------------------------------------------------------------------------------------------
-
-
-def _votes(project: Project, criterion: str) -> VoteArrays:
-    if not criterion:
-        return load(project, counted=True)
-    known = criterion_pairs(project)
-    if criterion not in known:
-        rule = f"must be one of {', '.join(known) or 'none'}, got {criterion!r}"
-        raise UnknownCriterion(f"criterion {rule}", details={"criterion": [rule]})
-    return known[criterion]
-
-
-def _contests(votes: VoteArrays, comparisons: Comparisons, features: Features, a_left: IntArray) -> _Contests:
-    differ = (features.source[:, 0] != features.source[:, 1])[votes.item]
-    item = votes.item[differ]
-    source, code = np.unique(features.source[item], return_inverse=True)
-    code = code.reshape(-1, 2).astype(np.int64)
-    return _Contests(
-        a=code[:, 0],
-        b=code[:, 1],
-        outcome=preference_values(votes.K)[votes.label[differ]],
-        prompt=comparisons.prompt_of(votes.comparison)[item],
-        annotator=votes.annotator[differ],
-        comparison=votes.comparison[item],
-        a_left=a_left[differ],
-        length=log2_ratio(*features.chars[item].T),
-        style=log2_ratio(*features.marks[item].T),
-        source=source,
-        user=votes.user,
-    )
-
-
-def _orders(votes: VoteArrays, features: Features, contests: _Contests) -> tuple[IntArray, IntArray]:
-    """[orders, S] the systems of each vote, best first, and the comparison [orders] that each is of.
-
-    Votes with a tie are none, and neither are those on two completions of one system.
-    """
-    pairs = max(1, len(np.unique(votes.pair)))
-    if pairs * len(np.unique(votes.key)) != len(votes):  # a criterion does not apply to every completion
-        pairs = 1
-    size = (1 + math.isqrt(1 + 8 * pairs)) // 2
-    label, item = votes.label.reshape(-1, pairs), votes.item.reshape(-1, pairs)
-    wins = np.zeros((len(label), size), dtype=np.int64)
-    for column, (i, j) in enumerate(combinations(range(size), 2)):
-        wins[:, i] += label[:, column] == 0
-        wins[:, j] += label[:, column] == votes.K - 1
-    # The pairs of the first completion come first: its own source, and those of the others in their order.
-    written = np.column_stack([features.source[item[:, 0], 0], features.source[item[:, : size - 1], 1]])
-    ranked = np.take_along_axis(written, np.argsort(-wins, axis=1, kind="stable"), axis=1)
-    is_order = np.all(np.diff(np.sort(ranked, axis=1), axis=1) > 0, axis=1)
-    is_order &= np.all(np.diff(np.sort(wins, axis=1), axis=1) > 0, axis=1)
-    return np.searchsorted(contests.source, ranked[is_order]), votes.comparison[item[is_order, 0]]
-
-
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def _fitted(model: Model, contests: _Contests, orders: tuple[IntArray, IntArray]) -> Ranking:
-    """The ranking by this model. `orders`: as `_orders` gives them, for Plackett and Luce's."""
-    a, b, outcome, n, group = contests.a, contests.b, contests.outcome, contests.n, contests.prompt
+_Pairs = Literal[Model.RAO_KUPPER, Model.DAVIDSON, Model.BRADLEY_TERRY, Model.CROWD_BT, Model.RANK_CENTRALITY]
+
+
+def _of_pairs(model: _Pairs, votes: SystemVotes) -> Ranking:
+    a, b, outcome, n, group = votes.a, votes.b, votes.outcome, votes.n, votes.prompt
     match model:
         case Model.RAO_KUPPER:
-            ranking = rao_kupper(a, b, outcome, n=n, group=group)
+            return rao_kupper(a, b, outcome, n=n, group=group)
         case Model.DAVIDSON:
-            ranking = davidson(a, b, outcome, n=n, group=group)
+            return davidson(a, b, outcome, n=n, group=group)
         case Model.BRADLEY_TERRY:
-            ranking = bradley_terry(a, b, outcome, n=n, group=group)
+            return bradley_terry(a, b, outcome, n=n, group=group)
         case Model.CROWD_BT:
-            W = len(contests.user)
-            ranking = crowd_bt(a, b, outcome, contests.annotator, n=n, n_annotators=W, group=group)
-        case Model.PLACKETT_LUCE:
-            ranking = plackett_luce(orders[0], n=n, group=orders[1])
+            return crowd_bt(a, b, outcome, votes.annotator, n=n, n_annotators=len(votes.user), group=group)
         case Model.RANK_CENTRALITY:
-            ranking = rank_centrality(win_matrix(a, b, outcome, n=n))
+            return rank_centrality(win_matrix(a, b, outcome, n=n))
         case _:
             assert_never(model)
-    return ranking
 
 
-def _controlled(contests: _Contests, controls: Sequence[Control]) -> Ranking:
+def _controlled(votes: SystemVotes, controls: Sequence[Control]) -> Ranking:
     columns = {
-        Control.SIDE: np.where(contests.a_left < 0, 0.0, 2.0 * contests.a_left - 1),
-        Control.LENGTH: contests.length,
-        Control.STYLE: contests.style,
+        Control.SIDE: np.where(votes.a_left < 0, 0.0, 2.0 * votes.a_left - 1),
+        Control.LENGTH: votes.length,
+        Control.STYLE: votes.style,
     }
     covariates = np.column_stack([columns[control] for control in controls])
-    return bradley_terry(
-        contests.a, contests.b, contests.outcome, n=contests.n, group=contests.prompt, covariates=covariates
-    )
+    return bradley_terry(votes.a, votes.b, votes.outcome, n=votes.n, group=votes.prompt, covariates=covariates)
 
 
 def _coefficients(ranking: Ranking, k: int) -> Sequence[Estimate]:
@@ -384,11 +278,11 @@ def _why(ranking: Ranking) -> Reason | None:
     return reason_of(int(np.bincount(reasons).argmax())) if len(reasons) else None
 
 
-def _adjusted(contests: _Contests) -> Ranking:
-    left = contests.a_left == 1 if contests.has_screens else None
+def _adjusted(votes: SystemVotes) -> Ranking:
+    left = votes.a_left == 1 if votes.has_screens else None
     return crowd_bt(
-        contests.a, contests.b, contests.outcome, contests.annotator, left, n=contests.n,
-        n_annotators=len(contests.user), bias=left is not None, group=contests.prompt,
+        votes.a, votes.b, votes.outcome, votes.annotator, left, n=votes.n,
+        n_annotators=len(votes.user), bias=left is not None, group=votes.prompt,
     )  # fmt: skip
 
 
@@ -436,7 +330,7 @@ def _names(sources: Sequence[Source]) -> list[str]:
 
 
 def _systems(
-    contests: _Contests,
+    votes: SystemVotes,
     order: IntArray,
     named: dict[int, Source],
     names: Sequence[str],
@@ -444,16 +338,14 @@ def _systems(
 ) -> tuple[RankedSystem, ...]:
     plain, controlled, adjusted = (None if ranking is None else _strengths(ranking) for ranking in rankings)
     assert plain is not None
-    votes = np.bincount(np.concatenate([contests.a, contests.b]), minlength=contests.n)
-    met = np.unique(
-        np.column_stack([np.concatenate([contests.a, contests.b]), np.tile(contests.comparison, 2)]), axis=0
-    )
-    on = np.bincount(met[:, 0], minlength=contests.n)
+    taken = np.bincount(np.concatenate([votes.a, votes.b]), minlength=votes.n)
+    met = np.unique(np.column_stack([np.concatenate([votes.a, votes.b]), np.tile(votes.comparison, 2)]), axis=0)
+    on = np.bincount(met[:, 0], minlength=votes.n)
     return tuple(
         RankedSystem(
-            id=named[int(contests.source[i])].public_id,
+            id=named[int(votes.source[i])].public_id,
             name=names[i],
-            votes=int(votes[i]),
+            votes=int(taken[i]),
             comparisons=int(on[i]),
             component=int(rankings[0].component[i]),
             plain=plain[i],
@@ -482,12 +374,12 @@ def _fit(model: Model, ranking: Ranking) -> Fit:
     )
 
 
-def _win_rates(contests: _Contests, order: IntArray, ranking: Ranking | None) -> WinRates | None:
+def _win_rates(votes: SystemVotes, order: IntArray, ranking: Ranking | None) -> WinRates | None:
     """Rates with rows and columns in this order; None without votes."""
-    if not len(contests.a):
+    if not len(votes):
         return None
     found = win_rates(
-        contests.a, contests.b, contests.outcome, n=contests.n, group=contests.prompt, ranking=ranking
+        votes.a, votes.b, votes.outcome, n=votes.n, group=votes.prompt, ranking=ranking
     )  # fmt: skip
     square = np.ix_(order, order)
     return WinRates(
@@ -502,29 +394,29 @@ def _win_rates(contests: _Contests, order: IntArray, ranking: Ranking | None) ->
     )
 
 
-def _annotators(project: Project, contests: _Contests, ranking: Ranking) -> tuple[RankingAnnotator, ...]:
+def _annotators(project: Project, votes: SystemVotes, ranking: Ranking) -> tuple[RankingAnnotator, ...]:
     """People with votes between different systems, the busiest first. One query."""
     fit = ranking.annotators
     if fit is None:
         return ()
-    votes = np.bincount(contests.annotator, minlength=len(contests.user))
-    known = members(project, contests.user.tolist())
+    given = np.bincount(votes.annotator, minlength=len(votes.user))
+    known = members(project, votes.user.tolist())
     found = []
-    for w in np.lexsort((contests.user, -votes)).tolist():
-        if not votes[w]:
+    for w in np.lexsort((votes.user, -given)).tolist():
+        if not given[w]:
             continue
 
         def estimate(values: FloatArray, low: FloatArray | None, high: FloatArray | None, w: int = w) -> Estimate:
             value, ends = _number(values, w), (_number(low, w), _number(high, w))
             if value is None:
                 return missing(Reason.NO_VOTES, method="laplace")
-            n = int(votes[w])
+            n = int(given[w])
             return Estimate(value=value, low=ends[0], high=ends[1], method="laplace", n=n, n_groups=n)
 
         found.append(
             RankingAnnotator(
-                person=known[int(contests.user[w])],
-                votes=int(votes[w]),
+                person=known[int(votes.user[w])],
+                votes=int(given[w]),
                 follows=estimate(fit.eta, fit.eta_low, fit.eta_high),
                 side_bias=None if fit.bias is None else estimate(fit.bias, fit.bias_low, fit.bias_high),
             )
@@ -532,8 +424,8 @@ def _annotators(project: Project, contests: _Contests, ranking: Ranking) -> tupl
     return tuple(found)
 
 
-def _curves(contests: _Contests, order: IntArray, names: Sequence[str]) -> tuple[EloCurve, ...]:
-    votes, ratings = elo_curve(contests.a, contests.b, contests.outcome, n=contests.n, points=ELO_POINTS)
+def _curves(votes: SystemVotes, order: IntArray, names: Sequence[str]) -> tuple[EloCurve, ...]:
+    after, ratings = elo_curve(votes.a, votes.b, votes.outcome, n=votes.n, points=ELO_POINTS)
     return tuple(
-        EloCurve(system=names[i], votes=votes.tolist(), rating=ratings[:, i].tolist()) for i in order.tolist()
+        EloCurve(system=names[i], votes=after.tolist(), rating=ratings[:, i].tolist()) for i in order.tolist()
     )  # fmt: skip

@@ -16,8 +16,9 @@ from annotation.item_features import count_marks
 from annotation.meetings import Meeting
 from annotation.models import Assignment, Source, SourceKind, Vote
 from annotation.pairing import create_comparisons
-from annotation.ranking_report import ELO_POINTS, Control, Model, UnknownCriterion, ranking_report
+from annotation.ranking_report import ELO_POINTS, Control, Model, ranking_report
 from annotation.statistics.ranking import elo, elo_scale, plackett_luce
+from annotation.system_votes import UnknownCriterion
 from tests import builders
 from tests.builders import NOW, cast
 

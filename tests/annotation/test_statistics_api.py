@@ -410,3 +410,56 @@ def test_a_report_takes_as_many_queries_however_many_votes(report, expected):
             assert browser.get(ADDRESS + report).status_code == 200
         counts.append(len(queries))
     assert counts == [expected, expected]
+
+
+# --- divided comparisons ----------------------------------------------------------------------------------------------
+
+
+def divided_project():
+    """Three comparisons: all agree, two of three do, and one vote each for a, tie and b."""
+    project = builders.project(overlap=3, form=read_form({"kind": "scale", "points": 5}))
+    people = [builders.member(project, name) for name in ("ann", "ben", "cid")]
+    made = builders.comparisons(project, 3)
+    letters = {1: "a", 3: "tie", 5: "b"}
+    for item, points in zip(made, ((1, 1, 1), (1, 1, 5), (1, 3, 5)), strict=True):
+        for person, point in zip(people, points, strict=True):
+            cast(item, person, letters[point], points=5, scale=point, rationale=f"{person.name} said {point}")
+    settle_due(now=NOW)
+    return project, people, made
+
+
+def test_the_most_divided_come_first_with_their_votes_side_by_side():
+    project, people, made = divided_project()
+    body = ask(project, "worst", by="division")
+    assert [item["id"] for item in body["items"]] == [str(item.public_id) for item in reversed(made)]
+    assert [item["top_share"] for item in body["items"]] == pytest.approx([1 / 3, 2 / 3, 1])
+    ballots = body["items"][0]["ballots"]
+    assert [(row["choice"], row["strength"], row["rationale"]) for row in ballots] == [
+        ("a", 1, "ann said 1"), ("tie", 0, "ben said 3"), ("b", -1, "cid said 5")
+    ]  # fmt: skip
+    assert ballots[0]["annotator"] == Membership.objects.get(user=people[0]).pseudonym
+    assert [row["source"] for row in body["items"][0]["completions"]] == ["policy-1", "policy-1"]
+
+
+def test_pages_of_divided_comparisons_hold_each_once():
+    project, _, made = divided_project()
+    found, cursor = [], ""
+    while cursor is not None:
+        body = ask(project, "worst", limit=1, **({"cursor": cursor} if cursor else {}))
+        found += [item["id"] for item in body["items"]]
+        cursor = body["next"]
+    assert len(found) == 3
+    assert set(found) == {str(item.public_id) for item in made}
+
+
+def test_an_excluded_persons_votes_and_single_votes_are_not_among_them():
+    project, people, _ = divided_project()
+    alone = builders.comparisons(project, 1, start=50)[0]
+    cast(alone, people[0], "a", points=5, scale=1)
+    exclude(project=project, user=people[2], by=project.created_by, reason="guessed", now=NOW)
+    settle_due(now=NOW)
+    body = ask(project, "worst")
+    assert str(alone.public_id) not in {item["id"] for item in body["items"]}
+    assert {row["annotator"] for item in body["items"] for row in item["ballots"]} == {
+        Membership.objects.get(user=person).pseudonym for person in people[:2]
+    }
