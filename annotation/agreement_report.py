@@ -27,6 +27,7 @@ from annotation.models import (
     Assignment,
     AssignmentState,
     Comparison,
+    GuidelineVersion,
     ImportBatch,
     OverlapRule,
     Project,
@@ -351,10 +352,11 @@ def _by_guideline(project: Project, source: _Source) -> Iterator[AgreementRow]:
     rows = Vote.objects.filter(project=project).order_by("pk").values_list("pk", "guideline__number")
     table = np.array([(pk, number or 0) for pk, number in rows], dtype=np.int64).reshape(-1, 2)
     number = table[np.searchsorted(table[:, 0], source.votes.key), 1]
+    began = dict(GuidelineVersion.objects.filter(project=project).values_list("number", "created_at"))
     for version in np.unique(number).tolist():
         yield AgreementRow(
-            key=str(version), title=f"Guideline {version}" if version else "No guideline", started_at=None,
-            ended_at=None, figures=source.figures(number == version),
+            key=str(version), title=f"Guideline {version}" if version else "No guideline",
+            started_at=began.get(version), ended_at=None, figures=source.figures(number == version),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from annotation import bias_report
 from annotation.api.access import ProjectView
 from annotation.api.parsing import query_fraction
-from annotation.api.reports import StatisticSerializer, answer, report_schema, wanted_file
+from annotation.api.reports import StatisticSerializer, Table, answer, report_schema, wanted_file, wanted_table
 from annotation.api.statistics import AccuracyCeilingSerializer, StatisticsPersonSerializer
 from annotation.bias_report import EFFECTS
 from annotation.report_cache import kept
@@ -128,24 +128,6 @@ def _named(row: Any, person: Member) -> dict[str, Any]:
     return shown | {"id": person.id, "name": person.name, "pseudonym": person.pseudonym, "excluded": person.is_excluded}
 
 
-class BiasView(ProjectView):
-    """Bias and consistency."""
-
-    @report_schema("bias", BiasReportSerializer)
-    def get(self, request: Request, slug: str) -> HttpResponseBase:
-        """Effects of position, length and format on votes, pooled and by person; drift and self-consistency."""
-        file = wanted_file(request)
-
-        def compute() -> dict[str, Any]:
-            found = bias_report.bias_report(self.project)
-            shown = {field.name: getattr(found, field.name) for field in fields(found)}
-            shown["people"] = [_named(row, row.person) for row in found.people]
-            return dict(BiasReportSerializer(shown).data)
-
-        body = kept(self.project, report="bias", compute=compute)
-        return answer(self.project, body, name="bias", file=file, table=_bias_rows)
-
-
 def _bias_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The project's effects, then those of each person with their drift."""
     for row in body["effects"]:
@@ -154,6 +136,37 @@ def _bias_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         who = {"who": person["pseudonym"], "votes": person["votes"]}
         yield from ({**who, **row} for row in person["effects"])
         yield {**who, "bias": "drift", "effect": person["drift"], "flagged": person["drift_flagged"]}
+
+
+def _window_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for every window of every person."""
+    return ({"who": person["pseudonym"], **window} for person in body["people"] for window in person["windows"])
+
+
+BIAS_TABLES: dict[str, Table] = {
+    "effects": _bias_rows,
+    "consistency": lambda body: [body["consistency"]],
+    "windows": _window_rows,
+}
+
+
+class BiasView(ProjectView):
+    """Bias and consistency."""
+
+    @report_schema("bias", BiasReportSerializer, tables=BIAS_TABLES)
+    def get(self, request: Request, slug: str) -> HttpResponseBase:
+        """Effects of position, length and format on votes, pooled and by person; drift and self-consistency."""
+        file = wanted_file(request)
+        name, table = wanted_table(request, "bias", BIAS_TABLES)
+
+        def compute() -> dict[str, Any]:
+            found = bias_report.bias_report(self.project)
+            shown = {field.name: getattr(found, field.name) for field in fields(found)}
+            shown["people"] = [_named(row, row.person) for row in found.people]
+            return dict(BiasReportSerializer(shown).data)
+
+        body = kept(self.project, report="bias", compute=compute)
+        return answer(self.project, body, name=name, file=file, table=table)
 
 
 class AdviceView(ProjectView):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, fields
+from operator import itemgetter
 from typing import Any
 
 from django.http.response import HttpResponseBase
@@ -17,10 +19,12 @@ from annotation.api.parsing import query_choice, query_choices, query_text
 from annotation.api.reports import (
     NumbersField,
     StatisticSerializer,
+    Table,
     answer,
     numbers,
     report_schema,
     wanted_file,
+    wanted_table,
 )
 from annotation.api.statistics import StatisticsPersonSerializer
 from annotation.ranking_report import Control, Model, RankingReport
@@ -110,6 +114,30 @@ class RankingReportSerializer(serializers.Serializer[Any]):
     elo = EloCurveSerializer(many=True, help_text="Display only: depends on the order of the votes.")
 
 
+def _win_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for every two systems that met."""
+    for i, first in enumerate(body["systems"]):
+        for j, second in enumerate(body["systems"]):
+            if i != j and body["win_rates"]["n"][i][j]:
+                yield {"system": first["name"], "against": second["name"]} | {
+                    name: matrix[i][j] for name, matrix in body["win_rates"].items()
+                }
+
+
+def _elo_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for every point of every curve."""
+    return ({"system": curve["system"], **point} for curve in body["elo"] for point in curve["points"])
+
+
+TABLES: dict[str, Table] = {
+    "systems": itemgetter("systems"),
+    "effects": itemgetter("effects"),
+    "annotators": itemgetter("annotators"),
+    "win_rates": _win_rows,
+    "elo": _elo_rows,
+}
+
+
 class RankingView(ProjectView):
     """Ranking of systems."""
 
@@ -118,10 +146,12 @@ class RankingView(ProjectView):
         OpenApiParameter("model", str, enum=[item.value for item in Model], description="Default rao_kupper."),
         OpenApiParameter("controls", str, description="Some of side, length, style, people, with commas."),
         OpenApiParameter("criterion", str, description="Rank by this criterion instead of the main question."),
+        tables=TABLES,
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """Strengths of the sources, plain and controlled, with intervals, ranks and win rates."""
         file = wanted_file(request)
+        name, table = wanted_table(request, "ranking", TABLES)
         model = Model(query_choice(request, "model", [item.value for item in Model], default="rao_kupper"))
         controls = [Control(name) for name in query_choices(request, "controls", [item.value for item in Control])]
         criterion = query_text(request, "criterion")
@@ -132,7 +162,7 @@ class RankingView(ProjectView):
 
         parameters = (model.value, sorted(controls), criterion)
         body = kept(self.project, report="ranking", parameters=parameters, compute=compute)
-        return answer(self.project, body, name="ranking", file=file, table=lambda body: body["systems"])
+        return answer(self.project, body, name=name, file=file, table=table)
 
 
 def _shown(report: RankingReport) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from annotation.models import Project
 from annotation.statistics.estimates import Caution, FloatArray
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+Table = Callable[[Any], Iterable[Mapping[str, Any]]]  # the rows of a CSV from a report's body
 FILES = ("json", "csv")
 
 
@@ -46,14 +47,21 @@ def numbers(matrix: FloatArray) -> list[list[float | None]]:
     return rows
 
 
-def report_schema(name: str, shape: Any, *parameters: Any) -> Callable[[Method], Method]:
-    """The schema of a report that is also a download. `parameters`: of the query, or a serializer of them."""
+def report_schema(name: str, shape: Any, *parameters: Any, tables: Iterable[str] = ()) -> Callable[[Method], Method]:
+    """The schema of a report that is also a download.
+
+    Args:
+        parameters: of the query, or a serializer of them.
+        tables: what the CSV may hold where one table does not hold all; the first is the default.
+    """
+    named = [OpenApiParameter("table", str, enum=list(tables), description="Of the CSV.")] if tables else []
     decorate: Callable[[Method], Method] = extend_schema(
         operation_id=f"statistics_{name}",
         responses={(200, "application/json"): shape, (200, "text/csv"): OpenApiTypes.STR},
         parameters=[
             *parameters,
             OpenApiParameter("as", str, enum=list(FILES), description="As a file, with the definition in it."),
+            *named,
         ],
     )
     return decorate
@@ -64,19 +72,26 @@ def wanted_file(request: Request) -> str:
     return query_choice(request, "as", FILES, default="")
 
 
+def wanted_table(request: Request, report: str, tables: Mapping[str, Table]) -> tuple[str, Table]:
+    """Name of the file, and the rows of the table that the CSV shall hold: the first one where none is named."""
+    first = next(iter(tables))
+    name = query_choice(request, "table", list(tables), default=first)
+    return report if name == first else f"{report}-{name}", tables[name]
+
+
 def answer(
     project: Project,
     body: Mapping[str, Any],
     *,
     name: str,
     file: str,
-    table: Callable[[Any], Iterable[dict[str, Any]]],
+    table: Table,
 ) -> HttpResponseBase:
     """A report as it was asked for.
 
     Args:
         body: what the serializer made; its `definition` heads the CSV as a comment.
-        table: the rows of the CSV from the body, flat or with figures in them.
+        name: of the file. table: the rows of the CSV from the body, flat or with figures in them.
     """
     if not file:
         return Response(body)

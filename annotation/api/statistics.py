@@ -8,6 +8,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 from django.http.response import HttpResponseBase
@@ -23,7 +24,16 @@ from annotation.api.access import ProjectView
 from annotation.api.comparisons import ComparisonSerializer, comparison_row
 from annotation.api.pagination import CURSOR_PARAMETERS, MOST, whole_number
 from annotation.api.parsing import query_choice
-from annotation.api.reports import NumbersField, StatisticSerializer, answer, numbers, report_schema, wanted_file
+from annotation.api.reports import (
+    NumbersField,
+    StatisticSerializer,
+    Table,
+    answer,
+    numbers,
+    report_schema,
+    wanted_file,
+    wanted_table,
+)
 from annotation.feedback import FeedbackKind
 from annotation.models import Aggregator
 from annotation.report_cache import kept
@@ -134,6 +144,20 @@ class DividedListSerializer(serializers.Serializer[Any]):
     next = serializers.CharField(allow_null=True)
 
 
+def _agreement_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The whole, then its parts, with a column for each class."""
+    for row in ({"key": "overall", "title": "All", **body["overall"]}, *body["rows"]):
+        shares = {f"share_{item['name']}": item["share"] for item in row["classes"]}
+        yield {name: value for name, value in row.items() if name != "classes"} | shares
+
+
+AGREEMENT_TABLES: dict[str, Table] = {
+    "agreement": _agreement_rows,
+    "ceiling": lambda body: [body["ceiling"]],
+    "held_out": itemgetter("held_out"),
+}
+
+
 class AgreementView(ProjectView):
     """Agreement."""
 
@@ -144,10 +168,12 @@ class AgreementView(ProjectView):
             "window", str, enum=[item.value for item in Window],
             description="Of time (UTC), default week; votes: ten parts with equally many.",
         ),
+        tables=AGREEMENT_TABLES,
     )  # fmt: skip
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """How far people agree, with class shares and the ceiling; split by criterion, batch, guideline or time."""
         file = wanted_file(request)
+        name, table = wanted_table(request, "agreement", AGREEMENT_TABLES)
         chosen = query_choice(request, "split", [item.value for item in Split], default="")
         split = Split(chosen) if chosen else None
         window = Window(query_choice(request, "window", [item.value for item in Window], default="week"))
@@ -165,14 +191,7 @@ class AgreementView(ProjectView):
             return dict(AgreementReportSerializer({**body, "rows": rows, "held_out": held_out}).data)
 
         body = kept(self.project, report="agreement", parameters=(chosen, window.value), compute=compute)
-        return answer(self.project, body, name="agreement", file=file, table=_agreement_rows)
-
-
-def _agreement_rows(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The whole, then its parts, with a column for each class."""
-    for row in ({"key": "overall", "title": "All", **body["overall"]}, *body["rows"]):
-        shares = {f"share_{item['name']}": item["share"] for item in row["classes"]}
-        yield {name: value for name, value in row.items() if name != "classes"} | shares
+        return answer(self.project, body, name=name, file=file, table=table)
 
 
 class MatrixView(ProjectView):

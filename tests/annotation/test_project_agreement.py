@@ -89,7 +89,7 @@ def test_counting_and_agreement_take_as_many_queries_however_many_rows(django_as
         counts(project, now=timezone.now())
     with django_assert_num_queries(3):
         agreement(project)
-    for split, n in ((None, 6), (Split.BATCH, 8), (Split.GUIDELINE, 7), (Split.TIME, 7)):
+    for split, n in ((None, 6), (Split.BATCH, 8), (Split.GUIDELINE, 8), (Split.TIME, 7)):
         with django_assert_num_queries(n):
             agreement_report(project, split=split)
     with django_assert_num_queries(4):
@@ -184,6 +184,7 @@ def test_batches_are_rows_and_a_guideline_has_the_votes_under_it():
     guidelines = rows_of(project, Split.GUIDELINE)
     assert {key: row.figures.percent.value for key, row in guidelines.items()} == {"0": 0, "2": 1}
     assert [row.title for row in guidelines.values()] == ["No guideline", "Guideline 2"]
+    assert [row.started_at for row in guidelines.values()] == [None, newer.created_at]
 
 
 @pytest.mark.parametrize(

@@ -5222,6 +5222,10 @@ export type StatisticsAgreementData = {
         as?: 'csv' | 'json';
         split?: 'batch' | 'criterion' | 'guideline' | 'time';
         /**
+         * Of the CSV.
+         */
+        table?: 'agreement' | 'ceiling' | 'held_out';
+        /**
          * Of time (UTC), default week; votes: ten parts with equally many.
          */
         window?: 'day' | 'month' | 'votes' | 'week';
@@ -5265,6 +5269,10 @@ export type StatisticsBiasData = {
          * As a file, with the definition in it.
          */
         as?: 'csv' | 'json';
+        /**
+         * Of the CSV.
+         */
+        table?: 'consistency' | 'effects' | 'windows';
     };
     url: '/api/v1/projects/{slug}/statistics/bias';
 };
@@ -5375,6 +5383,10 @@ export type StatisticsRankingData = {
          * Default rao_kupper.
          */
         model?: 'bradley_terry' | 'crowd_bt' | 'davidson' | 'plackett_luce' | 'rank_centrality' | 'rao_kupper';
+        /**
+         * Of the CSV.
+         */
+        table?: 'annotators' | 'effects' | 'elo' | 'systems' | 'win_rates';
     };
     url: '/api/v1/projects/{slug}/statistics/ranking';
 };
