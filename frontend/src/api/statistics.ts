@@ -45,7 +45,9 @@ const report = <Report>(source: Source) =>
     placeholderData: keepPreviousData,
   })
 
-export const filePath = (source: Source, as: 'csv' | 'json') => apiPath(address(source), { ...source.query, as })
+/** `table`: which figure of the report a CSV holds; JSON holds all of them. */
+export const filePath = (source: Source, as: 'csv' | 'json', table?: string) =>
+  apiPath(address(source), { ...source.query, as, table: as === 'csv' ? table : undefined })
 
 export const agreementSource = (slug: string, query: Asked<StatisticsAgreementData> = {}): Source => ({
   slug,

@@ -85,10 +85,17 @@ function Overall({ slug }: { slug: string }) {
         )}
       </ReportCard>
       <Columns width={420}>
-        <ReportCard title={t('ceiling.title')} note={t('ceiling.note')} source={source} query={report}>
+        <ReportCard table="ceiling" title={t('ceiling.title')} note={t('ceiling.note')} source={source} query={report}>
           {({ ceiling }) => <CeilingFigures ceiling={ceiling} />}
         </ReportCard>
-        <ReportCard title={t('heldOut.title')} note={t('heldOut.note')} source={source} query={report} flush>
+        <ReportCard
+          table="held_out"
+          title={t('heldOut.title')}
+          note={t('heldOut.note')}
+          source={source}
+          query={report}
+          flush
+        >
           {(found) => <HeldOut report={found} />}
         </ReportCard>
       </Columns>

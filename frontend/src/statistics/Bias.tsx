@@ -38,7 +38,7 @@ export default function Bias() {
       <ReportCard title={t('bias.byPerson')} note={t('bias.byPersonNote')} flush {...card} filters={<WhichBias />}>
         {({ people }) => <ByPerson people={people} />}
       </ReportCard>
-      <ReportCard title={t('bias.consistency')} note={t('bias.consistencyNote')} {...card}>
+      <ReportCard table="consistency" title={t('bias.consistency')} note={t('bias.consistencyNote')} {...card}>
         {({ consistency }) => (
           <div className={styles.estimates}>
             <EstimateFigure label={t('bias.same')} estimate={consistency.same} unit="percent" bar />
@@ -48,7 +48,7 @@ export default function Bias() {
           </div>
         )}
       </ReportCard>
-      <ReportCard title={t('drift.title')} note={t('drift.note')} {...card}>
+      <ReportCard table="windows" title={t('drift.title')} note={t('drift.note')} {...card}>
         {({ people }) => <Drift people={people} />}
       </ReportCard>
     </Page>
@@ -87,7 +87,7 @@ const PEOPLE: Column<PersonSummary>[] = [
     cell: (row) => (
       <>
         <strong>{nameOf(row)}</strong> {row.excluded && <Badge tone="error">{t('people.excluded')}</Badge>}
-        <div className="muted small">{row.pseudonym}</div>
+        {row.pseudonym !== nameOf(row) && <div className="muted small">{row.pseudonym}</div>}
       </>
     ),
   },

@@ -80,6 +80,13 @@ test('a win rate leans to the colour of who wins, and says how sure it is', () =
   expect(never[0]?.[1]).toEqual({ shade: null, text: '–', detail: 'These two never met. The model expects 70 %.' })
 })
 
+test('a figure of a report has a file of its own', async () => {
+  serve(ranking(two))
+  openPage('/r/p/ranking?model=davidson', <Ranking />)
+  const link = await screen.findByRole('link', { name: 'Download Win rates as CSV' })
+  expect(link.getAttribute('href')).toBe('/api/v1/projects/p/statistics/ranking?model=davidson&as=csv&table=win_rates')
+})
+
 test('without votes there is nothing to rank, and the page says what it takes', async () => {
   serve(ranking([]))
   openPage('/r/p/ranking', <Ranking />)

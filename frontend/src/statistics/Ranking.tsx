@@ -99,7 +99,7 @@ export default function Ranking() {
       {report.data && report.data.systems.length > 0 && (
         <>
           {report.data.effects.length > 0 && (
-            <ReportCard title={t('ranking.effects')} note={t('ranking.effectsNote')} flush {...card}>
+            <ReportCard table="effects" title={t('ranking.effects')} note={t('ranking.effectsNote')} flush {...card}>
               {({ effects }) => (
                 <DataTable
                   caption={t('ranking.effects')}
@@ -111,14 +111,20 @@ export default function Ranking() {
             </ReportCard>
           )}
           {report.data.annotators.length > 0 && (
-            <ReportCard title={t('ranking.annotators')} note={t('ranking.annotatorsNote')} flush {...card}>
+            <ReportCard
+              table="annotators"
+              title={t('ranking.annotators')}
+              note={t('ranking.annotatorsNote')}
+              flush
+              {...card}
+            >
               {({ annotators }) => <Annotators annotators={annotators} />}
             </ReportCard>
           )}
-          <ReportCard title={t('winRates.title')} note={t('winRates.note')} {...card}>
+          <ReportCard table="win_rates" title={t('winRates.title')} note={t('winRates.note')} {...card}>
             {(found) => <WinRates report={found} />}
           </ReportCard>
-          <ReportCard title={t('elo.title')} note={t('elo.note')} {...card}>
+          <ReportCard table="elo" title={t('elo.title')} note={t('elo.note')} {...card}>
             {(found) => <EloCurves report={found} />}
           </ReportCard>
         </>

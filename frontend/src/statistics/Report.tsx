@@ -22,6 +22,8 @@ type ReportCardProps<Report> = {
   note?: ReactNode
   source: Source
   query: ReportQuery<Report>
+  /** What the CSV holds where the report has several figures. */
+  table?: string
   /** Lets a table reach the edges. */
   flush?: boolean
   /** What is asked of the report, above its figures. */
@@ -30,7 +32,7 @@ type ReportCardProps<Report> = {
 }
 
 export function ReportCard<Report extends { definition: string }>(props: ReportCardProps<Report>) {
-  const { title, note, source, query, flush, filters, children } = props
+  const { title, note, source, query, table, flush, filters, children } = props
   return (
     <Card title={title} note={note} flush={flush}>
       {filters && <div className={`${styles.filters} ${flush ? styles.inset : ''}`}>{filters}</div>}
@@ -46,7 +48,7 @@ export function ReportCard<Report extends { definition: string }>(props: ReportC
         {(report) => (
           <div className={styles.figures} aria-busy={query.isPlaceholderData || undefined}>
             {children(report)}
-            <Foot title={title} source={source} definition={report.definition} inset={flush} />
+            <Foot {...{ title, source, table }} definition={report.definition} inset={flush} />
           </div>
         )}
       </Loaded>
@@ -54,14 +56,15 @@ export function ReportCard<Report extends { definition: string }>(props: ReportC
   )
 }
 
-type FootProps = { title: string; source: Source; definition: string; inset?: boolean }
+type FilesProps = { title: string; source: Source; table?: string }
+type FootProps = FilesProps & { definition: string; inset?: boolean }
 
 /** The exact numbers, with their definition in the file. */
-export function Downloads({ title, source }: { title: string; source: Source }) {
+function Downloads({ title, source, table }: FilesProps) {
   return (
     <>
       {(['csv', 'json'] as const).map((format) => (
-        <DownloadLink key={format} look="quiet" small href={filePath(source, format)}>
+        <DownloadLink key={format} look="quiet" small href={filePath(source, format, table)}>
           <Download size={15} aria-hidden="true" />
           <span>
             <span className="visually-hidden">{t('statistics.download', { title })} </span>
@@ -74,7 +77,7 @@ export function Downloads({ title, source }: { title: string; source: Source }) 
 }
 
 /** What the figures are, on demand, and the figures as a file. */
-export function Foot({ title, source, definition, inset }: FootProps) {
+export function Foot({ definition, inset, ...files }: FootProps) {
   return (
     <div className={`${styles.foot} ${inset ? styles.inset : ''}`}>
       <details>
@@ -82,7 +85,7 @@ export function Foot({ title, source, definition, inset }: FootProps) {
         <p>{definition}</p>
       </details>
       <div className={styles.files}>
-        <Downloads title={title} source={source} />
+        <Downloads {...files} />
       </div>
     </div>
   )

@@ -9,6 +9,7 @@ import { DataTable } from 'src/ui/widgets/DataTable'
 
 /** A value at a time, in ms of the epoch, or after so many votes; null where there is none, which breaks the line. */
 export type BandPoint = { at: number; value: number | null; low?: number | null; high?: number | null; note?: string }
+/** Points in any order. */
 export type BandSeries = { name: string; label: string; points: BandPoint[] }
 export type BandMark = { at: number; label: string }
 
@@ -54,7 +55,8 @@ export function runs<T, S extends T>(points: readonly T[], has: (point: T) => po
 }
 
 export function BandChart(props: BandChartProps) {
-  const { title, series, marks = [], around = [], format = measured, over = DATES } = props
+  const { title, marks = [], around = [], format = measured, over = DATES } = props
+  const series = props.series.map((one) => ({ ...one, points: one.points.toSorted((a, b) => a.at - b.at) }))
   const [table, setTable] = useState(false)
   const [at, setAt] = useState<number | null>(null)
   const captionId = useId()
