@@ -215,6 +215,19 @@ def ratings():
     return project
 
 
+def ratings_of_three():
+    """With a criterion that does not apply to every completion."""
+    criteria = [{"key": key, "label": key} for key in ("truth", "style")]
+    project = builders.project(form=read_form({"kind": "rating", "size": 3, "criteria": criteria}))
+    (made,) = builders.sets(project)
+    for name, points in (("ann", 5), ("ben", 2)):
+        rows = {letter: {"truth": points, "style": None if letter == "a" else 3} for letter in "abc"}
+        cast(made, builders.member(project, name), points=5, ratings=rows)
+    assert ask(project, "ranking", criterion="style", model="plackett_luce")["votes"] == 0
+    assert {row["key"] for row in ask(project, "agreement", split="criterion")["rows"]} == {"truth", "style"}
+    return project
+
+
 def rankings():
     project = builders.project(form=read_form({"kind": "ranking", "size": 3}))
     ann = builders.member(project, "ann")
@@ -235,7 +248,8 @@ def meet(project, *pairs):
 
 
 SITUATIONS = (
-    no_votes, one_annotator, all_ties, constant_labels, disconnected, undefeated, one_source, ratings, rankings,
+    no_votes, one_annotator, all_ties, constant_labels, disconnected, undefeated, one_source, ratings, ratings_of_three,
+    rankings,
 )  # fmt: skip
 
 
