@@ -23,8 +23,17 @@ type Asked<Data extends { query?: unknown }> = Omit<NonNullable<Data['query']>, 
 export type Split = NonNullable<Asked<StatisticsAgreementData>['split']>
 export type Window = NonNullable<Asked<StatisticsAgreementData>['window']>
 export type Weights = NonNullable<Asked<StatisticsMatrixData>['weights']>
-export type RankingModel = NonNullable<Asked<StatisticsRankingData>['model']>
 export type DividedBy = NonNullable<Asked<StatisticsWorstData>['by']>
+
+/** Of rankings, the default first. */
+export const MODELS = [
+  'rao_kupper',
+  'davidson',
+  'bradley_terry',
+  'crowd_bt',
+  'plackett_luce',
+  'rank_centrality',
+] as const satisfies NonNullable<Asked<StatisticsRankingData>['model']>[]
 
 /** A report's name and what was asked of it: where it is read, and where its file lies. */
 export type Source = { slug: string; name: string; query?: CallOptions['query'] }

@@ -2,7 +2,7 @@
 import { useMemo } from 'react'
 import type { MatrixReport } from 'src/api/schema'
 import { type HeatCell, HeatMap } from 'src/ui/charts/HeatMap'
-import { fixed, reasonText } from 'src/ui/format'
+import { DASH, fixed, reasonText } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 /** So many standard errors to either side hold 95 % of a normal distribution. */
@@ -15,9 +15,10 @@ export function kappaCells({ people, kappa, se, n_common, reason }: MatrixReport
       const value = kappa[row]?.[column] ?? null
       const error = se[row]?.[column] ?? null
       const n = n_common[row]?.[column] ?? 0
+      if (n === 0) return { shade: null, text: DASH, detail: t('matrix.nothingShared') }
       if (value === null) {
         const why = t('estimate.undefined', { reason: reasonText(reason[row]?.[column] ?? null) })
-        return { shade: null, text: '–', detail: `${why} ${t('matrix.common', { n })}` }
+        return { shade: null, text: DASH, detail: `${why} ${t('matrix.common', { n })}` }
       }
       const range =
         error === null ? '' : ` [${fixed(Math.max(-1, value - Z * error))}, ${fixed(Math.min(1, value + Z * error))}]`

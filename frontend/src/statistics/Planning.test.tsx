@@ -101,14 +101,14 @@ test('a plan is a sentence each, and says what it rests on', async () => {
   const restsOn = within(screen.getByText('Rests on').parentElement as HTMLElement).getAllByRole('listitem')
   expect(restsOn.map((item) => item.textContent)).toEqual([
     'Win rate to tell from a half 60.0 % (given)',
-    'Likeness within a prompt (0 to 1) 0.100 (assumed)',
+    'Likeness within a prompt 0.100 (assumed)',
   ])
 })
 
 test('a figure that is refused says so at its field', async () => {
   serve()
   openPage('/r/p/advice?icc=2', <Planning />)
-  const field = await screen.findByLabelText('Likeness within a prompt (0 to 1)')
+  const field = await screen.findByLabelText('Likeness within a prompt')
   await waitFor(() => expect(field.getAttribute('aria-invalid')).toBe('true'))
   expect(screen.getByText('Ensure it is at most 1.')).toBeDefined()
 })

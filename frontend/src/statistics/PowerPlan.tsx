@@ -63,7 +63,7 @@ export function PowerPlan({ slug }: { slug: string }) {
             <TextField
               key={name}
               label={t(`plan.${name}`)}
-              unit={SHARES.has(name) ? '%' : undefined}
+              unit={SHARES.has(name) ? '%' : name === 'icc' ? '0–1' : undefined}
               inputMode="decimal"
               placeholder={t('plan.asMeasured')}
               error={errors[name]}

@@ -2,7 +2,7 @@
 import { useQuery } from '@tanstack/react-query'
 import { projectQuery } from 'src/api/queries'
 import type { RankedSystem, RankingReport } from 'src/api/schema'
-import { type RankingModel, rankingQuery, rankingSource } from 'src/api/statistics'
+import { MODELS, rankingQuery, rankingSource } from 'src/api/statistics'
 import { EloCurves } from 'src/statistics/EloCurves'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
@@ -19,14 +19,6 @@ import { SelectField } from 'src/ui/widgets/Field'
 import { Page } from 'src/ui/widgets/Page'
 import { useParams, useSearchParams } from 'wouter'
 
-const MODELS = [
-  'rao_kupper',
-  'davidson',
-  'bradley_terry',
-  'crowd_bt',
-  'plackett_luce',
-  'rank_centrality',
-] as const satisfies RankingModel[]
 /** What a ranking can be freed from; `people`: from the reliability and the side bias of each annotator. */
 const CONTROLS = ['side', 'length', 'style', 'people'] as const
 

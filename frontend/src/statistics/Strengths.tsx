@@ -1,6 +1,7 @@
 /** Systems by strength: plain, and beside it under the controls that were asked for. */
 import { Trophy } from 'lucide-react'
 import type { RankedSystem, RankingReport } from 'src/api/schema'
+import { MODELS } from 'src/api/statistics'
 import { Doubts } from 'src/statistics/Doubts'
 import styles from 'src/statistics/Statistics.module.css'
 import { eloOf, onScale, rankText } from 'src/statistics/scales'
@@ -30,10 +31,20 @@ const GROUP: Column<RankedSystem> = {
   cell: ({ component }) => component + 1,
 }
 
+const FITS = { plain: 'fit', controlled: 'controlled_fit', adjusted: 'adjusted_fit' } as const
+
+/** With its model, where that is another than was asked for: not every model takes every control. */
+function laneTitle(lane: Lane, report: RankingReport): string {
+  const title = t(`ranking.lane.${lane}`)
+  const model = MODELS.find((name) => name === report[FITS[lane]]?.model)
+  if (lane === 'plain' || model === undefined || model === report.model) return title
+  return t('ranking.laneBy', { lane: title, model: t(`ranking.model.${model}`) })
+}
+
 /** The interval is that of the strength; on the Elo scale it moves along with its middle. */
-const laneColumn = (lane: Lane, reference: number | null): Column<RankedSystem> => ({
+const laneColumn = (lane: Lane, header: string, reference: number | null): Column<RankedSystem> => ({
   name: lane,
-  header: t(`ranking.lane.${lane}`),
+  header,
   cell: (system) => {
     const { value, low, high } = onScale(system[lane], reference)
     const write = (x: number) => fixed(x, reference === null ? 2 : 0)
@@ -83,13 +94,13 @@ export function Strengths({ report }: { report: RankingReport }) {
         columns={{
           before: BEFORE,
           after: [
-            ...lanes.map((lane) => laneColumn(lane, referenceOf(lane))),
+            ...lanes.map((lane) => laneColumn(lane, laneTitle(lane, report), referenceOf(lane))),
             ...AFTER,
             ...(groups > 1 ? [GROUP] : []),
           ],
         }}
         marks={marks}
-        series={lanes.map((lane) => t(`ranking.lane.${lane}`))}
+        series={lanes.map((lane) => laneTitle(lane, report))}
         axis={{
           ...rangeOf(ends),
           label: t(isElo ? 'ranking.elo' : 'ranking.logits'),
