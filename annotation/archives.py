@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from annotation.agreement_report import agreement
 from annotation.consensus import rebuild
 from annotation.errors import DomainError
 from annotation.exporting import Dataset, Format, columns, encode, rows
@@ -24,6 +23,7 @@ from annotation.importing.reading import FileFormat
 from annotation.importing.rows import ImportKind
 from annotation.models import GuidelineVersion, ImportBatch, OverlapRule, Project, Prompt, User
 from annotation.people import create_project
+from annotation.reports.agreement import agreement
 
 VERSION = 1
 _KEPT = (

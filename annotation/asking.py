@@ -1,7 +1,7 @@
 """Which pairs to ask for next across the prompts of a project: those whose vote tells most, beside a random control.
 
 The control is always there and every comparison says which arm it is in, so that what choosing gains is measured
-(`annotation.acquisition_report`), not believed. Chooses only: `pairing` and rounds make the comparisons.
+(`annotation.reports.arms`), not believed. Chooses only: `pairing` and rounds make the comparisons.
 """
 
 from __future__ import annotations

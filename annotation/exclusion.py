@@ -14,7 +14,6 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Count, F, Q, QuerySet
 
-from annotation.agreement_report import agreement
 from annotation.assignment import end
 from annotation.audience import may_serve
 from annotation.consensus import mark_due
@@ -36,6 +35,7 @@ from annotation.models import (
 )
 from annotation.overlap import lock
 from annotation.people import audit
+from annotation.reports.agreement import agreement
 from annotation.statistics.estimates import Estimate
 
 BATCH = 500

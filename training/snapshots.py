@@ -21,7 +21,6 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 
-from annotation.agreement_report import agreement
 from annotation.consensus import settle_due
 from annotation.errors import DomainError, Invalid
 from annotation.fits import refit
@@ -38,6 +37,7 @@ from annotation.preferences import (
     mark_frozen,
     ready_preferences,
 )
+from annotation.reports.agreement import agreement
 from annotation.statistics.agreement import accuracy_ceiling, percent_agreement
 from annotation.webhooks import Event, emit
 from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot

@@ -11,11 +11,11 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
-from annotation import acquisition_report, planning
 from annotation.api.access import ProjectView
 from annotation.api.parsing import FiniteFloatField
 from annotation.api.reports import StatisticSerializer, answer, report_schema, wanted_file
 from annotation.models import Arm
+from annotation.reports import arms, planning
 
 MOST_SYSTEMS = 2_000
 
@@ -83,8 +83,8 @@ class ArmsView(ProjectView):
     def get(self, request: Request, slug: str) -> HttpResponseBase:
         """What choosing pairs has gained at equal numbers of votes."""
         file = wanted_file(request)
-        found = asdict(acquisition_report.arms(self.project))
-        body = ArmsReportSerializer({"definition": acquisition_report.DEFINITION} | found).data
+        found = asdict(arms.arms(self.project))
+        body = ArmsReportSerializer({"definition": arms.DEFINITION} | found).data
         return answer(self.project, body, name="arms", file=file, table=lambda body: (body["chosen"], body["control"]))
 
 

@@ -12,14 +12,14 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from annotation import bias_report
 from annotation.api.access import ProjectView
 from annotation.api.parsing import query_fraction
 from annotation.api.reports import StatisticSerializer, Table, answer, report_schema, wanted_file, wanted_table
 from annotation.api.statistics import AccuracyCeilingSerializer, StatisticsPersonSerializer
-from annotation.bias_report import EFFECTS
-from annotation.report_cache import kept
-from annotation.report_votes import Member
+from annotation.reports import bias as bias_report
+from annotation.reports.bias import EFFECTS
+from annotation.reports.cache import kept
+from annotation.reports.votes import Member
 from annotation.statistics.bias import Advice
 
 

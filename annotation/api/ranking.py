@@ -13,7 +13,6 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from annotation import ranking_report
 from annotation.api.access import ProjectView
 from annotation.api.parsing import query_choice, query_choices, query_text
 from annotation.api.reports import (
@@ -27,8 +26,9 @@ from annotation.api.reports import (
     wanted_table,
 )
 from annotation.api.statistics import StatisticsPersonSerializer
-from annotation.ranking_report import Control, Model, RankingReport
-from annotation.report_cache import kept
+from annotation.reports import ranking as ranking_report
+from annotation.reports.cache import kept
+from annotation.reports.ranking import Control, Model, RankingReport
 
 
 class StrengthSerializer(serializers.Serializer[Any]):

@@ -18,8 +18,6 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
-from annotation import agreement_report, divided
-from annotation.agreement_report import Split, Window
 from annotation.api.access import ProjectView
 from annotation.api.comparisons import ComparisonSerializer, comparison_row
 from annotation.api.pagination import CURSOR_PARAMETERS, MOST, whole_number
@@ -36,7 +34,10 @@ from annotation.api.reports import (
 )
 from annotation.feedback import FeedbackKind
 from annotation.models import Aggregator
-from annotation.report_cache import kept
+from annotation.reports import agreement as agreement_report
+from annotation.reports import divided
+from annotation.reports.agreement import Split, Window
+from annotation.reports.cache import kept
 from annotation.statistics.estimates import reason_of
 
 WEIGHTS = ("identity", "linear", "quadratic", "ordinal")

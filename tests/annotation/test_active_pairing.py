@@ -8,12 +8,12 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from annotation.acquisition_report import arms
 from annotation.asking import check_rule, source_votes, standing
 from annotation.errors import Invalid
 from annotation.meetings import Rule, Strategy
 from annotation.models import Arm, Comparison, CompletionScore
 from annotation.pairing import MissingScores, Plan, choose_for, create_comparisons
+from annotation.reports.arms import arms
 from annotation.statistics.acquisition import Objective
 from annotation.statistics.estimates import Reason
 from tests import builders, world

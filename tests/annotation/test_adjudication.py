@@ -9,7 +9,6 @@ import pytest
 
 from annotation import adjudication
 from annotation.adjudication import AlreadyRuled, MakeGold, NotDisputed, send
-from annotation.agreement_report import agreement
 from annotation.consensus import settle_due
 from annotation.errors import Invalid
 from annotation.feedback import read_form
@@ -29,6 +28,7 @@ from annotation.models import (
     Vote,
 )
 from annotation.queries import counts
+from annotation.reports.agreement import agreement
 from tests import builders, world
 from tests.builders import NOW, cast
 

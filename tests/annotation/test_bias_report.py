@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 from django.core.cache import cache
 
-from annotation.bias_report import advice_report, bias_report, people_report
 from annotation.exclusion import exclude
 from annotation.feedback import Answer, read_form
 from annotation.models import Assignment, Purpose, Vote
 from annotation.pairing import Pair, create_comparisons
 from annotation.references import record_reference
+from annotation.reports.bias import advice_report, bias_report, people_report
 from tests import builders
 from tests.builders import NOW, cast
 

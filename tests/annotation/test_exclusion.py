@@ -6,7 +6,6 @@ import pytest
 from django.db.models import Count
 
 from annotation import exclusion
-from annotation.agreement_report import agreement
 from annotation.consensus import settle_due
 from annotation.models import (
     AuditEvent,
@@ -19,6 +18,7 @@ from annotation.models import (
     Vote,
 )
 from annotation.queries import counts
+from annotation.reports.agreement import agreement
 from tests import builders
 from tests.builders import NOW, cast
 

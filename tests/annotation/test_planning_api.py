@@ -7,7 +7,7 @@ import math
 import pytest
 
 from annotation.models import OverlapRule
-from annotation.planning import Asked, Origin, majority_accuracy, plan
+from annotation.reports.planning import Asked, Origin, majority_accuracy, plan
 from annotation.statistics.acquisition import items_for_accuracy, votes_for_win_rate
 from tests import builders, world
 

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from annotation.agreement_report import Split, Window, agreement, agreement_report, matrix_report
 from annotation.feedback import read_form
 from annotation.models import Assignment, Comparison, GuidelineVersion, Membership, OverlapRule, Purpose, Vote
 from annotation.queries import counts
+from annotation.reports.agreement import Split, Window, agreement, agreement_report, matrix_report
 from annotation.statistics.estimates import Reason
 from tests import builders
 from tests.builders import NOW, cast

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from annotation.feedback import read_form
-from annotation.item_features import count_marks
 from annotation.meetings import Meeting
 from annotation.models import Assignment, Source, SourceKind, Vote
 from annotation.pairing import create_comparisons
-from annotation.ranking_report import ELO_POINTS, Control, Model, ranking_report
+from annotation.reports.features import count_marks
+from annotation.reports.ranking import ELO_POINTS, Control, Model, ranking_report
+from annotation.reports.systems import UnknownCriterion
 from annotation.statistics.ranking import elo, elo_scale, plackett_luce
-from annotation.system_votes import UnknownCriterion
 from tests import builders
 from tests.builders import NOW, cast
 

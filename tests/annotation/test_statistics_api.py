@@ -21,7 +21,7 @@ from annotation.exclusion import exclude
 from annotation.feedback import read_form
 from annotation.models import FlagKind, Membership, Retraction, Role
 from annotation.pairing import Pair, create_comparisons
-from annotation.report_cache import fingerprint
+from annotation.reports.cache import fingerprint
 from annotation.statistics.aggregation import annotator_accuracy, dawid_skene, vote_counts
 from annotation.statistics.agreement import (
     accuracy_ceiling,

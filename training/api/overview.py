@@ -13,9 +13,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import queries as annotation_queries
-from annotation.agreement_report import agreement
 from annotation.api.access import ProjectView
 from annotation.api.projects import AgreementSerializer
+from annotation.reports.agreement import agreement
 from training import queries
 from training.api.serializers import (
     JobSerializer,

@@ -17,7 +17,8 @@ from uuid import UUID
 import numpy as np
 
 from annotation.models import Project, Source
-from annotation.report_votes import Member, members
+from annotation.reports.systems import SystemVotes, load_system_votes, orders
+from annotation.reports.votes import Member, members
 from annotation.statistics.estimates import (
     Estimate,
     FloatArray,
@@ -40,7 +41,6 @@ from annotation.statistics.ranking import (
     win_matrix,
     win_rates,
 )
-from annotation.system_votes import SystemVotes, load_system_votes, orders
 
 ELO_POINTS = 200  # of a system's curve at most
 

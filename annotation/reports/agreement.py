@@ -19,7 +19,6 @@ from uuid import UUID
 import numpy as np
 from django.db.models import Count, Min, Q
 
-from annotation.criterion_votes import criterion_pairs, criterion_points, together
 from annotation.feedback import FeedbackKind
 from annotation.models import (
     AggregationFit,
@@ -34,7 +33,8 @@ from annotation.models import (
     User,
     Vote,
 )
-from annotation.report_votes import (
+from annotation.reports.criteria import criterion_pairs, criterion_points, together
+from annotation.reports.votes import (
     Comparisons,
     Member,
     both_bad_votes,

@@ -15,12 +15,12 @@ from typing import assert_never
 import numpy as np
 
 from annotation import records
-from annotation.agreement_report import CeilingReport, ceiling, measured, share_agreeing
-from annotation.item_features import load_features, load_sides, load_times
 from annotation.models import Membership, Project
 from annotation.references import WithReference, reference_agreement
-from annotation.report_cache import kept
-from annotation.report_votes import Member, load_comparisons, members
+from annotation.reports.agreement import CeilingReport, ceiling, measured, share_agreeing
+from annotation.reports.cache import kept
+from annotation.reports.features import load_features, load_sides, load_times
+from annotation.reports.votes import Member, load_comparisons, members
 from annotation.statistics import bias
 from annotation.statistics.aggregation import dawid_skene, leave_one_out
 from annotation.statistics.agreement import COEFFICIENT, Ceiling
@@ -200,7 +200,7 @@ class BiasReport:
 
 
 def bias_report(project: Project) -> BiasReport:
-    """Effects of position, length and format, pooled and by person; drift; consistency. Nine queries beside `figures`."""
+    """Effects of position, length and format, of all and of each; drift; consistency. Nine queries beside `figures`."""
     found = figures(project)
     middle, pooled = found.bias.mean, found.bias.pooled
     effects = tuple(

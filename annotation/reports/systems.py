@@ -11,11 +11,11 @@ from itertools import combinations
 
 import numpy as np
 
-from annotation.criterion_votes import criterion_pairs
 from annotation.errors import Invalid
-from annotation.item_features import load_features, load_sides
 from annotation.models import Project
-from annotation.report_votes import both_bad_votes, load_comparisons, share_of_votes
+from annotation.reports.criteria import criterion_pairs
+from annotation.reports.features import load_features, load_sides
+from annotation.reports.votes import both_bad_votes, load_comparisons, share_of_votes
 from annotation.statistics.aggregation import preference_values
 from annotation.statistics.bias import log2_ratio
 from annotation.statistics.estimates import Estimate, FloatArray, IntArray
