@@ -82,7 +82,7 @@ test('shares are typed as percent and asked for exactly', () => {
 
 test('the advice stands with the figures that say so, and the accuracy with its share of the ceiling', async () => {
   const api = serve()
-  openPage('/r/p/advice?accuracy=72', <Planning />)
+  openPage('/r/p/advice?model=72', <Planning />)
   expect(await screen.findByText('More votes')).toBeDefined()
   expect(screen.getByText('Ask for more votes on each comparison.')).toBeDefined()
   expect(screen.getByText('An accuracy of 72.0 % is 90 % of the ceiling.')).toBeDefined()

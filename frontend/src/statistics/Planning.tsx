@@ -34,15 +34,15 @@ export function readShare(text: string): number | undefined {
 
 function Advice({ slug }: { slug: string }) {
   const [search, setSearch] = useSearchParams()
-  const typed = search.get('accuracy') ?? ''
+  const typed = search.get('model') ?? ''
   const accuracy = readShare(typed)
   const source = adviceSource(slug, accuracy)
   const report = useQuery(adviceQuery(source))
   const type = (text: string) =>
     setSearch(
       (params) => {
-        if (text) params.set('accuracy', text)
-        else params.delete('accuracy')
+        if (text) params.set('model', text)
+        else params.delete('model')
         return params
       },
       { replace: true },

@@ -28,8 +28,9 @@ type BandChartProps = {
 const COLOURS = ['--series-1', '--series-2', '--series-3', '--series-4', '--series-5']
 const DASHES = ['none', '6 4', '2 3', '10 3 2 3', '1 4']
 const DATES = { label: t('chart.time'), format: day }
-const LABELS = 5
-/** Points closer than these are a line. */
+/** Names of dates keep a quarter of the axis from each other. */
+const LABELS = 4
+/** More points than these are a line without dots. */
 const MOST_POINTS = 40
 /** Units of the drawing, which stretches to its box; strokes keep their width. */
 const SIZE = 100

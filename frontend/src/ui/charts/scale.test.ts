@@ -24,7 +24,8 @@ test('a range holds what it is given, and nothing that is no number', () => {
   expect(rangeOf([2]).from).toBeLessThan(2)
 })
 
-test('a choice of entries keeps both ends', () => {
-  expect(spread([1, 2, 3, 4, 5, 6, 7], 4)).toEqual([1, 3, 5, 7])
-  expect(spread([1, 2], 4)).toEqual([1, 2])
+test('names of places keep both ends and never crowd', () => {
+  expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 4)).toEqual([0, 2, 4, 6, 8])
+  expect(spread([0, 10, 95, 96, 100], 4)).toEqual([0, 100])
+  expect([spread([], 4), spread([5], 4), spread([1, 2], 4)]).toEqual([[], [5], [1, 2]])
 })

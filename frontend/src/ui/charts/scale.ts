@@ -31,9 +31,15 @@ export function rangeOf(numbers: readonly (number | null | undefined)[], around:
   return { from: low - room, to: high + room }
 }
 
-/** At most `wanted` of the entries, evenly chosen, the first and the last among them. */
-export function spread<T>(entries: readonly T[], wanted: number): T[] {
-  if (entries.length <= wanted) return [...entries]
-  const chosen = Array.from({ length: wanted }, (_, index) => Math.round((index * (entries.length - 1)) / (wanted - 1)))
-  return entries.filter((_, index) => chosen.includes(index))
+/** Those of the ascending places that have room for their names: both ends, and what is a part of the axis from others. */
+export function spread(places: readonly number[], parts: number): number[] {
+  const first = places[0]
+  const last = places.at(-1)
+  if (first === undefined || last === undefined || first === last) return places.slice(0, 1)
+  const room = (last - first) / parts
+  const kept = [first]
+  for (const place of places) {
+    if (place - (kept.at(-1) ?? first) >= room && last - place >= room) kept.push(place)
+  }
+  return [...kept, last]
 }
