@@ -36,7 +36,7 @@ from annotation.models import (
 from annotation.tally import Ballot, Confusion, Reading, Tally, as_confusion, ruled, tallies
 from annotation.webhooks import Event, emit
 
-METHODS = {Aggregator.DAWID_SKENE: "dawid_skene/1", Aggregator.MAJORITY: "majority/2"}
+METHODS = {Aggregator.DAWID_SKENE: "dawid_skene/1", Aggregator.MAJORITY: "majority/3"}
 BATCH = 500
 _WRITTEN = [
     "state", "label", "prob", "share", "votes_a", "votes_tie", "votes_b", "votes", "both_bad", "top_share", "posterior",
@@ -89,6 +89,16 @@ def rebuild(*, project: Project, now: datetime) -> int:
         last = page[-1][0]
 
 
+def refresh(comparison_ids: Sequence[int], *, now: datetime) -> int:
+    """Compute these consensuses anew after a fit, but for those that are due, whose turn comes; how many were written.
+
+    Nobody is asked for more votes: the rule has been asked when the votes came, and a fit is no vote.
+    """
+    resting = Consensus.objects.filter(comparison_id__in=comparison_ids, due_at__isnull=True)
+    ids = list(resting.order_by("comparison_id").values_list("comparison_id", flat=True))
+    return sum(_settle(dict.fromkeys(ids[i : i + BATCH]), now=now) for i in range(0, len(ids), BATCH))
+
+
 def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
     if not due:
         return 0
@@ -109,7 +119,14 @@ def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
         ids = [row.pk for row in rows]
         locked = Consensus.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("comparison_id")
         current = dict(locked.values_list("pk", "due_at"))
-        fresh = [row for row in rows if row.pk in current and current[row.pk] == due[row.comparison_id]]
+        fits = _fit_numbers({row.project_id for row in rows})
+        fresh = [
+            row
+            for row in rows
+            if row.pk in current
+            and current[row.pk] == due[row.comparison_id]
+            and facts.fits.get(row.project_id) == fits.get(row.project_id)  # else it was read with two fits' people
+        ]
         unchanged = {row.comparison_id for row in fresh}
         grown = overlap.grow({pk: step for pk, step in steps.items() if pk in unchanged})
         for row in fresh:
@@ -149,15 +166,23 @@ class _Person:
     rating_offset: float = 0.0
     is_excluded: bool = False
 
+    def ballot(self, annotator_id: int, choice: str, body: Mapping[str, Any]) -> Ballot:
+        """Their vote, read by what is known of them."""
+        return Ballot(
+            annotator_id=annotator_id, choice=choice, body=body, confusion=self.confusion,
+            rating_offset=self.rating_offset,
+        )  # fmt: skip
+
 
 _STRANGER = _Person()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """What the consensuses of a batch are computed from, by comparison (forms and class shares by project).
+    """What the consensuses of a batch are computed from, by comparison (forms, class shares and fits by project).
 
-    `wanted`: slots that are not done. Votes of excluded people are not among the ballots.
+    `wanted`: slots that are not done. Votes of excluded people are not among the ballots. `fits`: number of the fit
+    that was the last when the people were read.
     """
 
     ballots: Mapping[int, list[Ballot]]
@@ -168,6 +193,7 @@ class _Facts:
     decisions: Mapping[int, _Decision]
     has_tie: Mapping[int, bool]
     shares: Mapping[int, tuple[float, ...]]
+    fits: Mapping[int, int]
 
 
 def _read(rows: Sequence[Consensus]) -> _Facts:
@@ -175,33 +201,24 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
     ids = [row.comparison_id for row in rows]
     comparisons = {row.comparison_id: row.comparison for row in rows}
     projects = {row.project_id: row.project for row in rows}
+    fits = {fit.project_id: fit for fit in AggregationFit.objects.filter(project_id__in=projects)}  # before the people
     slots = Slot.objects.filter(comparison_id__in=ids).order_by("comparison_id", "number")
-    found = list(
-        slots.values_list(
-            "comparison_id", "project_id", "state", "audience", "vote__annotator_id", "vote__choice", "vote__body"
-        )
-    )
-    people = _people(projects, {row[4] for row in found if row[4] is not None})
+    columns = ("comparison_id", "state", "audience", "vote__annotator_id", "vote__choice", "vote__body")
+    found = list(slots.values_list(*columns))
+    people = _people(projects, {row[3] for row in found if row[3] is not None})
     ballots: dict[int, list[Ballot]] = defaultdict(list)
     wanted: dict[int, int] = defaultdict(int)
     with_experts: set[int] = set()
-    for pk, project_id, state, audience, annotator_id, choice, body in found:
-        if overlap.is_expert_slot(audience=audience, comparison_audience=comparisons[pk].audience):
+    for pk, state, audience, annotator_id, choice, body in found:
+        comparison = comparisons[pk]
+        if overlap.is_expert_slot(audience=audience, comparison_audience=comparison.audience):
             with_experts.add(pk)
         if state != SlotState.DONE:
             wanted[pk] += 1
             continue
-        person = people.get((project_id, annotator_id), _STRANGER)
+        person = people.get((comparison.project_id, annotator_id), _STRANGER)
         if not person.is_excluded:
-            ballots[pk].append(
-                Ballot(
-                    annotator_id=annotator_id,
-                    choice=choice,
-                    body=body,
-                    confusion=person.confusion,
-                    rating_offset=person.rating_offset,
-                )
-            )
+            ballots[pk].append(person.ballot(annotator_id, choice, body))
     places = ComparisonCompletion.objects.filter(comparison_id__in=ids).order_by().values_list("comparison_id")
     flags = Flag.objects.filter(comparison_id__in=ids).values_list("comparison_id")
     decisions = Adjudication.objects.filter(comparison_id__in=ids).order_by("id")
@@ -216,11 +233,13 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
             for pk, kind, answer in decisions.values_list("comparison_id", "kind", "answer")
         },
         has_tie={pk: project.feedback.has_tie for pk, project in projects.items()},
-        shares={
-            pk: tuple(shares)
-            for pk, shares in AggregationFit.objects.filter(project_id__in=projects).values_list("project_id", "shares")
-        },
+        shares={pk: tuple(fit.shares) for pk, fit in fits.items()},
+        fits={pk: fit.number for pk, fit in fits.items()},
     )
+
+
+def _fit_numbers(project_ids: Collection[int]) -> dict[int, int]:
+    return dict(AggregationFit.objects.filter(project_id__in=project_ids).values_list("project_id", "number"))
 
 
 def _people(project_ids: Collection[int], user_ids: Collection[int]) -> dict[tuple[int, int], _Person]:
@@ -281,8 +300,8 @@ def _state(row: Consensus, tally: Tally, facts: _Facts) -> ConsensusState:
         return ConsensusState.WITHDRAWN
     if facts.wanted[row.comparison_id] or not tally.votes:
         return ConsensusState.OPEN
-    is_weak = tally.lead is not None and tally.lead < row.project.dispute_below
-    return ConsensusState.DISPUTED if tally.is_split or is_weak else ConsensusState.SETTLED
+    is_disputed = tally.is_disputed(below=row.project.dispute_below)
+    return ConsensusState.DISPUTED if is_disputed else ConsensusState.SETTLED
 
 
 def _steps(asked: Sequence[tuple[Consensus, Tally]], facts: _Facts) -> dict[int, overlap.Step]:

@@ -428,7 +428,7 @@ def _pseudonyms(project: Project, users: set[int]) -> Mapping[int, str]:
 
 
 def _preferences(project: Project, layout: Layout, policy: LabelPolicy, now: datetime) -> Iterator[dict[str, Any]]:
-    """What freezing now would give, from the consensus of this moment; a snapshot is the one that stays."""
+    """What the votes say at this moment, people fitted on all of them; a snapshot is split first, and stays."""
     found = ready_preferences(project=project, policy=policy, now=now).preferences
     if layout is Layout.PLAIN and any(len(item.prompt) != 1 for item in found):
         rule = "plain holds single-turn prompts only; take trl"

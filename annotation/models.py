@@ -711,12 +711,16 @@ class AggregationFit(models.Model):
     """
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="fit")
+    number = models.PositiveIntegerField(default=0, help_text="Counts the fits: 0 before the first.")
+    requests = models.PositiveIntegerField(default=0, help_text="Counts the times that one was asked for.")
+    requests_met = models.PositiveIntegerField(default=0, help_text="So many had been when this one began.")
     classes = models.PositiveSmallIntegerField(default=3, help_text="3 with a tie, 2 without.")
     shares = models.JSONField(default=list, help_text="P(class), from a to b.")
-    votes = models.PositiveIntegerField(default=0)
+    ballots = models.PositiveIntegerField(default=0, help_text="Votes of the project when it began, of every kind.")
+    last_vote = models.PositiveBigIntegerField(default=0, help_text="Key of the newest of them.")
+    votes = models.PositiveIntegerField(default=0, help_text="Votes on pairs that are in it.")
     items = models.PositiveIntegerField(default=0)
     annotators = models.PositiveIntegerField(default=0)
-    last_vote = models.PositiveBigIntegerField(default=0, help_text="Key of the newest vote in it.")
     objective = models.FloatField(null=True, help_text="Log posterior, nats.")
     steps = models.PositiveIntegerField(default=0)
     converged = models.BooleanField(default=False)

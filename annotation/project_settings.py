@@ -14,8 +14,9 @@ from django.db import transaction
 from annotation.assignment import apply_finish_started
 from annotation.errors import Invalid
 from annotation.feedback import Form
+from annotation.fits import request as request_fit
 from annotation.gate import write
-from annotation.models import Consensus, Project, User
+from annotation.models import Project, User
 from annotation.pairing import change_overlap
 from annotation.people import audit, change_form
 
@@ -87,7 +88,7 @@ def change_settings(
         if "overlap" in changed:
             change_overlap(project=locked, overlap=values["overlap"], now=now)
         if "aggregator" in changed:
-            Consensus.objects.filter(project=project).update(due_at=now)
+            request_fit(project)  # which settles by the new rule what was settled by the old one
         if changed:
             shown = {name: {key: _plain(value) for key, value in pair.items()} for name, pair in changed.items()}
             audit(project=project, by=by, action="project.changed", target=project.slug, now=now, **shown)

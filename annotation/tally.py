@@ -79,6 +79,7 @@ class Tally:
         posterior: P(leading class) by the people's confusion; of several pairs the mean.
         lead: what a dispute is judged by: the top share, or by the model the posterior if that is more. A single vote
             is no dispute, however little is known of the person; a divided one is none where the better people agree.
+        p_ties: posterior of a tie of each pair.
         details: as `Consensus.details`: pairs and ranking of several completions, strength, ratings, criteria.
         is_split: no class leads, or of several completions no single one is best.
     """
@@ -92,8 +93,13 @@ class Tally:
     top_share: float | None = None
     posterior: float | None = None
     lead: float | None = None
+    p_ties: tuple[float, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     is_split: bool = False
+
+    def is_disputed(self, *, below: float) -> bool:
+        """Whether the votes leave it open: no class leads, or the lead is below what the project asks for."""
+        return self.is_split or (self.lead is not None and self.lead < below)
 
 
 def tallies(ballots: Sequence[Sequence[Ballot]], readings: Sequence[Reading]) -> list[Tally]:
@@ -107,18 +113,20 @@ def tallies(ballots: Sequence[Sequence[Ballot]], readings: Sequence[Reading]) ->
     first = np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64)
     item: list[int] = []
     label: list[int] = []
-    confusion: list[Confusion | None] = []
+    person: list[int] = []
+    people: dict[Confusion | None, int] = {}
     for i, votes in enumerate(ballots):
         for ballot in votes:
             classes = [cls for _, _, cls in pair_classes(ranks(ballot.choice, ballot.body, size=readings[i].size))]
             item += range(first[i], first[i + 1])
             label += classes
-            confusion += [ballot.confusion] * len(classes)
+            person += [people.setdefault(ballot.confusion, len(people))] * len(classes)
     items, labels = np.array(item, dtype=np.int64), np.array(label, dtype=np.int64)
     counts = vote_counts(items, labels, n_items=int(first[-1]), K=len(CLASSES))
     has_tie = np.repeat(np.array([reading.has_tie for reading in readings], dtype=bool), pairs) | (counts[:, 1] > 0)
     shares = [reading.shares for reading, n in zip(readings, pairs, strict=True) for _ in range(n)]
-    q = posteriors(items, confusion, labels, has_tie=has_tie, shares=shares)
+    known = list(people)
+    q = posteriors(items, np.array(person, dtype=np.int64), labels, people=known, has_tie=has_tie, shares=shares)
     by_model = np.repeat(np.array([reading.by_model for reading in readings], dtype=bool), pairs)
     table = _table(counts, q, by_model)
     return [_tally(votes, readings[i], table, int(first[i])) for i, votes in enumerate(ballots)]
@@ -135,6 +143,7 @@ class _Table:
     top_share: FloatArray
     lean: FloatArray
     posterior: FloatArray
+    p_tie: FloatArray
 
 
 def _table(counts: FloatArray, q: FloatArray, by_model: BoolArray) -> _Table:
@@ -149,6 +158,7 @@ def _table(counts: FloatArray, q: FloatArray, by_model: BoolArray) -> _Table:
         top_share=most.share.max(axis=1),
         lean=np.where(by_model, wins, preference_share(counts)),
         posterior=q.max(axis=1, initial=0.0),
+        p_tie=q[:, 1],
     )
 
 
@@ -160,28 +170,28 @@ def leading(q: FloatArray) -> IntArray:
 
 def posteriors(
     item: IntArray,
-    confusion: Sequence[Confusion | None],
+    person: IntArray,
     label: IntArray,
     *,
+    people: Sequence[Confusion | None],
     has_tie: BoolArray,
     shares: Sequence[tuple[float, ...]],
 ) -> FloatArray:
     """P(a), P(tie), P(b) of each pair by what is known of the people: [n, 3].
 
     Args:
-        item, confusion, label: [V] the pair, the person's P(vote | true class), and the class of each vote.
+        item, person, label: [V] the pair, the place among `people`, and the class of each vote.
+        people: P(vote | true class) of each, None where it is not known.
         has_tie: [n] whether a tie was offered; without it its probability is 0.
         shares: [n] P(class) before any vote; empty: all alike.
     """
     q = np.zeros((len(has_tie), len(CLASSES)))
-    known = list(dict.fromkeys(confusion))
-    code = {matrix: i for i, matrix in enumerate(known)}
-    person = np.array([code[matrix] for matrix in confusion], dtype=np.int64)
     for K, members in ((3, has_tie), (2, ~has_tie)):
         mine = members[item]
         place = np.cumsum(members) - 1
-        theta = np.array([confusion_of(matrix, K=K) for matrix in known]).reshape(-1, K, K)
-        before = np.array([_prior(shares[i], K=K) for i in np.flatnonzero(members).tolist()]).reshape(-1, K)
+        theta = np.array([confusion_of(matrix, K=K) for matrix in people]).reshape(-1, K, K)
+        priors = {known: _prior(known, K=K) for known in set(shares)}
+        before = np.array([priors[shares[i]] for i in np.flatnonzero(members).tolist()]).reshape(-1, K)
         label_K = label[mine] if K == 3 else label[mine] // 2
         q[np.ix_(members, _COLUMNS[K])] = update_posterior(before, theta, place[item[mine]], person[mine], label_K)
     return q
@@ -224,6 +234,7 @@ def _tally(votes: Sequence[Ballot], reading: Reading, table: _Table, first: int)
         top_share=top_share,
         posterior=posterior,
         lead=max(posterior, top_share) if reading.by_model else top_share,
+        p_ties=tuple(table.p_tie[rows].tolist()),
         details=details,
     )
     if size == 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -23,21 +23,21 @@ from django.db.models import Max
 
 from annotation.consensus import settle_due
 from annotation.errors import DomainError, Invalid
-from annotation.fits import refit
 from annotation.gate import write
 from annotation.models import Aggregator, Project, User
 from annotation.people import audit
 from annotation.preferences import (
     MARGIN_PER_STEP,
+    Candidate,
     LabelPolicy,
     Preference,
     Ready,
-    label_by_model,
     lock,
     mark_frozen,
     ready_preferences,
 )
 from annotation.reports.agreement import agreement
+from annotation.reports.cache import fingerprint
 from annotation.statistics.agreement import accuracy_ceiling, percent_agreement
 from annotation.webhooks import Event, emit
 from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot
@@ -113,13 +113,16 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
     """
     root: Path = settings.SNAPSHOTS_DIR
     root.mkdir(parents=True, exist_ok=True)
-    _settle(project, rule, now=now)  # before the long transaction
+    while settle_due(now=now):
+        pass
+    facts, chosen = fingerprint(project), _choose(project, rule, now=now)  # before the locks: it takes a while
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
     try:
         with write(), transaction.atomic():
             Project.objects.select_for_update(no_key=True).get(pk=project.pk)
             lock(project)
-            chosen = _choose(project, rule, now=now)
+            if fingerprint(project) != facts:
+                chosen = _choose(project, rule, now=now)
             if not chosen.preferences:
                 raise NoPreferences(_why_nothing(chosen))
             manifest = write_snapshot(
@@ -182,18 +185,21 @@ def _why_nothing(chosen: _Chosen) -> str:
     return "This project has no comparisons yet: sample a round or import votes."
 
 
-def label_policy(ready: Ready, rule: FreezeRule) -> dict[str, Any]:
+def label_policy(ready: Ready) -> dict[str, Any]:
     """The label policy as the manifest and the content hash carry it."""
-    policy = {
+    policy: dict[str, Any] = {
         "aggregator": ready.method,
-        "tie_rule": rule.policy.tie_rule,
-        "min_votes": rule.policy.min_votes,
-        "min_confidence": rule.policy.min_confidence,
+        "dispute_below": ready.policy.dispute_below,
+        "tie_rule": ready.policy.tie_rule,
+        "min_votes": ready.policy.min_votes,
+        "min_confidence": ready.policy.min_confidence,
         "guideline_versions": ready.guideline_versions,
         "excluded_annotators": ready.excluded_annotators,
-        "margin": rule.policy.margin,
+        "margin": ready.policy.margin,
     }
-    return {**policy, "margin_per_step": MARGIN_PER_STEP} if rule.policy.margin else policy
+    if ready.policy.margin:
+        policy["margin_per_step"] = MARGIN_PER_STEP
+    return {**policy, "fit": ready.fit} if ready.fit else policy
 
 
 def split_rule(rule: FreezeRule) -> dict[str, Any]:
@@ -212,35 +218,23 @@ class _Chosen:
     label_policy: dict[str, Any]
 
 
-def _settle(project: Project, rule: FreezeRule, *, now: datetime) -> None:
-    """Bring every consensus up to date; by a model, from a fit that depends on nothing but the facts."""
-    if Aggregator.DAWID_SKENE in (project.aggregator, rule.policy.aggregator):
-        refit(project=project, warm=False, now=now)
-    while settle_due(now=now):
-        pass
-
-
 def _choose(project: Project, rule: FreezeRule, *, gold_until: datetime | None = None, now: datetime) -> _Chosen:
     """The preferences that the rule takes, split first and labelled then (STATISTICS 9.4)."""
-    ready = ready_preferences(project=project, policy=rule.policy, gold_until=gold_until, now=now)
-    found = ready.preferences
-    groups = prompt_groups([item.prompt for item in found], [(item.a, item.b) for item in found])
-    parts = [part_of(group, shares=rule.shares, seed=SPLIT_SEED) for group in groups]
-    policy, dropped = label_policy(ready, rule), ready.dropped
-    labelled: list[Preference | None] = list(found)
-    if found and ready.aggregator is Aggregator.DAWID_SKENE:
-        is_train = [part == "train" for part in parts]
-        labelled, fit = label_by_model(project=project, ready=ready, policy=rule.policy, is_train=is_train)
-        policy = {**policy, "fit": fit}
-        ties = sum(item is None for item in labelled)
-        dropped = {**dropped, "tie": dropped.get("tie", 0) + ties} if ties else dropped
-    kept = [i for i, item in enumerate(labelled) if item is not None]
+    place: dict[int, tuple[str, str]] = {}
+
+    def split(candidates: Sequence[Candidate]) -> list[bool]:
+        texts = [[text for text, _, _ in one.shown] for one in candidates]
+        for one, group in zip(candidates, prompt_groups([one.prompt for one in candidates], texts), strict=True):
+            place[one.comparison_pk] = (group, part_of(group, shares=rule.shares, seed=SPLIT_SEED))
+        return [place[one.comparison_pk][1] == "train" for one in candidates]
+
+    ready = ready_preferences(project=project, policy=rule.policy, is_train=split, gold_until=gold_until, now=now)
     return _Chosen(
-        preferences=[item for item in labelled if item is not None],
-        groups=[groups[i] for i in kept],
-        parts=[parts[i] for i in kept],
-        dropped=dropped,
-        label_policy=policy,
+        preferences=ready.preferences,
+        groups=[place[item.comparison_pk][0] for item in ready.preferences],
+        parts=[place[item.comparison_pk][1] for item in ready.preferences],
+        dropped=ready.dropped,
+        label_policy=label_policy(ready),
     )
 
 
@@ -322,6 +316,7 @@ def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
     rule = FreezeRule(
         policy=LabelPolicy(
             aggregator=Aggregator(policy["aggregator"].partition("/")[0]),
+            dispute_below=policy.get("dispute_below"),
             min_votes=policy["min_votes"],
             tie_rule=policy["tie_rule"],
             min_confidence=policy["min_confidence"],
@@ -329,7 +324,6 @@ def rebuilt_hash(*, snapshot: Snapshot, now: datetime) -> str:
         ),
         shares=snapshot.split["shares"],
     )
-    _settle(snapshot.project, rule, now=now)
     chosen = _choose(snapshot.project, rule, gold_until=snapshot.created_at, now=now)
     with tempfile.TemporaryDirectory() as directory:
         manifest = write_snapshot(

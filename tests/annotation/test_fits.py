@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from django.core.management import call_command
 
-from annotation import fits
-from annotation.consensus import rebuild, settle_due
+from annotation import consensus, fits
+from annotation.consensus import mark_due, settle_due
 from annotation.exclusion import exclude
 from annotation.feedback import read_form
 from annotation.meetings import Meeting
 from annotation.models import AggregationFit, Consensus, Gold, Membership, Project
 from annotation.pairing import create_comparisons
+from annotation.people import change_form
 from annotation.project_settings import change_settings
 from annotation.statistics.aggregation import dawid_skene, prior_confusion
 from annotation.vote_arrays import known_classes, load
@@ -33,6 +34,11 @@ def project() -> Project:
 def settle_all() -> None:
     while settle_due(now=NOW):
         pass
+
+
+def fitted(project: Project, *, warm: bool = True) -> AggregationFit:
+    assert fits.refit(project=project, warm=warm, now=NOW)
+    return AggregationFit.objects.get(project=project)
 
 
 def stored(project: Project) -> list[tuple]:
@@ -53,7 +59,7 @@ def divided(project: Project, n: int = 30) -> None:
 
 def test_the_careful_are_trusted_more_than_the_careless(project):
     divided(project)
-    fit = fits.refit(project=project, now=NOW)
+    fit = fitted(project)
     found = dict(Membership.objects.filter(user__name__startswith="voter").values_list("user__name", "reliability"))
     assert found["voter-0"] == pytest.approx(found["voter-1"])
     assert found["voter-0"] > 0.85 > found["voter-2"] > found["voter-3"]
@@ -66,13 +72,12 @@ def test_the_careful_are_trusted_more_than_the_careless(project):
 
 def test_what_is_stored_is_the_fit_of_the_functions(project):
     divided(project)
-    fit = fits.refit(project=project, now=NOW)
+    fit = fitted(project)
     arrays = load(project)
     again = dawid_skene(*arrays.votes, **arrays.sizes)
     members = dict(Membership.objects.values_list("user_id", "confusion"))
     assert np.allclose([members[int(user)] for user in arrays.user], again.theta, atol=1e-12)
     assert fit.shares == pytest.approx(again.pi.tolist())
-    settle_all()
     rows = dict(Consensus.objects.values_list("comparison_id", "posterior"))
     assert [rows[int(pk)] for pk in arrays.comparison] == pytest.approx(again.q.max(axis=1).tolist(), abs=1e-9)
 
@@ -92,17 +97,18 @@ def test_a_vote_is_taken_by_the_last_fit_at_once(project):
     assert first_lead == pytest.approx(max(expected / expected.sum()))
 
 
-def test_a_fit_settles_again_what_it_moved_and_a_second_one_moves_nothing(project):
+def test_a_fit_computes_anew_what_it_moved_and_a_second_one_moves_nothing(project, monkeypatch):
     divided(project)
     before = stored(project)
     fits.refit(project=project, now=NOW)
-    assert Consensus.objects.filter(due_at__isnull=False).exists()
-    settle_all()
     after = stored(project)
     assert after != before
-    fits.refit(project=project, now=NOW + timedelta(hours=1))
     assert not Consensus.objects.filter(due_at__isnull=False).exists()
+    asked = []
+    monkeypatch.setattr(fits, "refresh", lambda ids, now: asked.extend(ids))
+    fits.refit(project=project, now=NOW + timedelta(hours=1))
     assert AggregationFit.objects.get().is_warm
+    assert asked == []
 
 
 def test_warm_and_cold_fits_agree(project):
@@ -112,9 +118,9 @@ def test_warm_and_cold_fits_agree(project):
     for i, made in enumerate(divided_more):
         for j in range(3):
             cast(made, builders.member(project, f"voter-{j}"), "ab"[i % 2])
-    warm = fits.refit(project=project, now=NOW)
+    warm = fitted(project)
     people = {m.user_id: m.confusion for m in Membership.objects.filter(confusion__isnull=False)}
-    cold = fits.refit(project=project, warm=False, now=NOW)
+    cold = fitted(project, warm=False)
     assert (warm.is_warm, cold.is_warm) == (True, False)
     assert cold.objective == pytest.approx(warm.objective, rel=1e-5)
     for member in Membership.objects.filter(confusion__isnull=False):
@@ -124,7 +130,6 @@ def test_warm_and_cold_fits_agree(project):
 def test_rebuilding_gives_the_same_as_what_grew(project):
     divided(project)
     fits.refit(project=project, warm=False, now=NOW)
-    settle_all()
     grown = stored(project)
     AggregationFit.objects.all().delete()
     Membership.objects.update(confusion=None, reliability=None)
@@ -133,8 +138,6 @@ def test_rebuilding_gives_the_same_as_what_grew(project):
     rebuilt = stored(project)
     assert [row[:3] + row[5:6] for row in rebuilt] == [row[:3] + row[5:6] for row in grown]
     assert [row[3] for row in rebuilt] == pytest.approx([row[3] for row in grown], abs=fits.MOVED)
-    rebuild(project=project, now=NOW)
-    assert stored(project)[0][4] == pytest.approx(rebuilt[0][4])
 
 
 def test_it_is_done_anew_when_enough_has_changed_and_by_one_worker_only(project):
@@ -154,6 +157,109 @@ def test_it_is_done_anew_when_enough_has_changed_and_by_one_worker_only(project)
     cast(made, builders.member(project, "voter-2"), "a")
     assert fits.due(NOW + timedelta(minutes=14)) == []  # fitted four minutes ago
     assert fits.due(later) == [project]
+
+
+def test_votes_that_do_not_count_do_not_ask_for_ever(project):
+    divided(project, 12)
+    fits.run_due(now=NOW)
+    (made,) = builders.comparisons(project, 1, overlap=5, start=300)
+    out = builders.member(project, "out")
+    for name in ("voter-0", "voter-1", "voter-2"):
+        cast(made, builders.member(project, name), "a")
+    cast(made, out, "b")
+    exclude(project=project, user=out, by=project.created_by, reason="bot", now=NOW)
+    assert fits.run_due(now=NOW + timedelta(minutes=6)) == 1
+    for minutes in (12, 18, 24):
+        assert fits.due(NOW + timedelta(minutes=minutes)) == []
+
+
+def test_a_request_that_comes_while_somebody_fits_is_not_forgotten(project, monkeypatch):
+    divided(project, 12)
+    real = fits.dawid_skene
+
+    def slow(*votes, **sizes):
+        fits.request(project)
+        return real(*votes, **sizes)
+
+    monkeypatch.setattr(fits, "dawid_skene", slow)
+    assert fits.run_due(now=NOW) == 1
+    assert fits.due(NOW) == [project]
+
+
+def test_one_project_that_fails_keeps_no_other_waiting(project, monkeypatch, caplog):
+    divided(project, 12)
+    other = builders.project(slug="other")
+    divided(other, 12)
+    real = fits.load
+
+    def fails(of, **how):
+        if of == project:
+            raise RuntimeError("broken")
+        return real(of, **how)
+
+    monkeypatch.setattr(fits, "load", fails)
+    assert fits.run_due(now=NOW) == 1
+    assert AggregationFit.objects.get(project=other).number == 1
+    assert "broken" in caplog.text
+    assert fits.due(NOW + timedelta(minutes=1)) == []  # tried again when the lease has run out
+    assert project in fits.due(NOW + timedelta(minutes=11))
+
+
+def test_who_settles_while_a_fit_is_written_reads_again(project, monkeypatch):
+    """What was read with the people of two fits is not written, and the mark stays."""
+    divided(project)
+    mark_due([row.comparison_id for row in Consensus.objects.all()], now=NOW)
+    real = consensus.tallies
+
+    def late(*args):
+        monkeypatch.setattr(consensus, "tallies", real)
+        fits.refit(project=project, now=NOW)
+        return real(*args)
+
+    monkeypatch.setattr(consensus, "tallies", late)
+    assert settle_due(now=NOW) == 0
+    assert Consensus.objects.filter(due_at__isnull=False).count() == 30
+    settle_all()
+    arrays = load(project)
+    again = dawid_skene(*arrays.votes, **arrays.sizes)
+    rows = dict(Consensus.objects.values_list("comparison_id", "posterior"))
+    assert [rows[int(pk)] for pk in arrays.comparison] == pytest.approx(again.q.max(axis=1).tolist(), abs=1e-9)
+
+
+def test_a_fit_that_turns_a_ranking_round_is_seen(monkeypatch):
+    project = builders.project(overlap=2, form=read_form({"kind": "ranking", "size": 3}))
+    one, other = (builders.member(project, name) for name in ("one", "other"))
+    made = builders.sets(project, 12)
+    for item in made:
+        cast(item, one, ranking=[["a"], ["b"], ["c"]])
+        cast(item, other, ranking=[["c"], ["b"], ["a"]])
+    settle_all()
+    for right, answer in ((one, "abc"), (other, "cba")):
+        Gold.objects.all().delete()
+        for item in made[:6]:
+            Gold.objects.create(
+                project=project, comparison=item, origin="given", answer={"ranking": list(answer)}, created_at=NOW
+            )
+        fits.refit(project=project, warm=False, now=NOW)
+        assert Membership.objects.get(user=right).reliability > 0.6
+        last = Consensus.objects.get(comparison=made[-1])
+        assert last.details["ranking"] == [[letter] for letter in answer]
+
+
+def test_a_form_that_loses_its_tie_is_read_alike_by_fits_and_settling(project, monkeypatch):
+    divided(project)
+    tied = builders.comparisons(project, 5, overlap=1, start=700)
+    for item in tied:
+        cast(item, builders.member(project, "voter-0"), "tie")
+    settle_all()
+    change_form(project=project, form=read_form({"kind": "choice", "allow_tie": False}), by=project.created_by, now=NOW)
+    project.refresh_from_db()
+    real, asked = fits.refresh, []
+    for _ in range(4):
+        asked.clear()
+        monkeypatch.setattr(fits, "refresh", lambda ids, now: asked.extend(ids) or real(ids, now=now))
+        fits.refit(project=project, now=NOW)
+    assert asked == []
 
 
 def test_an_exclusion_asks_for_a_fit_in_which_the_person_has_no_say(project):
@@ -190,11 +296,11 @@ def test_a_form_without_ties_has_two_classes_and_ratings_of_one_have_none():
     pairs = builders.project(slug="pairs", form=read_form({"kind": "choice", "allow_tie": False}))
     (made,) = builders.comparisons(pairs, 1)
     cast(made, builders.member(pairs, "ann"), "b")
-    fit = fits.refit(project=pairs, now=NOW)
+    fit = fitted(pairs)
     assert (fit.classes, len(fit.shares)) == (2, 2)
     assert np.shape(Membership.objects.get(project=pairs, user__name="ann").confusion) == (2, 2)
     single = builders.project(slug="single", form=read_form({"kind": "rating", "size": 1}))
-    assert fits.refit(project=single, now=NOW).votes == 0
+    assert fitted(single).votes == 0
 
 
 def test_ratings_are_read_without_each_persons_leniency():
@@ -213,8 +319,6 @@ def test_ratings_are_read_without_each_persons_leniency():
     total = sum(4 + i % 2 for i in range(22)) + sum(2 + i % 2 for i in range(21)) + 2
     assert offsets["kind"] == pytest.approx(4.5 - total / 44)
     assert offsets["new"] is None  # one rating says nothing about a person
-    assert Consensus.objects.filter(due_at__isnull=False).count() == 22
-    settle_all()
     expected = (4 - offsets["kind"] + 2) / 2
     last = Consensus.objects.get(comparison=made[21]).details["ratings"]["a"]["overall"]
     assert last["mean"] == pytest.approx((5 - offsets["kind"] + 2) / 2)
@@ -232,8 +336,8 @@ def single(project: Project, i: int):
 def test_another_aggregator_settles_everything_again(project):
     divided(project)
     change_settings(project=project, values={"aggregator": "majority"}, by=project.created_by, now=NOW)
-    settle_all()
-    assert set(Consensus.objects.values_list("method", flat=True)) == {"majority/2"}
+    fits.run_due(now=NOW)
+    assert set(Consensus.objects.values_list("method", flat=True)) == {"majority/3"}
     assert set(Consensus.objects.exclude(label="").values_list("prob", flat=True)) <= {0.0, 0.5, 1.0}
 
 
@@ -250,6 +354,7 @@ def test_counting_the_queries_of_a_fit(project, django_assert_num_queries):
     divided(project, 12)
     fits.refit(project=project, now=NOW)
     settle_all()
-    # excluded people, votes, gold, rulings, the last fit and its people; the fit's row and its people; what it moved.
+    # The row, its requests, the votes' number; excluded people, votes, gold, rulings; the last fit and its people;
+    # in a transaction the row and its people; what it moved, from one read of the consensuses.
     with django_assert_num_queries(15):
         fits.refit(project=project, now=NOW)

@@ -76,7 +76,8 @@ def test_a_fit_with_ties_serves_where_none_is_offered():
 
 def test_without_a_tie_option_a_tie_is_impossible_and_with_one_it_takes_its_part():
     people = [coin(0.8, K=2), coin(0.8, K=3)]
-    q = posteriors(np.array([0, 1]), people, np.array([0, 0]), has_tie=np.array([False, True]), shares=[(), ()])
+    has_tie, zeros = np.array([False, True]), np.array([0, 0])
+    q = posteriors(np.array([0, 1]), np.array([0, 1]), zeros, people=people, has_tie=has_tie, shares=[(), ()])
     assert q[0] == pytest.approx([0.8, 0, 0.2])
     assert q[1] == pytest.approx([0.8, 0.1, 0.1])
 

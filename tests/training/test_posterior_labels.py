@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from django.core.management import call_command
 
+from annotation import fits
 from annotation.consensus import mark_due, settle_due
-from annotation.models import Adjudication, AdjudicationKind, Aggregator, Comparison, Project
+from annotation.feedback import read_form
+from annotation.models import Adjudication, AdjudicationKind, Aggregator, Comparison, Project, Slot
 from annotation.preferences import LabelPolicy
 from annotation.statistics.aggregation import dawid_skene, preference_values, prior_confusion, update_posterior
 from annotation.vote_arrays import load
@@ -14,7 +17,7 @@ from tests import builders
 from tests.builders import NOW, cast
 from training.engine.records import iter_lines
 from training.models import Snapshot
-from training.snapshots import FreezeRule, freeze, rebuilt_hash, snapshot_path
+from training.snapshots import FreezeRule, freeze, preview, rebuilt_hash, snapshot_path
 
 pytestmark = pytest.mark.django_db
 PARTS = ("train", "validation", "test")
@@ -103,7 +106,76 @@ def test_rebuilt_from_the_facts_it_has_the_same_hash_by_either_aggregator(projec
         assert rebuilt_hash(snapshot=snapshot, now=NOW) == snapshot.content_hash
     hashes = set(Snapshot.objects.values_list("content_hash", flat=True))
     assert len(hashes) == 2
-    assert {row.label_policy["aggregator"] for row in Snapshot.objects.all()} == {"dawid_skene/1", "majority/2"}
+    assert {row.label_policy["aggregator"] for row in Snapshot.objects.all()} == {"dawid_skene/1", "majority/3"}
+
+
+def test_fits_in_the_background_and_a_changed_setting_change_no_hash(project):
+    """What is in a snapshot, and how it is labelled, comes from facts and the policy alone."""
+    votes(project, 40)
+    snapshot = frozen(project)
+    fits.refit(project=project, now=NOW)
+    assert rebuilt_hash(snapshot=snapshot, now=NOW) == snapshot.content_hash
+    project.aggregator, project.dispute_below = "majority", 0.99
+    project.save()
+    snapshot.refresh_from_db()
+    assert rebuilt_hash(snapshot=snapshot, now=NOW) == snapshot.content_hash
+    call_command("rebuild_consensus", project.slug)
+    assert rebuilt_hash(snapshot=snapshot, now=NOW) == snapshot.content_hash
+
+
+def test_freezing_asks_nobody_for_more_votes():
+    """A fit that has learned that two people are noisy does not reopen what they settled."""
+    project = builders.project(
+        overlap_rule="adaptive", min_votes=2, max_votes=5, stop_at=0.8, full_share=0.0,
+        form=read_form({"kind": "choice", "allow_tie": False}),
+    )  # fmt: skip
+    people = [builders.member(project, f"voter-{i}") for i in range(6)]
+    for comparison in builders.comparisons(project, 20):
+        for person in people[:2]:
+            cast(comparison, person, "a")
+    while settle_due(now=NOW):
+        pass
+    for comparison in builders.comparisons(project, 20, overlap=6, start=100):
+        for person, choice in zip(people, "bbaaaa", strict=True):
+            cast(comparison, person, choice)
+    while settle_due(now=NOW):
+        pass
+    slots = Slot.objects.count()
+    shown = preview(project=project, rule=FreezeRule(), now=NOW)
+    snapshot = frozen(project)
+    assert (snapshot.counts["total"], snapshot.dropped) == (shown.preferences, shown.dropped)
+    fits.refit(project=project, now=NOW)
+    assert Slot.objects.count() == slots
+
+
+def test_the_aggregator_of_the_policy_decides_what_is_disputed(project):
+    votes(project, 20)
+    careful, careless = builders.member(project, "voter-0"), builders.member(project, "voter-2")
+    (divided,) = builders.comparisons(project, 1, overlap=2, start=900)
+    cast(divided, careful, "a")
+    cast(divided, careless, "b")
+    while settle_due(now=NOW):
+        pass
+    train = {"train": 1.0, "validation": 0.0, "test": 0.0}
+    kept = {}
+    for aggregator in Aggregator:
+        rule = FreezeRule(policy=LabelPolicy(aggregator=aggregator), shares=train)
+        snapshot = freeze(project=project, rule=rule, by=project.created_by, now=NOW)
+        kept[aggregator] = str(divided.public_id) in lines(snapshot)
+    assert kept == {Aggregator.DAWID_SKENE: True, Aggregator.MAJORITY: False}
+
+
+def test_pairs_of_a_ranking_weigh_one_together_though_ties_are_dropped():
+    project = builders.project(overlap=2, form=read_form({"kind": "ranking", "size": 3}))
+    one, other = (builders.member(project, name) for name in ("one", "other"))
+    for item in builders.sets(project, 4):
+        cast(item, one, ranking=[["a"], ["b", "c"]])
+        cast(item, other, ranking=[["a"], ["b", "c"]])
+    while settle_due(now=NOW):
+        pass
+    found = [line for _, line in lines(frozen(project, tie_rule="drop")).values()]
+    assert len(found) == 8
+    assert {line["weight"] for line in found} == {0.5}
 
 
 def test_a_ruling_is_certain_and_no_model_moves_it(project):
