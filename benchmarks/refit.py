@@ -1,9 +1,10 @@
 """`python -m benchmarks.refit --json [--small]`: the joint fit of a project with a million votes, from the database.
 
 200,000 comparisons with five votes each by 1,000 people, made by set-based SQL, on SQLite and on PostgreSQL (skipped
-with a line that says so where there is no server). Timed in a process of its own, as a worker does it: the fit from the
-votes alone, and the one that goes on after 1 % new votes, reading them and marking what moved included. `--small` has
-100,000 votes. The peer is a limit: a million votes are to be fitted "in seconds", which is taken as half a minute.
+with a line that says so where there is no server). In a process of its own, as a worker does it: the fit from the votes
+alone, and the one that goes on after 1 % new votes; timed from reading the votes to the result, and with writing what it
+moved, which after the first fit is every consensus. `--small` has 100,000 votes. The peer is a limit: a million votes are
+to be fitted "in seconds", which is taken as half a minute.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def main() -> int:
             votes = found["warm"]["votes"]
             for start in ("cold", "warm"):
                 what = f"refit of {votes:,} votes, {start}, {name}"
-                rows.append(shorter(what, "s", found[start]["seconds"], peer=LIMIT_SECONDS, peer_name="limit"))
+                rows.append(shorter(what, "s", found[start]["fit"], peer=LIMIT_SECONDS, peer_name="limit"))
+                rows.append(Row(what=f"{what}, with consensuses", unit="s", ours=round(found[start]["seconds"], 3)))
             rows.append(Row(what=f"refit, mean error of an accuracy, {name}", unit="share", ours=found["error"]))
             rows.append(Row(what=f"refit, peak memory, {name}", unit="MB", ours=found["peak_mb"]))
     show("refit", rows, as_json=options.json)

@@ -22,6 +22,7 @@ from annotation.statistics.estimates import (
     IntArray,
     Reason,
     check_codes,
+    check_flags,
     check_size,
 )
 from annotation.statistics.likelihood import (
@@ -29,6 +30,7 @@ from annotation.statistics.likelihood import (
     DENSE_SYSTEMS,
     TOLERANCE,
     ascend,
+    constrained,
     free_covariance,
     group_scores,
     laplacian,
@@ -46,6 +48,9 @@ from annotation.statistics.strengths import (
 
 ROUNDS = 500
 POLISH = 20  # Newton steps after L-BFGS, so that the order of the votes leaves no trace
+EQUAL_HEIGHTS = 1e-9  # relative; rounding alone makes such a difference
+ESCAPES = 10  # from saddles, one after another
+STRAY = 0.1  # logits off a saddle, far enough for the ground to slope
 BLOCK = 2**22  # numbers in a dense block of scores
 
 
@@ -116,7 +121,9 @@ def crowd_bt(
     """P(a) = η_w σ(d + c_w z) + (1 − η_w) σ(−d − c_w z), z = +1 where a was shown left, else −1; ties half of each.
 
     The posterior mode; the likelihood has several, and the one found is the nearest to plain Bradley-Terry with
-    η at the mode of its prior. An η whose interval lies below ½ means that a person answers systematically the wrong
+    η at the mode of its prior. Where votes balance, that start is a saddle between two modes: the higher is taken, of
+    equal ones that in which the first of the people follows the strengths. If none is reached there are no intervals
+    and `not_converged`. An η whose interval lies below ½ means that a person answers systematically the wrong
     way round. O(V) a step. `annotators` of the result has η and c with Laplace intervals.
 
     Each person's η is fitted with the strengths, so that with few votes a person the strengths come out too far apart
@@ -163,10 +170,10 @@ def _rank_crowd(
         empty = make_ranking(np.empty(0), roster, component=component, cov=np.empty((0, 0)), l2=l2)
         return replace(empty, annotators=_people(crowd, np.empty((crowd.E, 0)), None, people, n_annotators))
     if not contests.decisive:
-        return without_strengths(Reason.ONE_CLASS, roster, component=component)
-    theta, converged = _maximise(crowd)
+        nothing = without_strengths(Reason.ONE_CLASS, roster, component=component)
+        return replace(nothing, annotators=_nobody_fitted(crowd, people, n_annotators))
+    theta, joint, converged = _maximise(crowd)
     strength, fitted = crowd.split(theta)
-    joint = _joint(crowd, theta) if contests.m <= DENSE_SYSTEMS else None
     intervals = None
     if joint is not None and n_groups > 1:
         clustered = joint.cov @ _meat(crowd, theta, joint, votes, codes) @ joint.cov * (n_groups / (n_groups - 1))
@@ -206,9 +213,7 @@ def count_crowd(
     people, person = np.unique(given, return_inverse=True)
     side = np.zeros(length, dtype=np.int64)
     if bias:
-        left = np.asarray(a_left)
-        if left.dtype != np.bool_ or left.shape != (length,):
-            raise ValueError(f"a_left must hold {length} booleans for a side bias")
+        left = check_flags([] if a_left is None else a_left, name="a_left", length=length)
         side = (left == (np.asarray(a) < np.asarray(b))).astype(np.int64)
     code = (votes.cell * max(1, len(people)) + person) * 2 + side
     _, start, cell = np.unique(code, return_index=True, return_inverse=True)
@@ -315,18 +320,36 @@ def _by_system_and_person(crowd: Crowd, values: FloatArray) -> FloatArray:
 def _joint(crowd: Crowd, theta: FloatArray) -> Joint:
     strengths, cross, people = information_blocks(crowd, theta)
     own = np.asarray(np.linalg.inv(people), dtype=np.float64)
-    leverage = np.einsum("mwe,wef->mwf", cross, own)
-    reduced = strengths - np.einsum("mwe,nwe->mn", leverage, cross, optimize=True)
+    leverage, reduced = _without_people(strengths, cross, own)
     return Joint(cov=free_covariance(reduced, m=crowd.contests.m, l2=crowd.l2), own=own, leverage=leverage)
 
 
-def _maximise(crowd: Crowd) -> tuple[FloatArray, bool]:
-    """L-BFGS from plain Bradley-Terry, then Newton's steps while they are small and the mode is a proper one."""
+def _without_people(strengths: FloatArray, cross: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Leverage [m, W, E], and the information [m, m] that is left on the strengths once people follow them."""
+    leverage = np.einsum("mwe,wef->mwf", cross, own)
+    return leverage, strengths - np.einsum("mwe,nwe->mn", leverage, cross, optimize=True)
+
+
+def _maximise(crowd: Crowd) -> tuple[FloatArray, Joint | None, bool]:
+    """The mode, the information there if it is a proper one (and not too many systems), and whether it was reached."""
     right, wrong = crowd.prior
     plain = replace(crowd.contests, z=np.empty((len(crowd.person), 0)))
     people = np.zeros((crowd.E, crowd.W))
     people[0] = logit(right / (right + wrong))
     start = crowd.join(maximise(plain, BRADLEY_TERRY, l2=crowd.l2).theta, people)
+    theta, converged = _climb(crowd, start)
+    if crowd.contests.m > DENSE_SYSTEMS:
+        return theta, None, converged
+    for _ in range(ESCAPES):
+        way = way_up(crowd, theta)
+        if way is None:
+            return theta, _joint(crowd, theta), converged
+        theta, converged = _leave_saddle(crowd, theta, way)
+    return theta, None, False
+
+
+def _climb(crowd: Crowd, start: FloatArray) -> tuple[FloatArray, bool]:
+    """L-BFGS, then Newton's steps while they are small; where it ends need not be a maximum."""
     theta, converged = ascend(lambda theta: log_posterior(crowd, theta), start, rounds=ROUNDS, tolerance=1e-10)
     if crowd.contests.m > DENSE_SYSTEMS:
         return theta, converged
@@ -339,6 +362,42 @@ def _maximise(crowd: Crowd) -> tuple[FloatArray, bool]:
         if longest < TOLERANCE:
             return theta, True
     return theta, converged
+
+
+def _leave_saddle(crowd: Crowd, theta: FloatArray, way: FloatArray) -> tuple[FloatArray, bool]:
+    """The higher of what lies on either side; of equal ones that along `way`."""
+    along, against = (_climb(crowd, theta + step) for step in (STRAY * way, -STRAY * way))
+    heights = [log_posterior(crowd, found[0])[0] for found in (along, against)]
+    return against if heights[1] > heights[0] + EQUAL_HEIGHTS * abs(heights[0]) else along
+
+
+def way_up(crowd: Crowd, theta: FloatArray) -> FloatArray | None:
+    """A direction along which the posterior does not bend down at theta, None at a proper maximum.
+
+    Of length 1 in its largest entry, and positive in the first person who has a large part in it.
+    """
+    strengths, cross, people = information_blocks(crowd, theta)
+    bends, axes = np.linalg.eigh(people)
+    flattest = int(bends[:, 0].argmin())
+    parts = np.zeros((crowd.E, crowd.W))
+    if not bends[flattest, 0] > 0:
+        parts[:, flattest] = axes[flattest, :, 0]
+        return _oriented(crowd, np.zeros(crowd.contests.m), parts)
+    leverage, reduced = _without_people(strengths, cross, np.asarray(np.linalg.inv(people), dtype=np.float64))
+    bend = constrained(reduced, m=crowd.contests.m, l2=crowd.l2)
+    margin = np.finfo(np.float64).eps * float(np.trace(np.abs(bend)))
+    try:
+        np.linalg.cholesky(bend - margin * np.eye(len(bend)))
+    except np.linalg.LinAlgError:
+        lowest = np.linalg.eigh(bend)[1][:, 0]
+        return _oriented(crowd, lowest, -np.einsum("mwe,m->ew", leverage, lowest))
+    return None
+
+
+def _oriented(crowd: Crowd, strengths: FloatArray, people: FloatArray) -> FloatArray:
+    way = np.concatenate([people.ravel(), strengths])
+    first = int(np.argmax(np.abs(way) > np.abs(way).max() / 2))
+    return crowd.join(strengths, people) * (np.sign(way[first]) / np.abs(way).max())
 
 
 def _newton_step(crowd: Crowd, theta: FloatArray) -> FloatArray:
@@ -376,28 +435,34 @@ def _meat(crowd: Crowd, theta: FloatArray, joint: Joint, votes: VoteCells, group
 
 def _people(crowd: Crowd, fitted: FloatArray, joint: Joint | None, people: IntArray, n_annotators: int) -> AnnotatorFit:
     """η and bias of all annotators from those [E, W] of the people with votes, with Laplace intervals."""
-    half = np.full(fitted.shape, np.nan)
-    if joint is not None:
-        spread = np.einsum("mwe,mn,nwe->we", joint.leverage, joint.cov, joint.leverage, optimize=True)
-        variance = np.diagonal(joint.own, axis1=1, axis2=2) + spread
-        half = float(ndtri((1 + LEVEL) / 2)) * np.sqrt(variance.T)
 
     def among_all(values: FloatArray) -> FloatArray:
         out = np.full(n_annotators, np.nan)
         out[people] = values
         return out
 
+    low: list[FloatArray | None] = [None] * crowd.E
+    high = list(low)
+    if joint is not None:
+        spread = np.einsum("mwe,mn,nwe->we", joint.leverage, joint.cov, joint.leverage, optimize=True)
+        variance = np.diagonal(joint.own, axis1=1, axis2=2) + spread
+        half = float(ndtri((1 + LEVEL) / 2)) * np.sqrt(variance.T)
+        low = [among_all(expit(fitted[0] - half[0])), *map(among_all, fitted[1:] - half[1:])]
+        high = [among_all(expit(fitted[0] + half[0])), *map(among_all, fitted[1:] + half[1:])]
     reason = np.full(n_annotators, Reason.NO_VOTES.number, dtype=np.int64)
     reason[people] = 0
-    biases = (
-        [among_all(x) for x in (fitted[1], fitted[1] - half[1], fitted[1] + half[1])] if crowd.biased else [None] * 3
-    )
     return AnnotatorFit(
         eta=among_all(expit(fitted[0])),
-        eta_low=among_all(expit(fitted[0] - half[0])),
-        eta_high=among_all(expit(fitted[0] + half[0])),
-        bias=biases[0],
-        bias_low=biases[1],
-        bias_high=biases[2],
+        eta_low=low[0],
+        eta_high=high[0],
+        bias=among_all(fitted[1]) if crowd.biased else None,
+        bias_low=low[1] if crowd.biased else None,
+        bias_high=high[1] if crowd.biased else None,
         reason=reason,
     )
+
+
+def _nobody_fitted(crowd: Crowd, people: IntArray, n_annotators: int) -> AnnotatorFit:
+    """Of votes that are all ties, which everybody gives alike whatever their η."""
+    fit = _people(crowd, np.full((crowd.E, crowd.W), np.nan), None, people, n_annotators)
+    return replace(fit, reason=np.where(fit.reason == 0, Reason.ONE_CLASS.number, fit.reason))

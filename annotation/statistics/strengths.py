@@ -34,17 +34,18 @@ ELO_PER_LOGIT = 400 / math.log(10)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotatorFit:
-    """What annotator-aware Bradley-Terry says of people; NaN where `reason` is not 0 (a person without votes).
+    """What annotator-aware Bradley-Terry says of people; NaN where `reason` is not 0.
 
     Attributes:
-        eta: [W] probability that a vote follows the strengths; below ½ the person reverses. With its interval.
-        bias: [W] logits in favour of the side shown left, with its interval; None where it was not asked for.
-        reason: [W] 0, or the number of `no_votes`.
+        eta: [W] probability that a vote follows the strengths; below ½ the person reverses.
+        bias: [W] logits in favour of the side shown left; None where it was not asked for.
+        eta_low, eta_high, bias_low, bias_high: [W] intervals; None where there is no proper mode, or too many systems.
+        reason: [W] 0, or the number of `no_votes`, or of `one_class` where all votes are ties.
     """
 
     eta: FloatArray
-    eta_low: FloatArray
-    eta_high: FloatArray
+    eta_low: FloatArray | None
+    eta_high: FloatArray | None
     bias: FloatArray | None
     bias_low: FloatArray | None
     bias_high: FloatArray | None
