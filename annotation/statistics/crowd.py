@@ -397,7 +397,7 @@ def way_up(crowd: Crowd, theta: FloatArray) -> FloatArray | None:
 def _oriented(crowd: Crowd, strengths: FloatArray, people: FloatArray) -> FloatArray:
     way = np.concatenate([people.ravel(), strengths])
     first = int(np.argmax(np.abs(way) > np.abs(way).max() / 2))
-    return crowd.join(strengths, people) * (np.sign(way[first]) / np.abs(way).max())
+    return crowd.join(strengths, people) * float(np.sign(way[first]) / np.abs(way).max())
 
 
 def _newton_step(crowd: Crowd, theta: FloatArray) -> FloatArray:

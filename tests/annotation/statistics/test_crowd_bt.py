@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from annotation.statistics.estimates import Reason
+from annotation.statistics.crowd import count_crowd, log_posterior
+from annotation.statistics.estimates import Caution, Reason
 from annotation.statistics.ranking import bradley_terry, crowd_bt
 from tests.annotation.statistics.contest_votes import draw_votes
 
@@ -116,3 +117,67 @@ def test_malformed_votes_raise_and_name_the_argument(changed: dict[str, object],
     arguments = {"annotator": [0, 1], "n": 2, "n_annotators": 2, **changed}
     with pytest.raises(ValueError, match=named):
         crowd_bt([0, 1], [1, 0], [1.0, 0.0], **arguments)
+
+
+def opposed(people: int = 2) -> tuple[np.ndarray, ...]:
+    """Three systems; half of the people always take the first of a pair and the others always the second."""
+    a, b = np.tile([[0, 0, 1], [1, 2, 2]], 20 * people)
+    annotator = np.repeat(np.arange(people), 60)
+    return a, b, (annotator % 2 == 0).astype(float), annotator
+
+
+def test_votes_that_balance_are_read_one_way_and_not_left_on_the_saddle_between_two():
+    balanced = crowd_bt(*opposed(), n=3, n_annotators=2)
+    with_one_less = crowd_bt(*(x[:-1] for x in opposed()), n=3, n_annotators=2)
+    assert balanced.converged
+    assert balanced.strength == pytest.approx([1, 0, -1] * balanced.strength[:1], abs=1e-9)
+    assert balanced.strength == pytest.approx(with_one_less.strength, abs=0.05)
+    assert balanced.annotators.eta == pytest.approx(with_one_less.annotators.eta, abs=0.01)
+    assert balanced.loglik > 120 * np.log(0.5) + 50
+
+
+def test_of_two_equal_readings_the_first_person_is_taken_to_be_right():
+    a, b, outcome, annotator = opposed()
+    assert crowd_bt(a, b, outcome, annotator, n=3, n_annotators=2).annotators.eta[0] > 0.9
+    assert crowd_bt(a, b, 1 - outcome, annotator, n=3, n_annotators=2).annotators.eta[0] > 0.9
+
+
+@pytest.mark.parametrize("prior", [(4.0, 1.0), (0.1, 0.1)])
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_called_converged_bends_down_in_every_direction(seed: int, prior: tuple[float, float]):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(3, size=24)
+    votes = a, (a + rng.integers(1, 3, size=24)) % 3, rng.integers(0, 3, size=24) / 2, rng.integers(3, size=24)
+    left = rng.random(24) < 0.5
+    ranking = crowd_bt(*votes, left, n=3, n_annotators=3, prior=prior, bias=True)
+    people = ranking.annotators
+    crowd = count_crowd(*votes, left, n=3, n_annotators=3, l2=1.0, prior=prior, bias=True)[0]
+    mode = crowd.join(ranking.strength, np.stack([logit(people.eta), people.bias]))
+    top = log_posterior(crowd, mode)[0]
+    steps = rng.normal(scale=1e-2, size=(200, len(mode)))
+    assert ranking.converged
+    assert max(log_posterior(crowd, mode + step)[0] for step in steps) < top
+    assert np.all((people.eta_low < people.eta) & (people.eta < people.eta_high))
+
+
+def test_where_no_proper_mode_is_reached_there_are_no_intervals(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("annotation.statistics.crowd.ESCAPES", 0)
+    ranking = crowd_bt(*opposed(), n=3, n_annotators=2)
+    assert (ranking.converged, ranking.warnings) == (False, (Caution.NOT_CONVERGED,))
+    assert (ranking.cov, ranking.low, ranking.rank_low) == (None, None, None)
+    assert (ranking.annotators.eta_low, ranking.annotators.eta_high) == (None, None)
+
+
+def test_votes_that_are_all_ties_say_nothing_of_people():
+    people = crowd_bt(
+        [0, 1], [1, 0], [0.5, 0.5], [0, 0], n=2, n_annotators=2, bias=True, a_left=[True, False]
+    ).annotators
+    assert people.reason.tolist() == [Reason.ONE_CLASS.number, Reason.NO_VOTES.number]
+    assert np.isnan(people.eta).all()
+    assert np.isnan(people.bias).all()
+
+
+def test_no_votes_at_all_leave_nobody_with_a_side_bias():
+    people = crowd_bt([], [], [], [], [], n=2, n_annotators=2, bias=True).annotators
+    assert people.reason.tolist() == [Reason.NO_VOTES.number] * 2
+    assert np.isnan(people.bias).all()
