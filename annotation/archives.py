@@ -18,17 +18,18 @@ from annotation.consensus import rebuild
 from annotation.errors import DomainError
 from annotation.exporting import Dataset, Format, columns, encode, rows
 from annotation.feedback import read_form
+from annotation.fits import refit
 from annotation.importing.batches import Incoming, import_file
 from annotation.importing.reading import FileFormat
 from annotation.importing.rows import ImportKind
-from annotation.models import GuidelineVersion, ImportBatch, OverlapRule, Project, Prompt, User
+from annotation.models import Aggregator, GuidelineVersion, ImportBatch, OverlapRule, Project, Prompt, User
 from annotation.people import create_project
 from annotation.reports.agreement import agreement
 
 VERSION = 1
 _KEPT = (
     "name", "question", "overlap", "overlap_rule", "min_votes", "max_votes", "stop_at", "full_share", "lease_minutes",
-    "dispute_below", "flag_limit",
+    "dispute_below", "flag_limit", "aggregator",
 )  # fmt: skip
 _READ_BACK = (Dataset.PROMPTS, Dataset.COMPLETIONS, Dataset.COMPARISONS, Dataset.VOTES)
 
@@ -112,6 +113,9 @@ def import_project(*, directory: Path, slug: str, by: User, now: datetime) -> tu
         raise BadArchive(f"project.json cannot be read: {error!r}") from None
     if settings.get("overlap_rule") not in OverlapRule.values:
         raise BadArchive(f"project.json: overlap_rule must be one of {', '.join(OverlapRule.values)}")
+    settings.setdefault("aggregator", Aggregator.MAJORITY.value)  # what archives had before they said so
+    if settings["aggregator"] not in Aggregator.values:
+        raise BadArchive(f"project.json: aggregator must be one of {', '.join(Aggregator.values)}")
     name = str(settings.pop("name", slug))
     project = create_project(
         name=name, slug=slug, by=by, form=form, guideline=guidelines[0] if guidelines else "", now=now, **settings
@@ -128,6 +132,7 @@ def import_project(*, directory: Path, slug: str, by: User, now: datetime) -> tu
                 kind=ImportKind(dataset.value), path=directory / file, file_format=FileFormat(card["format"]), name=file
             )
             batches.append(import_file(project=project, incoming=incoming, by=by, now=now))
+    refit(project=project, warm=False, now=now)
     rebuild(project=project, now=now)
     return project, batches
 

@@ -107,7 +107,7 @@ COLUMNS: dict[Dataset, dict[str, pa.DataType]] = {
     },
     Dataset.COMPARISONS: {
         "id": _TEXT, "prompt_id": _TEXT, "completion_ids": _TEXTS, "overlap": _INT, "full_overlap": _BOOL,
-        "priority": _INT, "audience": _TEXT,
+        "arm": _TEXT, "priority": _INT, "audience": _TEXT,
     },
     Dataset.VOTES: {
         "id": _TEXT, "comparison_id": _TEXT, "annotator": _TEXT, "choice": _TEXT, "answer": _JSON, "counted": _BOOL,
@@ -293,6 +293,7 @@ def _comparisons(project: Project, filters: Filters) -> Iterator[dict[str, Any]]
                 "completion_ids": [_id(place.completion) for place in row.places.all()],
                 "overlap": row.overlap,
                 "full_overlap": row.full_overlap,
+                "arm": row.arm,
                 "priority": row.priority,
                 "audience": row.audience,
             }

@@ -1,10 +1,10 @@
 """`python -m benchmarks.refit --json [--small]`: the joint fit of a project with a million votes, from the database.
 
 200,000 comparisons with five votes each by 1,000 people, made by set-based SQL, on SQLite and on PostgreSQL (skipped
-with a line that says so where there is no server). In a process of its own, as a worker does it: the fit from the votes
-alone, and the one that goes on after 1 % new votes; timed from reading the votes to the result, and with writing what it
-moved, which after the first fit is every consensus. `--small` has 100,000 votes. The peer is a limit: a million votes are
-to be fitted "in seconds", which is taken as half a minute.
+with a line that says so where there is no server). In a process of its own, as a worker does it: the fit from the
+votes alone, and the one that goes on after 1 % new votes. Timed from reading the votes to the result, and with writing
+what it moved, which after the first fit is every consensus. `--small` has 100,000 votes. The peer is a limit: a million
+votes are to be fitted "in seconds", which is taken as half a minute.
 """
 
 from __future__ import annotations

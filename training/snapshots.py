@@ -42,7 +42,7 @@ from annotation.statistics.agreement import accuracy_ceiling, percent_agreement
 from annotation.webhooks import Event, emit
 from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot
 from training.models import Snapshot
-from training.splits import PARTS, part_of, prompt_groups
+from training.splits import PARTS, leak_rate, member_key, part_of, prompt_groups
 
 SPLIT_SEED = 0
 HELD_OUT = ("validation", "test")
@@ -246,8 +246,15 @@ def _lines(chosen: _Chosen) -> dict[str, list[dict[str, Any]]]:
 
 
 def _agreement(project: Project, chosen: _Chosen) -> dict[str, Any]:
-    """Agreement of the project, and for each held-out part what accuracy it allows a reward model at best."""
+    """Agreement of the project, what accuracy each held-out part allows a reward model at best, and what leaks.
+
+    A leak is a prompt or a completion of a held-out pair that the training part has too; by the split there is none of
+    a prompt, or of a completion long enough to say something.
+    """
     found: dict[str, Any] = {key: asdict(value) for key, value in agreement(project).items()}
+    prompts = [[member_key(canonical_json(item.prompt))] for item in chosen.preferences]
+    texts = [[member_key(item.a), member_key(item.b)] for item in chosen.preferences]
+    found["leak"] = {"prompt": leak_rate(prompts, chosen.parts), "completion": leak_rate(texts, chosen.parts)}
     groups = np.unique(np.array(chosen.groups), return_inverse=True)[1]
     votes = np.array([(item.votes_a, item.votes_b) for item in chosen.preferences], dtype=np.float64)
     found["ceiling"] = {}

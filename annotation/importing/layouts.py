@@ -35,7 +35,7 @@ from annotation.importing.rows import (
     text,
     within,
 )
-from annotation.models import Finish, SourceKind
+from annotation.models import Arm, Finish, SourceKind
 
 PUBLISHED = "published"  # who preferred `chosen` in a file that does not say
 _RESPONSE = re.compile(r"(?:response|answer|completion|output|option|text|generation)[ _-]?([0-9]{1,2}|[a-i])")
@@ -160,6 +160,7 @@ def _comparisons(record: dict[str, Any], form: Form) -> _Parts:
         completions=places,
         overlap=integer(record, "overlap", low=0, high=99),
         full_overlap=rows.boolean(record, "full_overlap") or False,
+        arm=rows.one_of(record, "arm", Arm.values, default="") if record.get("arm") else "",
         priority=integer(record, "priority", low=-1000, high=1000) or 0,
         audience=rows.audience(record, prompt),
         external_id=name_or_number(record, "id"),

@@ -408,7 +408,7 @@ class _Call:
             overlap, full = item.overlap, item.full_overlap
         return Comparison(
             project=self.project, prompt_id=prompt, origin=self.batch.public_id, pair_hash=key, overlap=overlap,
-            full_overlap=full, audience=item.audience, priority=item.priority, rank=int(key[:8], 16) >> 1,
+            full_overlap=full, arm=item.arm, audience=item.audience, priority=item.priority, rank=int(key[:8], 16) >> 1,
             external_id=item.external_id, created_at=self.now,
         )  # fmt: skip
 

@@ -158,6 +158,7 @@ class ComparisonRow:
     completions: tuple[int | str, ...]
     overlap: int | None = None
     full_overlap: bool = False
+    arm: str = ""
     priority: int = 0
     audience: str = ""
     external_id: str = ""

@@ -192,7 +192,9 @@ def test_a_ruling_is_certain_and_no_model_moves_it(project):
 
 def test_held_out_parts_carry_the_ceiling_that_their_votes_allow(project):
     votes(project, 60)
-    allowed = frozen(project).agreement["ceiling"]
+    agreement = frozen(project).agreement
+    assert agreement["leak"] == {"prompt": 0, "completion": 0}
+    allowed = agreement["ceiling"]
     assert set(allowed) == {"validation", "test"}
     for part in allowed.values():
         value, upper = part["ceiling"]["value"], part["upper"]["value"]

@@ -67,6 +67,13 @@ class CeilingsField(serializers.Field[Any, Any, Any, Any]):
         return None if found is None else CeilingsSerializer(found).data
 
 
+class LeakSerializer(serializers.Serializer[Any]):
+    """Share of held-out pairs with a prompt, or a completion, that the training part has too."""
+
+    prompt = serializers.FloatField()
+    completion = serializers.FloatField()
+
+
 class SnapshotSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
@@ -80,9 +87,15 @@ class SnapshotSerializer(serializers.Serializer[Any]):
     split = ObjectField()
     agreement = AgreementSerializer()
     ceiling = CeilingsField(source="*")
+    leak = serializers.SerializerMethodField()
     created_at = serializers.DateTimeField()
     created_by = serializers.SerializerMethodField()
     jobs = serializers.SerializerMethodField()
+
+    @extend_schema_field(LeakSerializer(allow_null=True))
+    def get_leak(self, snapshot: Snapshot) -> Any:
+        found = snapshot.agreement.get("leak")
+        return None if found is None else LeakSerializer(found).data
 
     def get_created_by(self, snapshot: Snapshot) -> str | None:
         return person(snapshot.created_by)

@@ -1390,6 +1390,14 @@ export type LastVote = {
     created_at: string;
 };
 
+/**
+ * Share of held-out pairs with a prompt, or a completion, that the training part has too.
+ */
+export type Leak = {
+    prompt: number;
+    completion: number;
+};
+
 export type LetterEnum = 'a' | 'tie' | 'b';
 
 export type LetteredText = {
@@ -2579,6 +2587,7 @@ export type Snapshot = {
     };
     agreement: Agreement;
     ceiling: Ceilings | null;
+    readonly leak: Leak | null;
     created_at: string;
     readonly created_by: string | null;
     readonly jobs: number;

@@ -9,7 +9,7 @@ import { flatten, shown } from 'src/training/config'
 import styles from 'src/training/Snapshots.module.css'
 import { Splits } from 'src/training/Splits'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
-import { count, exactTime } from 'src/ui/format'
+import { count, exactTime, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { CopyBox, CopyButton, Stat } from 'src/ui/widgets/Bits'
 import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
@@ -80,6 +80,17 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
                 </span>,
               ],
               [t('snapshot.kind'), snapshot.kind],
+              ...(snapshot.leak
+                ? [
+                    [
+                      t('snapshot.leak'),
+                      t('snapshot.leakShares', {
+                        prompt: measured(100 * snapshot.leak.prompt),
+                        completion: measured(100 * snapshot.leak.completion),
+                      }),
+                    ] as [string, string],
+                  ]
+                : []),
             ]}
           />
           <div>

@@ -594,6 +594,8 @@ export const en = {
   'snapshot.somebody': 'somebody who has left',
   'snapshot.contents': 'Contents',
   'snapshot.ties': 'Ties',
+  'snapshot.leak': 'Held-out pairs seen in training',
+  'snapshot.leakShares': '{prompt} % by prompt, {completion} % by completion',
   'snapshot.ceiling': 'Human ceiling of the test part',
   'snapshot.ceilingNote':
     'The best agreement with single votes that a reward model can have, as far as people agree; n {n} with two decisive votes.',
