@@ -26,7 +26,9 @@ STEP_LIMIT = 3.0  # logits; a full step from afar would overshoot
 MAX_STEPS = 100
 TOLERANCE = 1e-10  # of the last step
 LAST_STEP = 1e-6  # of Newton's: each is about the square of the one before, so that the next would be below TOLERANCE
-FARTHEST = 30.0  # logits; 10¹³ votes could not tell it from infinity, so that it is on its way there
+FARTHEST = (
+    30.0  # logits of an effect in a usual vote; 10¹³ votes could not tell it from infinity: it is on its way there
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +78,7 @@ def _plain_log_p(d: FloatArray, _: float) -> FloatArray:
 
 
 def _plain_slopes(d: FloatArray, _: float) -> Slopes:
-    p = expit(d)
-    q = 1 - p
+    p, q = expit(d), expit(-d)  # 1 − p would lose the digits by which a large d is found
     none = np.zeros((1, 1))
     return Slopes(d=np.array([q, 0.5 - p, -p]), t=none, dd=(p * q)[None, :], dt=none, tt=none)
 
@@ -251,19 +252,30 @@ def group_scores(group: IntArray, parts: list[tuple[IntArray, FloatArray]], *, s
 
 
 def maximise(contests: Contests, model: OutcomeModel, *, l2: float) -> Fit:
-    """The parameters of greatest likelihood, less (l2/2)Σs², with Σs = 0."""
+    """The parameters of greatest likelihood, less (l2/2)Σs², with Σs = 0. Covariates have a root mean square of 1."""
     theta = np.zeros(parameters(contests, model))
     if model.has_tie:
         theta[-1] = model.start(contests.ties / (contests.ties + contests.decisive))
     search = _newton if contests.m <= DENSE_SYSTEMS else _limited_memory
     theta, converged = search(contests, model, theta, l2=l2)
     theta[: contests.m] -= theta[: contests.m].mean()
-    farthest = float(np.abs(differences(contests, theta)).max())
     return Fit(
         theta=theta,
         loglik=log_likelihood(contests, model, theta),
-        converged=converged and farthest < FARTHEST,
+        converged=converged and _farthest(contests, model, theta, l2=l2) < FARTHEST,
     )
+
+
+def _farthest(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: float) -> float:
+    """The longest, in logits, of what may be on its way to infinity: effects, and with them or ties free strengths.
+
+    Of single votes it says nothing: an outlying covariate may make one of them certain. Plain strengths are finite
+    wherever the graph of wins says so, however long its chains.
+    """
+    m, k = contests.m, contests.z.shape[1]
+    free = l2 == 0 and (k > 0 or model.has_tie)
+    strengths = theta[contests.first] - theta[contests.second] if free else np.zeros(1)
+    return float(np.abs(np.concatenate([theta[m : m + k], strengths])).max())
 
 
 def _newton(contests: Contests, model: OutcomeModel, theta: FloatArray, *, l2: float) -> tuple[FloatArray, bool]:

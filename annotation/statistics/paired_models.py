@@ -173,9 +173,11 @@ def _rank(
     roster = Roster(n=contests.n, present=contests.present, n_votes=votes_of(contests), n_groups=n_groups)
     weak, strong = contest_components(contests)
     if not contests.m:
-        return make_ranking(np.empty(0), roster, component=weak, cov=np.empty((0, 0)), l2=l2)
+        nothing = make_ranking(np.empty(0), roster, component=weak, cov=np.empty((0, 0)), l2=l2)
+        return replace(nothing, coefficients=(missing(Reason.NO_VOTES, method="sandwich"),) * contests.z.shape[1])
     kept = identified(contests, weak)
-    chosen = replace(contests, z=contests.z[:, kept])
+    size = sizes(contests)[kept]
+    chosen = replace(contests, z=contests.z[:, kept] / size)
     used = model if contests.ties else BRADLEY_TERRY
     reason, component = _why_none(contests, weak, strong, l2=l2)
     fit = maximise(chosen, used, l2=l2) if reason is None else None
@@ -197,18 +199,22 @@ def _rank(
         loglik=fit.loglik,
         warnings=(Caution.NO_TIES,) if used is not model else (),
     )
-    effects = _effects(fit.theta, clustered, roster, begin=m)
+    effects = _effects(fit.theta, clustered, roster, begin=m, size=size)
     ranking = _with_tie(ranking, model, effects.pop() if used.has_tie else None)
     return replace(ranking, coefficients=_coefficients(effects, kept))
 
 
-def _effects(theta: FloatArray, clustered: FloatArray | None, roster: Roster, *, begin: int) -> list[Estimate]:
-    """The parameters from `begin` on, those beside the strengths."""
+def _effects(
+    theta: FloatArray, clustered: FloatArray | None, roster: Roster, *, begin: int, size: FloatArray
+) -> list[Estimate]:
+    """The parameters from `begin` on, those beside the strengths; effects of covariates in the units these came in."""
     votes = int(roster.n_votes.sum()) // 2
-    variances = [None] * len(theta) if clustered is None else np.diag(clustered).tolist()
+    unit = np.ones(len(theta) - begin)
+    unit[: len(size)] = size
+    variances = [None] * len(unit) if clustered is None else (np.diag(clustered)[begin:] / unit**2).tolist()
     return [
         sandwich_estimate(value, variance=variance, n=votes, n_groups=roster.n_groups)
-        for value, variance in zip(theta[begin:].tolist(), variances[begin:], strict=True)
+        for value, variance in zip((theta[begin:] / unit).tolist(), variances, strict=True)
     ]
 
 
@@ -231,6 +237,12 @@ def _why_none(contests: Contests, weak: IntArray, strong: IntArray, *, l2: float
     if weak.max() > 0:
         return Reason.NOT_CONNECTED, weak
     return (Reason.SEPARATED, strong) if strong.max() > 0 else (None, weak)
+
+
+def sizes(contests: Contests) -> FloatArray:
+    """Root mean square of each covariate over the votes: [k]. In its units nothing depends on how it was measured."""
+    votes = contests.counts.sum(axis=0)
+    return np.asarray(np.sqrt(votes @ contests.z**2 / votes.sum()))
 
 
 def identified(contests: Contests, weak: IntArray) -> BoolArray:

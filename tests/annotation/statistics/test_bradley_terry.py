@@ -7,6 +7,7 @@ from pathlib import Path
 import evalica
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import t
 
 from annotation.statistics.estimates import Caution, Reason
@@ -203,6 +204,50 @@ def test_a_covariate_that_explains_every_vote_is_separated():
     ranking = bradley_terry(a, b, outcome, n=4, covariates=(2 * outcome - 1)[:, None])
     assert set(ranking.reason.tolist()) == {Reason.SEPARATED.number}
     assert np.all(np.isnan(ranking.strength))
+
+
+def test_one_vote_with_an_outlying_covariate_does_not_erase_the_ranking():
+    a, b, outcome = draw_votes(400, 5, seed=11)
+    z = np.random.default_rng(12).normal(size=(400, 1))
+    outcome = np.where(np.random.default_rng(13).random(400) < expit(z[:, 0]), 1.0, outcome)
+    z[0], outcome[0] = 100, 1.0
+    ranking = bradley_terry(a, b, outcome, n=5, covariates=z)
+    without = bradley_terry(a[1:], b[1:], outcome[1:], n=5, covariates=z[1:])
+    assert ranking.strength == pytest.approx(without.strength, abs=1e-6)  # the vote was certain already
+    assert ranking.coefficients[0].value == pytest.approx(without.coefficients[0].value, abs=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e7, 1e-7])
+def test_the_unit_of_a_covariate_changes_nothing_but_the_unit_of_its_effect(unit: float):
+    a, b, outcome = draw_votes(300, 4, seed=14)
+    z = np.random.default_rng(15).normal(size=(300, 1))
+    group = np.arange(300) % 40
+    given, scaled = (bradley_terry(a, b, outcome, n=4, l2=0, covariates=x, group=group) for x in (z, z * unit))
+    assert scaled.strength == pytest.approx(given.strength, abs=1e-7)
+    for name in ("value", "se", "low", "high"):
+        found, expected = (getattr(ranking.coefficients[0], name) for ranking in (scaled, given))
+        assert found * unit == pytest.approx(expected, abs=1e-7)
+
+
+def test_with_a_weak_prior_many_wins_in_a_row_are_far_apart_and_finite():
+    votes = np.repeat(np.arange(6), 20_000), np.full(120_000, 6), np.ones(120_000)
+    ranking = bradley_terry(*votes, n=7, l2=1e-8)
+    assert ranking.converged
+    assert set(ranking.reason.tolist()) == {0}
+    d = ranking.strength[0] - ranking.strength[6]
+    assert 20_000 * expit(-d) == pytest.approx(1e-8 * d / 7, rel=1e-6)  # the score of a winner, s = d/7
+
+
+def test_a_long_chain_of_strong_systems_has_its_maximum_without_a_prior():
+    links = 19  # each beats the next 1,000 times, and the last the first once: a flow of one win through every link
+    a, b = np.append(np.repeat(np.arange(links), 1000), links), np.append(np.repeat(np.arange(1, links + 1), 1000), 0)
+    ranking = bradley_terry(a, b, np.ones(len(a)), n=links + 1, l2=0)
+    assert ranking.strength[0] - ranking.strength[links] == pytest.approx(links * np.log(999), abs=1e-6)
+
+
+def test_without_votes_each_covariate_says_so():
+    ranking = bradley_terry([], [], [], n=2, covariates=np.empty((0, 2)))
+    assert [effect.reason for effect in ranking.coefficients] == [Reason.NO_VOTES] * 2
 
 
 def test_without_a_prior_unconnected_systems_have_no_strengths():
