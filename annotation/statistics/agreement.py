@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import poch
 
-from annotation.statistics.aggregation import vote_counts
 from annotation.statistics.estimates import (
     BoolArray,
     Estimate,
@@ -31,6 +30,7 @@ from annotation.statistics.estimates import (
     bootstrap,
     check_codes,
     check_counts,
+    check_numbers,
     check_size,
     check_votes,
     group_totals,
@@ -49,6 +49,7 @@ Statistic = Callable[[FloatArray], FloatArray]  # from totals [R, m] to [R], NaN
 
 SHARE = (0.0, 1.0)
 COEFFICIENT = (-1.0, 1.0)
+AT_MOST_ONE = (-math.inf, 1.0)  # with weights, and with items of one vote, chance agreement may be close to 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,22 +106,6 @@ def last_votes(
     return np.asarray(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
 
 
-def single_votes(
-    item: npt.ArrayLike,
-    annotator: npt.ArrayLike,
-    label: npt.ArrayLike,
-    *,
-    n_items: int,
-    n_annotators: int,
-    K: int,
-    repeats: Literal["last"] | None = None,
-) -> FloatArray:
-    """`vote_counts` of votes of which each annotator has at most one per item, with `repeats` as in `last_votes`."""
-    items, annotators, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
-    kept = last_votes(items, annotators, n_annotators=n_annotators, repeats=repeats)
-    return vote_counts(items[kept], labels[kept], n_items=n_items, K=K)
-
-
 def percent_agreement(
     counts: npt.ArrayLike,
     *,
@@ -173,22 +158,42 @@ def cohen_kappa(
     if second is None:
         if group is not None:
             raise ValueError("group needs the labels of single items, not a table")
-        tables = check_counts(first, whole=True)[None]
-        if tables.shape[1] != tables.shape[2]:
-            raise ValueError(f"table must be square, got {tables.shape[1:]}")
-    else:
-        tables = _tables_by_group(first, second, K=K, group=group)
-    w = agreement_weights(weights, K=tables.shape[1])
-    n = int(tables.sum())
-    if group is None or len(tables) == n:
-        return _analytic_kappa(tables.sum(axis=0), w)
+        table = check_counts(first, whole=True)
+        if table.shape[0] != table.shape[1]:
+            raise ValueError(f"table must be square, got {table.shape}")
+        return _analytic_kappa(table, agreement_weights(weights, K=len(table)))
+    if K is None:
+        raise ValueError("K must be given with the labels of two annotators")
+    size = check_size(K, name="K", at_least=2)
+    rows = check_codes(first, name="first", size=size)
+    columns = check_codes(second, name="second", size=size, length=len(rows))
+    groups = None if group is None else check_codes(group, name="group", length=len(rows))
+    w = agreement_weights(weights, K=size)
+    if groups is None or len(np.unique(groups)) == len(groups):
+        table = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size).astype(np.float64)
+        return _analytic_kappa(table, w)
+    one_hot = np.eye(size)
     return jackknife(
-        tables.reshape(len(tables), -1),
-        lambda totals: kappas(totals.reshape(-1, *w.shape), w)[0],
-        n=n,
-        bounds=COEFFICIENT,
+        group_totals(np.column_stack([w[rows, columns], one_hot[rows], one_hot[columns]]), groups),
+        lambda totals: _kappa_of_sums(totals, w),
+        n=len(rows),
+        bounds=_bounds(w),
         undefined=Reason.ONE_CLASS,
     )
+
+
+def _bounds(weights: FloatArray) -> tuple[float, float]:
+    """Range of κ and of Gwet's coefficient with weights [K, K]."""
+    return COEFFICIENT if np.array_equal(weights, np.eye(len(weights))) else AT_MOST_ONE
+
+
+def _kappa_of_sums(totals: FloatArray, weights: FloatArray) -> FloatArray:
+    """κ [R] of (Σ credit, items by the first class, items by the second): [R, 1 + 2K]."""
+    K = len(weights)
+    first, second = totals[:, 1 : K + 1], totals[:, K + 1 :]
+    n = row_sums(first)
+    chance = ratio(row_sums((first @ weights) * second), n**2)
+    return ratio(ratio(totals[:, 0], n) - chance, 1 - chance)
 
 
 def kappa_matrix(
@@ -289,7 +294,7 @@ def fleiss_kappa(
         chance = row_sums(shares**2)
         return ratio(agreement - chance, 1 - chance)
 
-    return _chance_corrected(c, np.eye(c.shape[1]), kappa, spread)
+    return _chance_corrected(c, np.eye(c.shape[1]), kappa, spread, bounds=AT_MOST_ONE)
 
 
 def gwet_ac(
@@ -317,7 +322,7 @@ def gwet_ac(
         chance = scale * row_sums(shares * (1 - shares))
         return ratio(agreement - chance, 1 - chance)
 
-    estimate = _chance_corrected(c, w, coefficient, spread)
+    estimate = _chance_corrected(c, w, coefficient, spread, bounds=_bounds(w))
     if spread.group is not None or method == "bootstrap" or estimate.value is None or estimate.n < 2:
         return estimate
     return _gwet_analytic(c, w, value=estimate.value, scale=scale)
@@ -502,23 +507,6 @@ def _distinct_rows(c: FloatArray) -> tuple[IntArray, IntArray]:
     return first, copies
 
 
-def _tables_by_group(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, K: int | None, group: npt.ArrayLike | None
-) -> FloatArray:
-    """Items by the two classes they were given, a table for each group: [G, K, K]; one table without `group`."""
-    if K is None:
-        raise ValueError("K must be given with the labels of two annotators")
-    size = check_size(K, name="K", at_least=2)
-    rows = check_codes(first, name="first", size=size)
-    columns = check_codes(second, name="second", size=size, length=len(rows))
-    groups = (
-        np.zeros(len(rows), dtype=np.int64) if group is None else check_codes(group, name="group", length=len(rows))
-    )
-    names, codes = np.unique(groups, return_inverse=True)
-    flat = np.bincount((codes * size + rows) * size + columns, minlength=len(names) * size**2)
-    return flat.astype(np.float64).reshape(len(names), size, size)
-
-
 def _analytic_kappa(table: FloatArray, weights: FloatArray) -> Estimate:
     n = int(table.sum())
     if n == 0:
@@ -528,15 +516,16 @@ def _analytic_kappa(table: FloatArray, weights: FloatArray) -> Estimate:
         return missing(Reason.ONE_CLASS, method="analytic", n=n, n_groups=n)
     if n < 2:
         return Estimate(value=value, method="analytic", n=1, n_groups=1, reason=Reason.TOO_FEW_GROUPS)
-    low, high, warnings = interval(value, se=se, df=n - 1, bounds=COEFFICIENT)
+    low, high, warnings = interval(value, se=se, df=n - 1, bounds=_bounds(weights))
     return Estimate(value=value, se=se, low=low, high=high, method="analytic", n=n, n_groups=n, warnings=warnings)
 
 
 def _class_values(values: npt.ArrayLike | None, *, K: int) -> FloatArray:
-    v = np.arange(K, dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
-    if v.shape != (K,) or not np.all(np.isfinite(v)) or np.any(np.diff(v) <= 0):
+    """Numbers of the classes [K] as shares of the greatest, since whatever is made of them is a ratio."""
+    v = np.arange(K, dtype=np.float64) if values is None else check_numbers(values, name="values", shape=(K,))
+    if np.any(v[1:] <= v[:-1]):
         raise ValueError(f"values must be {K} finite ascending numbers, got {v}")
-    return v
+    return np.asarray(v / np.abs(v).max())
 
 
 def _pair_agreement(c: FloatArray, weights: FloatArray) -> FloatArray:
@@ -554,7 +543,9 @@ def _mean_over_items(c: FloatArray, x: FloatArray, spread: _Spread) -> Estimate:
     return _estimate(c, per_item, lambda totals: ratio(totals[:, 0], totals[:, 1]), spread, keep=keep, bounds=SHARE)
 
 
-def _chance_corrected(c: FloatArray, weights: FloatArray, statistic: Statistic, spread: _Spread) -> Estimate:
+def _chance_corrected(
+    c: FloatArray, weights: FloatArray, statistic: Statistic, spread: _Spread, *, bounds: tuple[float, float]
+) -> Estimate:
     """A function of (Σ agreement, items with a pair, items with a vote, Σ class shares): [G, 3 + K]."""
     keep = row_sums(c) >= 1
     voted = c[keep]
@@ -562,7 +553,7 @@ def _chance_corrected(c: FloatArray, weights: FloatArray, statistic: Statistic, 
     per_item = np.column_stack(
         [_pair_agreement(voted, weights), votes >= 2, np.ones(len(voted)), voted / votes[:, None]]
     )
-    return _estimate(c, per_item, statistic, spread, keep=keep, bounds=COEFFICIENT)
+    return _estimate(c, per_item, statistic, spread, keep=keep, bounds=bounds)
 
 
 def _agreement_and_shares(totals: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -582,24 +573,24 @@ def _gwet_analytic(c: FloatArray, weights: FloatArray, *, value: float, scale: f
     item_value = n / paired.sum() * (_pair_agreement(c, weights) - chance * paired) / (1 - chance)
     corrected = item_value - 2 * (1 - value) * (item_chance - chance) / (1 - chance)
     se = math.sqrt(float(np.sum((corrected - value) ** 2)) / (n * (n - 1)))
-    low, high, warnings = interval(value, se=se, df=n - 1, bounds=COEFFICIENT)
+    low, high, warnings = interval(value, se=se, df=n - 1, bounds=_bounds(weights))
     return Estimate(value=value, se=se, low=low, high=high, method="analytic", n=n, n_groups=n, warnings=warnings)
 
 
 def _squared_distance(level: Level, *, K: int, values: npt.ArrayLike | None) -> FloatArray:
-    """δ² [K, K] of the levels at which it does not depend on the votes."""
+    """δ² [K, K] of the levels at which it does not depend on the votes, as a share of the greatest: α is a ratio."""
     if level == "nominal":
         return 1 - np.eye(K)
     if level not in ("interval", "ratio"):
         raise ValueError(f"level must be nominal, ordinal, interval or ratio, got {level!r}")
     v = _class_values(values, K=K)
-    difference = v[:, None] - v[None, :]
-    if level == "interval":
-        return difference**2
-    if v[0] < 0:
+    if level == "ratio" and v[0] < 0:
         raise ValueError(f"values must not be negative at the ratio level, got {v[0]}")
-    total = v[:, None] + v[None, :]
-    return (difference / np.where(total > 0, total, 1.0)) ** 2
+    distance = np.asarray(np.abs(v[:, None] - v[None, :]), dtype=np.float64)
+    if level == "ratio":
+        total = v[:, None] + v[None, :]
+        distance = distance / np.where(total > 0, total, 1.0)
+    return np.asarray((distance / distance.max()) ** 2, dtype=np.float64)
 
 
 def _alpha_with(distance: FloatArray) -> Statistic:

@@ -217,8 +217,9 @@ def interval(
 ) -> tuple[float, float, tuple[Caution, ...]]:
     """value ± t_df · se at `level`, cut to `bounds`, with the warnings `few_groups` and `clipped` where they apply."""
     half = float(stdtrit(df, (1 + level) / 2)) * se
-    low, high = max(value - half, bounds[0]), min(value + half, bounds[1])
-    clipped = value - half < bounds[0] or value + half > bounds[1]
+    lowest, highest = min(bounds[0], value), max(bounds[1], value)  # rounding may have led the value out of its range
+    low, high = max(value - half, lowest), min(value + half, highest)
+    clipped = value - half < lowest or value + half > highest
     few = (Caution.FEW_GROUPS,) if df + 1 < FEW_GROUPS else ()
     return low, high, (*few, Caution.CLIPPED) if clipped else few
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from annotation.statistics.aggregation import vote_counts
+from annotation.statistics.agreement import last_votes
+from annotation.statistics.estimates import check_votes
+
 CLASSES = ("a", "tie", "b")
 PRINT = 5e-4  # half a unit of the third digit, as printed
 
@@ -246,3 +250,12 @@ def nascar(test_data: Path) -> tuple[list[list[int]], dict[str, int]]:
     races = [[int(place) - 1 for place in row.values() if int(place) <= 83] for row in rows]
     drivers = rows_of(test_data / "statistics" / "hunter_nascar_drivers.csv")
     return races, {row["driver"]: int(row["number"]) - 1 for row in drivers}
+
+
+def single_votes(
+    item: np.ndarray, annotator: np.ndarray, label: np.ndarray, *, repeats: str | None = None, **sizes: int
+) -> np.ndarray:
+    """Counts [n, K] of votes of which each annotator has at most one per item."""
+    items, people, labels = check_votes(item, annotator, label, **sizes)
+    kept = last_votes(items, people, n_annotators=sizes["n_annotators"], repeats=repeats)
+    return vote_counts(items[kept], labels[kept], n_items=sizes["n_items"], K=sizes["K"])

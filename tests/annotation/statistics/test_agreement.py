@@ -17,10 +17,10 @@ from annotation.statistics.agreement import (
     gwet_ac,
     krippendorff_alpha,
     percent_agreement,
-    single_votes,
     unanimous_share,
 )
 from annotation.statistics.estimates import Estimate, Reason
+from tests.annotation.statistics.published import single_votes
 
 COEFFICIENTS = {
     "percent": percent_agreement,
@@ -272,3 +272,38 @@ def test_the_names_of_annotators_and_the_order_of_votes_do_not_matter(data):
         single_votes(item, annotator, label, **sizes),
         single_votes(item[order], name[annotator][order], label[order], **sizes),
     )
+
+
+@every_coefficient
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_interval_holds_its_value_also_with_items_of_one_vote(coefficient, data):
+    K = data.draw(st.integers(2, 4))
+    several = data.draw(arrays(np.int64, (data.draw(st.integers(2, 8)), K), elements=st.integers(0, 2)))
+    single = np.eye(K, dtype=np.int64)[data.draw(arrays(np.int64, data.draw(st.integers(0, 40)), elements=st.just(0)))]
+    found = coefficient(np.concatenate([several, single]))
+    assume(found.low is not None)
+    assert found.low <= found.value <= found.high
+
+
+def test_fleiss_falls_below_minus_one_where_single_votes_make_chance_agreement_certain():
+    found = fleiss_kappa([[1, 0]] * 40 + [[1, 1]] * 3 + [[2, 0]])
+    chance = ((40 + 1.5 + 1) / 44) ** 2 + (1.5 / 44) ** 2
+    assert found.value == pytest.approx((0.25 - chance) / (1 - chance), abs=1e-12)
+    assert found.low < found.value < found.high
+
+
+def test_a_weighted_coefficient_holds_its_value_whatever_the_weights():
+    weights = np.full((3, 3), 0.9) + 0.1 * np.eye(3)
+    weights[0, 1] = weights[1, 0] = 0.0
+    found = gwet_ac([[1, 1, 0]] * 9 + [[0, 0, 2]], weights=weights)
+    assert found.value < -1
+    assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize("level", ["interval", "ratio"])
+@pytest.mark.parametrize("unit", [1e-9, 1e300])
+def test_the_unit_of_the_values_does_not_matter(level, unit):
+    counts, values = [[2, 0, 0], [1, 1, 0], [0, 0, 2], [0, 1, 1]], np.array([0.0, 1.0, 3.0])
+    given, scaled = (krippendorff_alpha(counts, level=level, values=v) for v in (values, values * unit))
+    assert scaled.value == pytest.approx(given.value, abs=1e-12)

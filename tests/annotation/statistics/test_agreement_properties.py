@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from evalica import alpha as evalica_alpha
@@ -19,10 +21,9 @@ from annotation.statistics.agreement import (
     gwet_ac,
     krippendorff_alpha,
     percent_agreement,
-    single_votes,
 )
 from annotation.statistics.estimates import Estimate, Reason
-from tests.annotation.statistics.published import pandalm
+from tests.annotation.statistics.published import pandalm, single_votes
 
 BOOTSTRAPPED = {
     "percent": percent_agreement,
@@ -101,6 +102,28 @@ def test_the_analytic_error_is_only_for_items_that_are_their_own_groups():
     assert cohen_kappa(first, second, K=2, group=[7, 3, 9, 1, 5]).method == "analytic"
     assert cohen_kappa(first, second, K=2, group=[7, 7, 9, 1, 5]).method == "jackknife"
     assert cohen_kappa(first, second, K=2, group=np.zeros(5, dtype=int)).reason is Reason.TOO_FEW_GROUPS
+
+
+def test_a_weighted_kappa_holds_its_value_whatever_the_weights():
+    weights = np.full((3, 3), 0.99) + 0.01 * np.eye(3)
+    weights[0, 1] = weights[1, 0] = 0.0
+    first, second = np.tile([0, 1, 2, 2, 2, 2, 2, 2], 3), np.tile([1, 0, 2, 2, 2, 2, 2, 2], 3)
+    for group in (None, np.arange(24) % 6):
+        found = cohen_kappa(first, second, K=3, weights=weights, group=group)
+        assert found.value < -1
+        assert found.low < found.value < found.high
+
+
+def test_kappa_over_many_groups_does_not_need_a_table_of_each():
+    rng = np.random.default_rng(0)
+    first, group = rng.integers(0, 200, 20_000), np.arange(20_000) // 2
+    second = np.where(rng.random(20_000) < 0.5, first, rng.integers(0, 200, 20_000))
+    tracemalloc.start()
+    found = cohen_kappa(first, second, K=200, group=group)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000 * 200 * 200 * 8 / 10  # a tenth of 10,000 tables
+    assert found.low < 0.5 < found.high
 
 
 def test_kappa_that_does_not_exist_says_why_and_malformed_labels_are_refused():

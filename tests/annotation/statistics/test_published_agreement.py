@@ -13,7 +13,6 @@ from annotation.statistics.agreement import (
     gwet_ac,
     krippendorff_alpha,
     percent_agreement,
-    single_votes,
     unanimous_share,
 )
 from annotation.statistics.estimates import Caution, Estimate, Reason
@@ -24,6 +23,7 @@ from tests.annotation.statistics.published import (
     llmfao,
     multi_annotator,
     pandalm,
+    single_votes,
     squality,
     table,
 )
