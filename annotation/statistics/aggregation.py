@@ -127,8 +127,8 @@ class WeightedVote:
     Attributes:
         label, share, top, reason: as in `Majority`, of weights instead of votes.
         weight: [W] what a vote of each annotator weighs, in [0, 1]; NaN without votes.
-        skill: [W] the same share with the annotator's own vote left out of the majority, which is the one to show;
-            NaN where `skill_reason` is not 0.
+        skill: [W] the same share with all of the annotator's own votes on the item left out of the majority, which is
+            the one to show; NaN where `skill_reason` is not 0.
         skill_reason: [W] 0, or the number of `no_votes`, or of `no_overlap` where nobody else voted on the same items.
     """
 
@@ -172,7 +172,7 @@ class AnnotatorAccuracy:
 
     Attributes:
         value: [W] Σ_k π_k θ_wkk.
-        low, high: [W] quantiles of Beta(c + 4, n − c + 2), c the votes expected to be right.
+        low, high: [W] quantiles of Beta(c + 4, n − c + 2(K−1)), c the votes expected to be right; widened to `value`.
         cell_low, cell_high: [W, true, observed] the same for each cell of `theta`.
         n: [W] weight of the votes of each annotator.
         reason: [W] 0, or the number of `no_votes`.
@@ -306,8 +306,9 @@ def weighted_vote(
     """
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     counts = vote_counts(items, labels, n_items=n_items, K=K)
+    own = _own_counts(items, people, labels, n_annotators=n_annotators, K=K)
     weight, given = _agreement(counts[items], people, labels, n_annotators=n_annotators)
-    skill, shared = _agreement(counts[items] - np.eye(K)[labels], people, labels, n_annotators=n_annotators)
+    skill, shared = _agreement(counts[items] - own, people, labels, n_annotators=n_annotators)
     found = majority(vote_counts(items, labels, n_items=n_items, K=K, weight=weight[people]))
     lonely = np.where(given > 0, Reason.NO_OVERLAP.number, Reason.NO_VOTES.number)
     return WeightedVote(
@@ -319,6 +320,17 @@ def weighted_vote(
         skill=skill,
         skill_reason=np.where(shared > 0, 0, lonely).astype(np.int64),
     )
+
+
+def _own_counts(items: IntArray, people: IntArray, labels: IntArray, *, n_annotators: int, K: int) -> FloatArray:
+    """For each vote, what its annotator said of its item, that vote and the repeats of it, by class: [V, K]."""
+    turn = _turns(items, people, n_annotators=n_annotators)
+    return vote_counts(turn, labels, n_items=len(turn), K=K)[turn]
+
+
+def _turns(items: IntArray, people: IntArray, *, n_annotators: int) -> IntArray:
+    """The same code for all votes of a person on an item: [V]."""
+    return np.asarray(np.unique(items * n_annotators + people, return_inverse=True)[1], dtype=np.int64)
 
 
 def _agreement(
@@ -536,7 +548,8 @@ def leave_one_out(
     """q^(−v), for each vote the posterior of its item as the other votes give it at the same θ and π: [V, K].
 
     ∝ q_ik / θ_wkl, taken from the votes and not from q, so that it exists also where θ_wkl = 0. Every comparison of an
-    annotator with the consensus uses it: with the own vote inside, agreement on LLMFAO is .691 instead of .594.
+    annotator with the consensus uses it, or `posterior_of_others` where people voted repeatedly: with the own vote
+    inside, agreement on LLMFAO is .691 instead of .594.
 
     Args:
         result: a fit to these votes. weight, gold: as in the fit; the vote is left out with its whole weight.
@@ -544,24 +557,63 @@ def leave_one_out(
     Raises:
         ValueError: naming the argument that is malformed, or when the other votes leave no class possible.
     """
-    items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
-    if result.q.shape != (n_items, K) or len(result.theta) != n_annotators:
-        raise ValueError(f"result must be of {n_items} items, {n_annotators} annotators and {K} classes")
-    weights = _weights(weight, length=len(items))
-    votes = vote_matrix(items, people, labels, weights, n_items=n_items, n_annotators=n_annotators, K=K)
+    votes = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    weights, known = _weights(weight, length=len(votes[0])), _known_classes(gold, n_items=n_items, K=K)
+    _check_result(result, n_items=n_items, n_annotators=n_annotators, K=K)
+    return _posterior_without(result, *votes, weights=weights, known=known, turn=None)
+
+
+def posterior_of_others(
+    result: DawidSkeneResult | OneCoin,
+    item: npt.ArrayLike,
+    annotator: npt.ArrayLike,
+    label: npt.ArrayLike,
+    *,
+    n_items: int,
+    n_annotators: int,
+    K: int,
+    gold: npt.ArrayLike | None = None,
+) -> FloatArray:
+    """`leave_one_out` with all votes of the same annotator on the item left out: [V, K]."""
+    votes = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    known = _known_classes(gold, n_items=n_items, K=K)
+    _check_result(result, n_items=n_items, n_annotators=n_annotators, K=K)
+    turn = _turns(*votes[:2], n_annotators=n_annotators)
+    return _posterior_without(result, *votes, weights=np.ones(len(turn)), known=known, turn=turn)
+
+
+def _posterior_without(
+    result: DawidSkeneResult | OneCoin,
+    items: IntArray,
+    people: IntArray,
+    labels: IntArray,
+    *,
+    weights: FloatArray,
+    known: IntArray,
+    turn: IntArray | None,
+) -> FloatArray:
+    """The posterior for each vote without it, or without all votes of the same turn: [V, K]."""
     theta = result.theta
+    sizes = {"n_items": len(known), "n_annotators": len(theta), "K": len(result.pi)}
+    votes = vote_matrix(items, people, labels, weights, **sizes)
     never = theta == 0
     log_theta = np.log(np.where(never, 1.0, theta))
 
     def of_others(table: FloatArray) -> FloatArray:
-        return sums_over_votes(votes, table)[items] - weights[:, None] * table[people, :, labels]
+        own = weights[:, None] * table[people, :, labels]
+        return sums_over_votes(votes, table)[items] - (own if turn is None else group_totals(own, turn)[turn])
 
     log_joint = of_others(log_theta) + log_or_never(result.pi)
     if never.any():
         log_joint[of_others(never.astype(np.float64)) > ROUNDING] = -np.inf
-    rows, only = one_class_only(_known_classes(gold, n_items=n_items, K=K)[items], K=K)
+    rows, only = one_class_only(known[items], K=len(result.pi))
     log_joint[rows] += only
     return posterior(log_joint)[0]
+
+
+def _check_result(result: DawidSkeneResult | OneCoin, *, n_items: int, n_annotators: int, K: int) -> None:
+    if result.q.shape != (n_items, K) or len(result.theta) != n_annotators:
+        raise ValueError(f"result must be of {n_items} items, {n_annotators} annotators and {K} classes")
 
 
 def annotator_accuracy(
@@ -578,7 +630,8 @@ def annotator_accuracy(
     """How often each annotator is right, with intervals from the votes that are expected to be right.
 
     The expectation is that of `result.q`, in which an annotator's own vote takes part: with it left out, the doubt that
-    two or three other votes leave would be counted as their errors (docs/decisions/0014).
+    two or three other votes leave would be counted as their errors (docs/decisions/0014). The interval is of the items
+    that a person met, the value of the classes as they occur in all: where the two differ, it reaches to the value.
 
     Args:
         result: of the same votes; weight: as in the fit.
@@ -588,19 +641,21 @@ def annotator_accuracy(
     """
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     weights = _weights(weight, length=len(items))
-    if result.q.shape != (n_items, K) or len(result.theta) != n_annotators:
-        raise ValueError(f"result must be of {n_items} items, {n_annotators} annotators and {K} classes")
+    _check_result(result, n_items=n_items, n_annotators=n_annotators, K=K)
     cell, size = people * K + labels, n_annotators * K
     by_class = [sums_by(cell, weights * result.q[items, k], size=size).reshape(n_annotators, K) for k in range(K)]
     counts = np.stack(by_class, axis=1)  # [W, true, observed]
     n = sums_by(people, weights, size=n_annotators)
     right = np.minimum(counts.trace(axis1=1, axis2=2), n)
-    low, high = _beta_interval(right + 4, n - right + 2)
-    rows = counts + default_prior(K)[0] + 1
+    value = result.theta.diagonal(axis1=1, axis2=2) @ result.pi
+    prior = default_prior(K)[0] + 1
+    ends = _beta_interval(right + prior[0, 0], n - right + prior[0, 1:].sum())
+    low, high = np.minimum(ends[0], value), np.maximum(ends[1], value)
+    rows = counts + prior
     cell_low, cell_high = _beta_interval(rows, rows.sum(axis=2, keepdims=True) - rows)
     voted = n > 0
     return AnnotatorAccuracy(
-        value=np.where(voted, result.theta.diagonal(axis1=1, axis2=2) @ result.pi, np.nan),
+        value=np.where(voted, value, np.nan),
         low=np.where(voted, low, np.nan),
         high=np.where(voted, high, np.nan),
         cell_low=np.where(voted[:, None, None], cell_low, np.nan),

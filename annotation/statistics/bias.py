@@ -24,7 +24,7 @@ from annotation.statistics.aggregation import (
     DawidSkeneResult,
     OneCoin,
     annotator_accuracy,
-    leave_one_out,
+    posterior_of_others,
     preference_values,
     vote_counts,
 )
@@ -460,10 +460,11 @@ def annotator_summary(
     sizes = {"n_items": n_items, "n_annotators": n_annotators, "K": K}
     items, people, labels = check_votes(item, annotator, label, **sizes)
     accuracy = annotator_accuracy(result, items, people, labels, **sizes)
-    others = leave_one_out(result, items, people, labels, **sizes, gold=gold).argmax(axis=1)
+    others = posterior_of_others(result, items, people, labels, **sizes, gold=gold).argmax(axis=1)
     truth = np.full(len(items), -1) if gold is None else np.asarray(gold)[items]
     of_gold = truth >= 0
-    judged = of_gold | (np.bincount(items, minlength=n_items)[items] > 1)
+    voters = np.bincount(np.unique(items * n_annotators + people) // n_annotators, minlength=n_items)
+    judged = of_gold | (voters[items] > 1)
     kappa, kappa_se, kappa_reason = _kappa_with(others[judged], labels[judged], people[judged], sizes=(n_annotators, K))
     for_a = preference_values(K)[labels]
     decisive = for_a != 0.5

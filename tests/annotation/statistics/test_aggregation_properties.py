@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from annotation.statistics.aggregation import (
     annotator_accuracy,
@@ -16,6 +17,7 @@ from annotation.statistics.aggregation import (
     glad,
     leave_one_out,
     one_coin,
+    posterior_of_others,
     update_posterior,
     weighted_vote,
 )
@@ -209,6 +211,40 @@ def test_leaving_one_out_is_the_step_without_that_vote(model, votes: Planted):
     for v in range(len(votes.item)):
         rest = update_posterior(prior, found.theta, *(np.delete(array, v) for array in votes.given))
         assert others[v] == pytest.approx(rest[votes.item[v]], abs=1e-12)
+
+
+@every_case
+def test_leaving_a_person_out_is_the_step_without_any_vote_of_theirs_on_the_item(votes: Planted):
+    found = one_coin(*votes.given, **votes.sizes)
+    others = posterior_of_others(found, *votes.given, **votes.sizes)
+    prior = np.tile(found.pi, (votes.n_items, 1))
+    for v in range(len(votes.item)):
+        kept = (votes.item != votes.item[v]) | (votes.annotator != votes.annotator[v])
+        rest = update_posterior(prior, found.theta, *(array[kept] for array in votes.given))
+        assert others[v] == pytest.approx(rest[votes.item[v]], abs=1e-12)
+
+
+@every_case
+@pytest.mark.parametrize("prior", ["default", None])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_accuracy_of_a_person_lies_in_its_interval(votes: Planted, prior, skewed: bool):
+    if skewed:  # nearly all items are of one class, and each person met another mix of them
+        votes = votes.but(
+            label=np.where(votes.item % 7, 0, votes.label), annotator=(votes.item + votes.annotator) // 12
+        )
+    fit = dawid_skene(*votes.given, **votes.sizes, prior=prior)
+    found = annotator_accuracy(fit, *votes.given, **votes.sizes)
+    known = found.reason == 0
+    assert np.all((found.low <= found.value)[known])
+    assert np.all((found.value <= found.high)[known])
+
+
+@pytest.mark.parametrize("K", [2, 3, 5])
+def test_nearly_no_votes_leave_the_interval_of_the_diagonal_under_the_prior(K: int):
+    fit = dawid_skene([0], [0], [0], n_items=1, n_annotators=1, K=K)
+    found = annotator_accuracy(fit, [0], [0], [0], n_items=1, n_annotators=1, K=K, weight=[1e-9])
+    assert found.low[0] == pytest.approx(beta.ppf(0.025, 4, 2 * (K - 1)), abs=1e-6)
+    assert found.high[0] == pytest.approx(beta.ppf(0.975, 4, 2 * (K - 1)), abs=1e-6)
 
 
 @pytest.mark.parametrize("prior", ["default", None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from annotation.statistics.aggregation import annotator_accuracy, dawid_skene
+from annotation.statistics.aggregation import annotator_accuracy, dawid_skene, one_coin
 from annotation.statistics.agreement import accuracy_ceiling
 from annotation.statistics.bias import Advice, AnnotatorSummary, advice, annotator_summary
 from annotation.statistics.estimates import Caution, Estimate, Reason, missing
@@ -130,3 +130,15 @@ def test_few_repeats_and_missing_figures_advise_nothing_by_themselves():
     few = estimate(0.4, warnings=(Caution.FEW_VOTES,))
     assert advice(few, estimate(0.7), accuracy=0.71, ceiling=accuracy_ceiling(estimate(0.7))) is Advice.MORE_PAIRS
     assert advice(few, estimate(0.7)) is None
+
+
+def test_agreement_with_the_others_leaves_ones_own_repeats_out():
+    """On ten items two people contradict a third, who says it three times; ten more items are of that person alone."""
+    item = np.concatenate([np.repeat(np.arange(10), 5), np.repeat(np.arange(10, 20), 2)])
+    annotator = np.concatenate([np.tile([0, 0, 0, 1, 2], 10), np.zeros(20, dtype=int)])
+    label = np.where(annotator == 0, 0, 1)
+    votes, sizes = (item, annotator, label), {"n_items": 20, "n_annotators": 3, "K": 2}
+    even = one_coin([], [], [], **sizes)  # everybody right with 2/3, so that votes count alike
+    agreement = annotator_summary(even, *votes, **sizes).agreement
+    assert agreement.n.tolist() == [30, 10, 10]
+    assert agreement.value[0] == 0

@@ -77,3 +77,11 @@ def test_its_soft_labels_are_hard():
     decided = found.label >= 0
     assert np.array_equal(labels.prob[decided], np.array([1, 0.5, 0])[found.label[decided]])
     assert labels.confidence == pytest.approx(found.share.max(axis=1))
+
+
+def test_repeats_of_the_same_person_are_no_company():
+    """On item 0 annotator 0 votes 0, 0, 1 against one 1: ⅓; annotator 1 faces the leading 0: none. Item 1 is 2's alone."""
+    item, annotator, label = [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 0, 0]
+    found = weighted_vote(item, annotator, label, n_items=2, n_annotators=3, K=2)
+    assert found.skill[:2] == pytest.approx([1 / 3, 0])
+    assert found.skill_reason.tolist() == [0, 0, NO_OVERLAP]
