@@ -41,8 +41,8 @@ def overlap_decision(
 ) -> npt.NDArray[np.str_]:
     """Whether each item gets another vote: [n] of `Decision`.
 
-    At least `start` votes, then it stops once a class has the posterior `tau`, at `cap` votes, or when everybody who
-    may vote has done so: Wald's test with a bound on its length.
+    At least `start` votes, then it stops once a class has the posterior `tau`, at `cap` votes, or, at any time, when
+    everybody who may vote has done so: Wald's test with a bound on its length.
 
     Args:
         q: [n, K] posterior of each class, or [n] that of the leading one.
@@ -69,7 +69,7 @@ def overlap_decision(
     if eligible is not None:
         nobody = votes >= check_codes(eligible, name="eligible", length=len(votes))
     return np.select(
-        [votes < start, confidence >= tau, votes >= cap, nobody],
+        [~nobody & (votes < start), (votes >= start) & (confidence >= tau), votes >= cap, nobody],
         [Decision.MORE.value, Decision.STOP_CONFIDENT.value, Decision.STOP_CAP.value, Decision.STOP_NO_ANNOTATOR.value],
         default=Decision.MORE.value,
     ).astype(np.str_)

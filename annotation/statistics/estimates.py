@@ -69,7 +69,7 @@ class Estimate:
     Attributes:
         se: standard error, in units of the value.
         low, high: ends of the interval at `level`, inside the range that the coefficient can take.
-        method: how the interval was made ("jackknife", "analytic").
+        method: how the interval was made ("jackknife", "analytic"); "none" where the statistic never has one.
         n: items that entered; n_groups: independent groups among them.
     """
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from annotation.statistics.contests import (
     TIE,
@@ -28,7 +27,7 @@ from annotation.statistics.contests import (
     count_contests,
 )
 from annotation.statistics.crowd import crowd_bt
-from annotation.statistics.estimates import LEVEL, FloatArray, IntArray, Reason, check_size
+from annotation.statistics.estimates import FloatArray, IntArray, Reason, check_size, wilson_ends
 from annotation.statistics.orders import plackett_luce
 from annotation.statistics.paired_models import (
     bootstrap_bradley_terry,
@@ -136,7 +135,7 @@ def win_rates(
     groups, variance = _jackknife_variance(contests, votes, codes)
     binomial = rate * (1 - rate) / met
     deff = np.divide(variance, binomial, out=np.ones_like(met), where=binomial > 0)
-    low, high = np.where(groups < 2, np.nan, _wilson_ends(rate, met / np.maximum(1.0, deff)))
+    low, high = np.where(groups < 2, np.nan, wilson_ends(rate, met / np.maximum(1.0, deff)))
     first, second = contests.present[contests.first], contests.present[contests.second]
 
     def square(above: FloatArray, below: FloatArray, empty: float) -> FloatArray:
@@ -179,14 +178,6 @@ def _jackknife_variance(
     mean = np.bincount(cell, weights=left_out, minlength=len(met)) / np.maximum(groups, 1)
     scatter = np.bincount(cell, weights=(left_out - mean[cell]) ** 2, minlength=len(met))
     return groups, scatter * (groups - 1) / np.maximum(groups, 1)
-
-
-def _wilson_ends(p: FloatArray, size: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Both ends of the interval of shares p among `size` independent answers."""
-    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
-    middle = (p + z2 / (2 * size)) / (1 + z2 / size)
-    half = np.sqrt(z2 * (p * (1 - p) / size + z2 / (4 * size**2))) / (1 + z2 / size)
-    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
 
 
 def _model_reason(ranking: Ranking) -> IntArray:

@@ -98,18 +98,24 @@ class Ranking:
     annotators: AnnotatorFit | None = None
 
     def difference(self, i: int, j: int) -> Estimate:
-        """s_i − s_j with its own interval, √(Σ_ii + Σ_jj − 2Σ_ij): two separate SEs would leave out what they share."""
+        """s_i − s_j with its own interval, √(Σ_ii + Σ_jj − 2Σ_ij): two separate SEs would leave out what they share.
+
+        Without interval and without a reason where the ranking has no covariance: Elo, Rank Centrality, more than 2,000
+        systems, or a mode that was not reached.
+        """
         votes = int(self.n_votes[i] + self.n_votes[j])
         why = reason_of(max(int(self.reason[i]), int(self.reason[j])))
         if why not in (None, Reason.TOO_FEW_GROUPS):
             return missing(why, method="sandwich", n=votes, n_groups=self.n_groups)
         if self.component[i] != self.component[j]:
             return missing(Reason.NOT_CONNECTED, method="sandwich", n=votes, n_groups=self.n_groups)
+        value = float(self.strength[i] - self.strength[j])
+        if self.cov is None:
+            return Estimate(value=value, method="none", n=votes, n_groups=self.n_groups)
         x = np.zeros(len(self.strength))
         x[i], x[j] = x[i] + 1, x[j] - 1
         cov = None if self.cov_clustered is None else np.where(np.isnan(self.cov_clustered), 0.0, self.cov_clustered)
         variance = None if cov is None else float(x @ cov @ x)
-        value = float(self.strength[i] - self.strength[j])
         return sandwich_estimate(value, variance=variance, n=votes, n_groups=self.n_groups)
 
 
@@ -153,7 +159,8 @@ def win_probability(ranking: Ranking) -> FloatArray:
 def sandwich_estimate(value: float, *, variance: float | None, n: int, n_groups: int) -> Estimate:
     """A parameter with the t interval of its clustered variance, or without one where that does not exist."""
     if variance is None:
-        return Estimate(value=value, method="sandwich", n=n, n_groups=n_groups, reason=Reason.TOO_FEW_GROUPS)
+        why = Reason.TOO_FEW_GROUPS if n_groups < 2 else None  # else there were too many systems for a covariance
+        return Estimate(value=value, method="sandwich", n=n, n_groups=n_groups, reason=why)
     se = math.sqrt(max(variance, 0.0))
     low, high, warnings = interval(value, se=se, df=n_groups - 1, bounds=(-math.inf, math.inf))
     return Estimate(

@@ -289,3 +289,9 @@ def test_the_same_seed_chooses_the_same_and_the_arguments_are_left_alone():
 def test_what_is_malformed_is_refused_by_name(call, name):
     with pytest.raises(ValueError, match=f"^{name} "):
         call()
+
+
+def test_an_item_on_which_nobody_may_vote_stops_also_below_the_fewest_votes():
+    assert overlap_decision([[0.6, 0.4]], [1], eligible=[1]).tolist() == ["stop_no_annotator"]
+    assert overlap_decision([[0.99, 0.01]], [1], eligible=[1]).tolist() == ["stop_no_annotator"]
+    assert overlap_decision([[0.6, 0.4]], [1], eligible=[2]).tolist() == ["more"]

@@ -365,3 +365,19 @@ def test_malformed_votes_raise_and_name_the_argument(changed: dict[str, object],
     arguments = {"a": [0, 1], "b": [1, 0], "outcome": [1.0, 0.0], "n": 2, **changed}
     with pytest.raises(ValueError, match=named):
         bradley_terry(arguments.pop("a"), arguments.pop("b"), arguments.pop("outcome"), **arguments)
+
+
+def test_without_a_covariance_a_difference_and_an_effect_are_there_without_interval():
+    a = np.arange(2001)
+    votes = np.tile(a, 2), np.tile((a + 1) % 2001, 2), np.repeat([1.0, 0.0], 2001)
+    z = np.random.default_rng(0).normal(size=(4002, 1))
+    ranking = bradley_terry(*votes, n=2001, covariates=z)
+    for found in (ranking.difference(0, 1), *ranking.coefficients):
+        assert (found.value is None, found.low, found.reason) == (False, None, None)
+    one_group = bradley_terry(*votes, n=2001, group=np.zeros(4002, dtype=int)).difference(0, 1)
+    assert (one_group.low, one_group.reason) == (None, None)
+
+
+def test_with_one_group_a_difference_has_no_interval_for_that_reason():
+    found = bradley_terry([0, 0], [1, 1], [1.0, 0.0], n=2, group=[0, 0]).difference(0, 1)
+    assert (found.value, found.low, found.reason) == (0, None, Reason.TOO_FEW_GROUPS)

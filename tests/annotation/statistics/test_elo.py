@@ -54,3 +54,8 @@ def test_a_system_without_votes_has_no_rating():
 def test_a_step_that_is_not_positive_raises():
     with pytest.raises(ValueError, match="K must"):
         elo([0], [1], [1.0], n=2, K=0)
+
+
+def test_a_difference_of_ratings_has_no_interval_and_no_reason():
+    found = elo([0, 0], [1, 1], [1.0, 1.0], n=2).difference(0, 1)
+    assert (found.value > 0, found.low, found.high, found.reason) == (True, None, None, None)

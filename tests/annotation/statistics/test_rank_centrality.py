@@ -72,3 +72,8 @@ def test_malformed_wins_raise(wins: list[list[float]]):
 def test_a_negative_regularisation_raises():
     with pytest.raises(ValueError, match="reg"):
         rank_centrality([[0, 1], [1, 0]], reg=-1)
+
+
+def test_a_difference_has_no_interval_and_no_reason():
+    found = rank_centrality([[0, 3], [1, 0]]).difference(0, 1)
+    assert (found.value > 0, found.low, found.high, found.reason) == (True, None, None, None)

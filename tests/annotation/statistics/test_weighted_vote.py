@@ -80,7 +80,7 @@ def test_its_soft_labels_are_hard():
 
 
 def test_repeats_of_the_same_person_are_no_company():
-    """On item 0 annotator 0 votes 0, 0, 1 against one 1: ⅓; annotator 1 faces the leading 0: none. Item 1 is 2's alone."""
+    """On item 0 annotator 0 votes 0, 0, 1 against one 1: ⅓; 1 faces a leading 0: none. Item 1 is 2's alone."""
     item, annotator, label = [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 0, 0]
     found = weighted_vote(item, annotator, label, n_items=2, n_annotators=3, K=2)
     assert found.skill[:2] == pytest.approx([1 / 3, 0])
