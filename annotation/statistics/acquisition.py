@@ -18,7 +18,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import entr, expit, ndtr, ndtri
 
-from annotation.statistics.estimates import LEVEL, BoolArray, FloatArray, IntArray, check_codes, check_size
+from annotation.statistics.estimates import (
+    LEVEL,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    as_numbers,
+    check_choice,
+    check_codes,
+    check_size,
+)
 
 
 class Decision(StrEnum):
@@ -56,7 +65,7 @@ def overlap_decision(
 
     Source: Wald 1945, sequential tests.
     """
-    posterior = np.asarray(q, dtype=np.float64)
+    posterior = as_numbers(q, name="q")
     if posterior.ndim not in (1, 2) or not np.all((posterior >= 0) & (posterior <= 1)):
         raise ValueError(f"q must hold probabilities [n, K] or [n], got shape {posterior.shape}")
     votes = check_codes(n_votes, name="n_votes", length=len(posterior))
@@ -136,7 +145,7 @@ def vote_information(q: npt.ArrayLike, theta: npt.ArrayLike) -> FloatArray:
 
     Source: Lindley 1956, the expected gain of an experiment.
     """
-    posterior, confusion = np.asarray(q, dtype=np.float64), np.asarray(theta, dtype=np.float64)
+    posterior, confusion = as_numbers(q, name="q"), as_numbers(theta, name="theta")
     if posterior.ndim != 2 or not _are_distributions(posterior):
         raise ValueError(f"q must hold a distribution [n, K] over classes a row, got shape {posterior.shape}")
     n, K = posterior.shape
@@ -170,8 +179,8 @@ def pair_gain(
 
     Source: Chaloner & Verdinelli 1995 (D-optimality); Houlsby et al. 2011 (BALD).
     """
-    aim = Objective(objective)
-    d = np.asarray(difference, dtype=np.float64)
+    aim = check_choice(objective, Objective, name="objective")
+    d = as_numbers(difference, name="difference")
     if d.ndim != (2 if aim is Objective.BALD else 1) or not np.all(np.isfinite(d)):
         shape = "[members, n]" if aim is Objective.BALD else "[n]"
         raise ValueError(f"difference must hold finite logits {shape} for {aim}, got shape {d.shape}")
@@ -180,7 +189,7 @@ def pair_gain(
         if variance is not None or not len(d):
             raise ValueError("difference must have a member or more, and variance is not for bald")
         return np.asarray(np.maximum(_binary_entropy(p.mean(axis=0)) - _binary_entropy(p).mean(axis=0), 0.0))
-    v = np.asarray(variance, dtype=np.float64)
+    v = np.empty(0) if variance is None else as_numbers(variance, name="variance")
     if v.shape != d.shape or not np.all(np.isfinite(v)) or np.any(v < 0):
         raise ValueError(f"variance must hold {len(d)} finite numbers that are not negative, got shape {v.shape}")
     information: FloatArray = p * (1 - p) * v
@@ -227,7 +236,7 @@ def select_pairs(
     Source: Sherman & Morrison 1950 for the update; Nemhauser, Wolsey & Fisher 1978 for the greedy batch.
     """
     contrasts, strengths, covariance = _check_model(x, mean, cov)
-    aim = Objective(objective)
+    aim = check_choice(objective, Objective, name="objective")
     if aim is Objective.BALD:
         raise ValueError("objective must be strength or order here; rank an ensemble by select_top")
     generator = np.random.default_rng(rng)
@@ -262,7 +271,7 @@ def select_top(gain: npt.ArrayLike, *, size: int, explore: float = 0.1, rng: int
     Raises:
         ValueError: naming the argument that is malformed.
     """
-    gains = np.asarray(gain, dtype=np.float64)
+    gains = as_numbers(gain, name="gain")
     if gains.ndim != 1 or not np.all(np.isfinite(gains)):
         raise ValueError(f"gain must hold finite numbers [n], got shape {gains.shape}")
     generator = np.random.default_rng(rng)
@@ -291,7 +300,8 @@ def _draw(room: IntArray, *, size: int, explore: float, generator: np.random.Gen
 def _check_model(
     x: npt.ArrayLike, mean: npt.ArrayLike, cov: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    contrasts, strengths, covariance = (np.asarray(array, dtype=np.float64) for array in (x, mean, cov))
+    contrasts = as_numbers(x, name="x")
+    strengths, covariance = as_numbers(mean, name="mean"), as_numbers(cov, name="cov")
     if contrasts.ndim != 2:
         raise ValueError(f"x must have shape (pairs, dimensions), got {contrasts.shape}")
     d = contrasts.shape[1]

@@ -26,9 +26,13 @@ from annotation.statistics.estimates import (
     FloatArray,
     IntArray,
     Reason,
+    as_numbers,
+    check_choice,
     check_codes,
     check_counts,
+    check_not_negative,
     check_size,
+    check_sizes,
     check_votes,
     check_weight,
     group_totals,
@@ -239,7 +243,8 @@ def majority(counts: npt.ArrayLike) -> Majority:
 
 def preference_values(K: int) -> FloatArray:
     """What each class says about "a is better": 1 before the middle, ½ in it, 0 after it: [K]."""
-    position = np.arange(check_size(K, name="K", at_least=2), dtype=np.float64)
+    K = check_size(K, name="K", at_least=2)
+    position = np.arange(K, dtype=np.float64)
     sign: FloatArray = np.sign(position - (K - 1) / 2)
     return (1 - sign) / 2
 
@@ -304,6 +309,7 @@ def weighted_vote(
 
     Source: "worker agreement with aggregate", Ustalov, Pavlichenko & Tseitlin 2024.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     counts = vote_counts(items, labels, n_items=n_items, K=K)
     own = _own_counts(items, people, labels, n_annotators=n_annotators, K=K)
@@ -395,7 +401,9 @@ def dawid_skene(
 
     Source: Dawid & Skene 1979, eq. 2.3-2.5.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    tol, max_iter = _stopping_rule(tol, max_iter)
     gamma, c = _pseudo_counts(prior, K=K)
     known = _known_classes(gold, n_items=n_items, K=K)
     weights = _weights(weight, length=len(items))
@@ -417,6 +425,10 @@ def dawid_skene(
     )
 
 
+def _stopping_rule(tol: float, max_iter: int) -> tuple[float, int]:
+    return check_not_negative(tol, name="tol"), check_size(max_iter, name="max_iter", at_least=1)
+
+
 def _weights(weight: npt.ArrayLike | None, *, length: int) -> FloatArray:
     return np.ones(length) if weight is None else check_weight(weight, length=length)
 
@@ -424,15 +436,13 @@ def _weights(weight: npt.ArrayLike | None, *, length: int) -> FloatArray:
 def _pseudo_counts(prior: Literal["default"] | Prior | None, *, K: int) -> tuple[FloatArray, float]:
     if prior is None:
         return np.zeros((K, K)), 0.0
-    if isinstance(prior, str):
-        if prior != "default":
-            raise ValueError(f"prior must be 'default', None or (gamma, c), got {prior!r}")
+    if isinstance(prior, str) and prior == "default":
         return default_prior(K)
-    gamma, c = np.asarray(prior[0], dtype=np.float64), float(prior[1])
+    if not isinstance(prior, tuple | list) or len(prior) != 2:
+        raise ValueError(f"prior must be 'default', None or (gamma, c), got {prior!r}")
+    gamma, c = as_numbers(prior[0], name="prior"), check_not_negative(prior[1], name="prior c")
     if gamma.shape != (K, K) or not np.all(np.isfinite(gamma)) or np.any(gamma < 0):
         raise ValueError(f"prior must hold gamma of shape ({K}, {K}), finite and not negative, got {gamma.shape}")
-    if not (np.isfinite(c) and c >= 0):
-        raise ValueError(f"prior must hold a finite c that is not negative, got {c}")
     return gamma, c
 
 
@@ -446,7 +456,7 @@ def _known_classes(gold: npt.ArrayLike | None, *, n_items: int, K: int) -> IntAr
 
 
 def _start(init: npt.ArrayLike, *, shape: tuple[int, ...]) -> FloatArray:
-    q = np.array(init, dtype=np.float64)
+    q = as_numbers(init, name="init")
     if q.shape != shape or not np.all(np.isfinite(q)) or np.any(q < 0) or np.any(q.sum(axis=1) <= 0):
         raise ValueError(f"init must have shape {shape}, no negative entry and rows with positive mass, got {q.shape}")
     return shares(q)
@@ -476,7 +486,9 @@ def one_coin(
 
     Source: Dawid & Skene 1979 with tied confusion rows; Zhang, Chen, Zhou & Jordan 2014 for its faults.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    tol, max_iter = _stopping_rule(tol, max_iter)
     counts = vote_counts(items, labels, n_items=n_items, K=K)
     votes = vote_matrix(items, people, labels, np.ones(len(items)), n_items=n_items, n_annotators=n_annotators, K=K)
     voted = counts.any(axis=1)
@@ -497,7 +509,7 @@ def one_coin(
 
 def coin_confusion(accuracy: npt.ArrayLike, *, K: int) -> FloatArray:
     """θ [W, true, observed] of people who are right with p and otherwise take any other class alike."""
-    p = np.asarray(accuracy, dtype=np.float64)
+    p = as_numbers(accuracy, name="accuracy")
     if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
         raise ValueError("accuracy must hold probabilities in one dimension")
     K = check_size(K, name="K", at_least=2)
@@ -519,7 +531,7 @@ def update_posterior(
     Raises:
         ValueError: naming the argument that is malformed, or when the votes leave no class possible.
     """
-    before, confusion = np.asarray(q, dtype=np.float64), np.asarray(theta, dtype=np.float64)
+    before, confusion = as_numbers(q, name="q"), as_numbers(theta, name="theta")
     if before.ndim != 2 or not np.all(np.isfinite(before)) or np.any(before < 0) or np.any(before.sum(axis=1) <= 0):
         raise ValueError(f"q must have shape (items, classes) and rows with positive mass, got {before.shape}")
     K = before.shape[1]
@@ -557,6 +569,7 @@ def leave_one_out(
     Raises:
         ValueError: naming the argument that is malformed, or when the other votes leave no class possible.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     votes = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     weights, known = _weights(weight, length=len(votes[0])), _known_classes(gold, n_items=n_items, K=K)
     _check_result(result, n_items=n_items, n_annotators=n_annotators, K=K)
@@ -575,6 +588,7 @@ def posterior_of_others(
     gold: npt.ArrayLike | None = None,
 ) -> FloatArray:
     """`leave_one_out` with all votes of the same annotator on the item left out: [V, K]."""
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     votes = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     known = _known_classes(gold, n_items=n_items, K=K)
     _check_result(result, n_items=n_items, n_annotators=n_annotators, K=K)
@@ -639,6 +653,7 @@ def annotator_accuracy(
     Raises:
         ValueError: naming the argument that is malformed.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     weights = _weights(weight, length=len(items))
     _check_result(result, n_items=n_items, n_annotators=n_annotators, K=K)
@@ -693,7 +708,9 @@ def glad(
 
     Source: Whitehill et al. 2009, eq. 1.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    tol, max_iter = _stopping_rule(tol, max_iter)
     if len(items) > GLAD_VOTES and not force:
         raise ValueError(f"force must be True for more than {GLAD_VOTES} votes, got {len(items)}")
     return fit_glad(items, people, labels, n_items=n_items, n_annotators=n_annotators, K=K, tol=tol, max_iter=max_iter)
@@ -717,7 +734,7 @@ def held_out_log_loss(
     count as that.
 
     Args:
-        method: what is judged. rng: draws the votes to hide.
+        method: what is judged; not glad above 200,000 votes. rng: draws the votes to hide.
         group: [n] prompt of each item, for the interval.
 
     Returns:
@@ -726,7 +743,11 @@ def held_out_log_loss(
     Raises:
         ValueError: naming the argument that is malformed.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
+    judged = check_choice(method, Method, name="method")
+    if judged is Method.GLAD and len(items) > GLAD_VOTES:
+        raise ValueError(f"method must not be glad for more than {GLAD_VOTES} votes, got {len(items)}")
     groups = np.arange(n_items) if group is None else check_codes(group, name="group", length=n_items)
     hidden = _one_vote_of_each(items, n_items=n_items, rng=np.random.default_rng(rng))
     if not len(hidden):
@@ -734,7 +755,7 @@ def held_out_log_loss(
     is_hidden = np.zeros(len(items), dtype=bool)
     is_hidden[hidden] = True
     votes = np.column_stack([items, people, labels])
-    chance = _foretold(votes[~is_hidden], votes[is_hidden], n_items, n_annotators, K, Method(method))
+    chance = _foretold(votes[~is_hidden], votes[is_hidden], n_items, n_annotators, K, judged)
     loss = -np.log(np.maximum(chance, HELD_OUT_FLOOR))
     return jackknife(
         group_totals(np.column_stack([loss, np.ones(len(loss))]), groups[items[is_hidden]]),

@@ -27,11 +27,13 @@ from annotation.statistics.estimates import (
     FloatArray,
     IntArray,
     Reason,
+    as_numbers,
     bootstrap,
     check_codes,
     check_counts,
     check_numbers,
     check_size,
+    check_sizes,
     check_votes,
     group_totals,
     interval,
@@ -214,6 +216,7 @@ def kappa_matrix(
         item, annotator, label: [V] codes from 0. repeats: as in `last_votes`.
         min_common: pairs with fewer common items have no κ (`too_few_common`); at least 2.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     kept = last_votes(items, people, n_annotators=n_annotators, repeats=repeats)
     items, people, labels = items[kept], people[kept], labels[kept]
@@ -422,7 +425,7 @@ def agreement_weights(weights: Weights, *, K: int, values: npt.ArrayLike | None 
     linear 1−|v_k−v_l|/range; quadratic 1−(v_k−v_l)²/range²; ordinal 1 − binom(|k−l|+1, 2)/binom(K, 2) (Gwet 2014).
     """
     if not isinstance(weights, str):
-        matrix = np.asarray(weights, dtype=np.float64)
+        matrix = as_numbers(weights, name="weights")
         if matrix.shape != (K, K) or not np.all(np.isfinite(matrix)) or not np.allclose(matrix, matrix.T):
             raise ValueError(f"weights must be a finite symmetric matrix of shape ({K}, {K})")
         if np.any(matrix < 0) or np.any(matrix > 1) or np.any(np.diag(matrix) != 1):

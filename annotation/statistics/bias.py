@@ -38,11 +38,13 @@ from annotation.statistics.estimates import (
     IntArray,
     Reason,
     Shares,
+    as_numbers,
     benjamini_hochberg,
     check_codes,
     check_flags,
     check_numbers,
     check_size,
+    check_sizes,
     check_votes,
     cluster_sandwich,
     clustered_share,
@@ -222,6 +224,7 @@ def others_log_odds(
     Raises:
         ValueError: naming the argument that is malformed, or if an annotator voted twice on an item.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, people, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     last_votes(items, people, n_annotators=n_annotators, repeats=None)
     for_a = preference_values(K)
@@ -231,7 +234,7 @@ def others_log_odds(
 
 def log2_ratio(left: npt.ArrayLike, right: npt.ArrayLike) -> FloatArray:
     """log2((1 + left)/(1 + right)) of counts ≥ 0: 1 for each doubling."""
-    counts = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    counts = as_numbers(left, name="left"), as_numbers(right, name="right")
     for name, count in zip(("left", "right"), counts, strict=True):
         if not np.all(np.isfinite(count)) or np.any(count < 0):
             raise ValueError(f"{name} must hold finite counts of at least 0")
@@ -255,6 +258,7 @@ def bias_columns(
     Args:
         a_left: [V] whether a was shown left. chars, marks: [n, 2] characters and markdown marks of a and of b.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     items, _, labels = check_votes(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
     side = check_flags(a_left, name="a_left", length=len(items))
     m = others_log_odds(item, annotator, label, n_items=n_items, n_annotators=n_annotators, K=K)
@@ -457,6 +461,7 @@ def annotator_summary(
     Raises:
         ValueError: naming the argument that is malformed.
     """
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
     sizes = {"n_items": n_items, "n_annotators": n_annotators, "K": K}
     items, people, labels = check_votes(item, annotator, label, **sizes)
     accuracy = annotator_accuracy(result, items, people, labels, **sizes)

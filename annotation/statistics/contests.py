@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from annotation.statistics.estimates import FloatArray, IntArray, check_codes, check_size
+from annotation.statistics.estimates import FloatArray, IntArray, as_numbers, check_codes, check_size
 
 A, TIE, B = 0, 1, 2
 FEW_STEPS = 3  # of a search that is quicker than building the graph, where it suffices
@@ -80,7 +80,7 @@ def check_contests(
     n = check_size(n, name="n")
     first = check_codes(a, name="a", size=n)
     second = check_codes(b, name="b", size=n, length=len(first))
-    given = np.asarray(outcome, dtype=np.float64)
+    given = as_numbers(outcome, name="outcome")
     if given.shape != first.shape:
         raise ValueError(f"outcome must have length {len(first)}, got shape {given.shape}")
     doubled = given * 2
@@ -105,7 +105,7 @@ def check_covariates(covariates: npt.ArrayLike | None, *, length: int) -> FloatA
     """Covariates [V, k] of finite numbers, seen from a: positive where they should favour a; else ValueError."""
     if covariates is None:
         return None
-    z = np.asarray(covariates, dtype=np.float64)
+    z = as_numbers(covariates, name="covariates")
     if z.ndim != 2 or len(z) != length:
         raise ValueError(f"covariates must have shape ({length}, columns), got {z.shape}")
     if not np.all(np.isfinite(z)):
@@ -127,6 +127,7 @@ def count_contests(
     Raises:
         ValueError: naming the argument that is malformed.
     """
+    n = check_size(n, name="n")
     first, second, kind = check_contests(a, b, outcome, n=n)
     z = check_covariates(covariates, length=len(first))
     if z is None and not trace and 3 * n * n <= 8 * len(first) + 4096:

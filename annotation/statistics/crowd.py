@@ -23,6 +23,8 @@ from annotation.statistics.estimates import (
     Reason,
     check_codes,
     check_flags,
+    check_not_negative,
+    check_numbers,
     check_size,
 )
 from annotation.statistics.likelihood import (
@@ -36,7 +38,7 @@ from annotation.statistics.likelihood import (
     laplacian,
     maximise,
 )
-from annotation.statistics.paired_models import check_l2, votes_of
+from annotation.statistics.paired_models import votes_of
 from annotation.statistics.strengths import (
     AnnotatorFit,
     Ranking,
@@ -142,9 +144,10 @@ def crowd_bt(
 
     Source: Chen, Bennett, Collins-Thompson & Horvitz 2013, eq. 6; the side bias is added here.
     """
-    if not check_l2(l2) > 0:
+    if not check_not_negative(l2, name="l2") > 0:
         raise ValueError("l2 must be positive: strengths and η are not identified together without a prior")
-    if not all(np.isfinite(exponent) and exponent > 0 for exponent in prior):
+    exponents = check_numbers(prior, name="prior", shape=(2,))
+    if np.any(exponents <= 0):
         raise ValueError(f"prior must hold two positive numbers, got {prior}")
     crowd, votes, people = count_crowd(
         a, b, outcome, annotator, a_left, n=n, n_annotators=n_annotators, l2=l2, prior=prior, bias=bias

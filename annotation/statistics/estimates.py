@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from scipy.special import ndtri, stdtrit
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+Choice = TypeVar("Choice", bound=StrEnum)
 
 LEVEL = 0.95
 FEW_GROUPS = 20  # below this the interval is shown with a warning
@@ -128,16 +130,56 @@ def check_size(value: int, *, name: str, at_least: int = 0) -> int:
     return int(value)
 
 
+def check_sizes(n_items: int, n_annotators: int, K: int) -> tuple[int, int, int]:
+    """The sizes of votes as ints, which products of narrow numpy integers would overflow; else ValueError."""
+    return (
+        check_size(n_items, name="n_items"),
+        check_size(n_annotators, name="n_annotators"),
+        check_size(K, name="K", at_least=2),
+    )
+
+
+def check_not_negative(value: float, *, name: str) -> float:
+    """A finite number ≥ 0, else ValueError."""
+    if not isinstance(value, int | float | np.integer | np.floating) or not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return float(value)
+
+
+def check_choice(value: str, choices: type[Choice], *, name: str) -> Choice:
+    """A member of an enumeration by its value, else ValueError."""
+    try:
+        return choices(value)
+    except ValueError:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}") from None
+
+
+def as_array(x: npt.ArrayLike, *, name: str) -> npt.NDArray[np.generic]:
+    """An array of one shape, else ValueError."""
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, got rows of different lengths") from None
+
+
+def as_numbers(x: npt.ArrayLike, *, name: str) -> FloatArray:
+    """An array of real numbers, finite or not, else ValueError; a string is no number."""
+    array = as_array(x, name=name)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold numbers, got {array.dtype}")
+    return array.astype(np.float64, copy=False)
+
+
 def check_codes(codes: npt.ArrayLike, *, name: str, size: int | None = None, length: int | None = None) -> IntArray:
     """A 1-D integer array, inside 0..size−1 if `size` is given, of `length` if that is given; else ValueError."""
-    array = np.asarray(codes)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
-    if length is not None and len(array) != length:
-        raise ValueError(f"{name} must have length {length}, got {len(array)}")
-    if len(array) and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must hold integers, got {array.dtype}")
-    array = array.astype(np.int64, copy=False)
+    given = as_array(codes, name=name)
+    if given.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {given.shape}")
+    if length is not None and len(given) != length:
+        raise ValueError(f"{name} must have length {length}, got {len(given)}")
+    if len(given) and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"{name} must hold integers, got {given.dtype}")
+    array = given.astype(np.int64, copy=False)
     if size is not None and len(array):
         lowest, highest = int(array.min()), int(array.max())
         if lowest < 0 or highest >= size:
@@ -149,27 +191,28 @@ def check_votes(
     item: npt.ArrayLike, annotator: npt.ArrayLike, label: npt.ArrayLike, *, n_items: int, n_annotators: int, K: int
 ) -> tuple[IntArray, IntArray, IntArray]:
     """The three arrays of votes, of equal length and with every code in its range; else ValueError naming one."""
-    items = check_codes(item, name="item", size=check_size(n_items, name="n_items"))
-    people = check_codes(
-        annotator, name="annotator", size=check_size(n_annotators, name="n_annotators"), length=len(items)
-    )
-    labels = check_codes(label, name="label", size=check_size(K, name="K", at_least=2), length=len(items))
+    n_items, n_annotators, K = check_sizes(n_items, n_annotators, K)
+    items = check_codes(item, name="item", size=n_items)
+    people = check_codes(annotator, name="annotator", size=n_annotators, length=len(items))
+    labels = check_codes(label, name="label", size=K, length=len(items))
     return items, people, labels
 
 
 def check_weight(weight: npt.ArrayLike, *, length: int) -> FloatArray:
-    """Vote weights: `length` finite numbers ≥ 0, else ValueError."""
-    array = np.asarray(weight, dtype=np.float64)
+    """Vote weights: `length` finite numbers ≥ 0 with a finite sum, else ValueError."""
+    array = as_numbers(weight, name="weight")
     if array.shape != (length,):
         raise ValueError(f"weight must have shape ({length},), got {array.shape}")
-    if not np.all(np.isfinite(array)) or np.any(array < 0):
-        raise ValueError("weight must be finite and not negative")
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()
+    if not np.isfinite(total) or np.any(array < 0):
+        raise ValueError("weight must be finite, in sum too, and not negative")
     return array
 
 
 def check_counts(counts: npt.ArrayLike, *, whole: bool = False) -> FloatArray:
     """Vote counts [n, K] with K ≥ 2: finite, not negative, and `whole` numbers if asked; else ValueError."""
-    array = np.asarray(counts, dtype=np.float64)
+    array = as_numbers(counts, name="counts")
     if array.ndim != 2 or array.shape[1] < 2:
         raise ValueError(f"counts must have shape (items, classes) with two classes or more, got {array.shape}")
     if not np.all(np.isfinite(array)) or np.any(array < 0):
@@ -181,7 +224,7 @@ def check_counts(counts: npt.ArrayLike, *, whole: bool = False) -> FloatArray:
 
 def check_numbers(x: npt.ArrayLike, *, name: str, shape: tuple[int | None, ...]) -> FloatArray:
     """Finite numbers of this shape, where None stands for any size; else ValueError."""
-    array = np.asarray(x, dtype=np.float64)
+    array = as_numbers(x, name=name)
     fits = array.ndim == len(shape) and all(size in (None, n) for size, n in zip(shape, array.shape, strict=True))
     if not fits:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
@@ -192,7 +235,7 @@ def check_numbers(x: npt.ArrayLike, *, name: str, shape: tuple[int | None, ...])
 
 def check_flags(x: npt.ArrayLike, *, name: str, length: int) -> BoolArray:
     """`length` booleans, else ValueError."""
-    array = np.asarray(x)
+    array = as_array(x, name=name)
     if array.shape != (length,) or (length and array.dtype != np.bool_):
         raise ValueError(f"{name} must hold {length} booleans, got {array.dtype} of shape {array.shape}")
     return array.astype(np.bool_)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotation.statistics.contests import check_groups, components
-from annotation.statistics.estimates import FloatArray, IntArray, Reason, check_codes, check_size
+from annotation.statistics.estimates import FloatArray, IntArray, Reason, check_codes, check_not_negative, check_size
 from annotation.statistics.likelihood import (
     DENSE_SYSTEMS,
     TOLERANCE,
@@ -24,7 +24,6 @@ from annotation.statistics.likelihood import (
     free_covariance,
     group_scores,
 )
-from annotation.statistics.paired_models import check_l2
 from annotation.statistics.strengths import (
     Ranking,
     Roster,
@@ -93,7 +92,7 @@ def plackett_luce(
 
     Source: Luce 1959; Plackett 1975; Hunter 2004, section 5.
     """
-    l2, n = check_l2(l2), check_size(n, name="n")
+    l2, n = check_not_negative(l2, name="l2"), check_size(n, name="n")
     orders = read_orders(rankings, n=n)
     codes = None if group is None else check_codes(group, name="group", length=len(rankings))[orders.kept]
     groups, n_groups = check_groups(codes, length=len(orders.kept))
@@ -143,7 +142,10 @@ def _rank_orders(
 
 def read_orders(rankings: Sequence[Sequence[int]] | npt.NDArray[np.integer], *, n: int) -> Orders:
     """Orders of two or more, checked and sorted by length."""
-    lengths = np.fromiter(map(len, rankings), dtype=np.int64, count=len(rankings))
+    try:
+        lengths = np.fromiter(map(len, rankings), dtype=np.int64, count=len(rankings))
+    except TypeError:
+        raise ValueError("rankings must hold orders, each a sequence of systems") from None
     flat = check_codes(np.array(list(chain.from_iterable(rankings))), name="rankings", size=n)
     blocks, rows = [], []
     kept = np.flatnonzero(lengths > 1)

@@ -34,6 +34,7 @@ from annotation.statistics.estimates import (
     IntArray,
     Reason,
     check_codes,
+    check_not_negative,
     check_size,
     missing,
     reason_of,
@@ -147,13 +148,6 @@ def rao_kupper(
     return _rank(RAO_KUPPER, a, b, outcome, n=n, l2=l2, group=group, covariates=None, rng=rng)
 
 
-def check_l2(l2: float) -> float:
-    """A finite prior precision ≥ 0, else ValueError."""
-    if not (np.isfinite(l2) and l2 >= 0):
-        raise ValueError(f"l2 must be finite and not negative, got {l2}")
-    return float(l2)
-
-
 def _rank(
     model: OutcomeModel,
     a: npt.ArrayLike,
@@ -167,7 +161,7 @@ def _rank(
     rng: int | np.random.Generator | None,
 ) -> Ranking:
     """Count, see whether the maximum exists, find it, and say how sure it is."""
-    l2 = check_l2(l2)
+    l2 = check_not_negative(l2, name="l2")
     contests, votes = count_contests(a, b, outcome, n=n, covariates=covariates, trace=group is not None)
     codes, n_groups = check_groups(group, length=int(contests.counts.sum()))
     roster = Roster(n=contests.n, present=contests.present, n_votes=votes_of(contests), n_groups=n_groups)
@@ -343,7 +337,7 @@ def strength_intervals(
     weight = np.repeat((contests.counts * slopes.dd).sum(axis=0), 2)
     ends = np.stack([contests.first, contests.second], axis=1)
     off = csr_array((-weight, (ends.ravel(), ends[:, ::-1].ravel())), shape=(m, m))
-    info = off + diags_array(np.bincount(ends.ravel(), weights=weight, minlength=m) + check_l2(l2))
+    info = off + diags_array(np.bincount(ends.ravel(), weights=weight, minlength=m) + check_not_negative(l2, name="l2"))
     scores = vote_scores(contests, BRADLEY_TERRY, slopes, votes, np.arange(len(votes.cell)) if codes is None else codes)
     out = []
     for system, place in zip(asked.tolist(), np.searchsorted(contests.present, asked).tolist(), strict=True):
@@ -383,7 +377,7 @@ def bootstrap_bradley_terry(
     Raises:
         ValueError: naming the argument that is malformed.
     """
-    if not check_l2(l2) > 0:
+    if not check_not_negative(l2, name="l2") > 0:
         raise ValueError("l2 must be positive: without a prior a replicate may have no maximum")
     check_size(B, name="B", at_least=2)
     ranking = bradley_terry(a, b, outcome, n=n, l2=l2, group=group, rng=None)

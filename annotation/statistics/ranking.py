@@ -27,7 +27,15 @@ from annotation.statistics.contests import (
     count_contests,
 )
 from annotation.statistics.crowd import crowd_bt
-from annotation.statistics.estimates import FloatArray, IntArray, Reason, check_size, wilson_ends
+from annotation.statistics.estimates import (
+    FloatArray,
+    IntArray,
+    Reason,
+    as_numbers,
+    check_not_negative,
+    check_size,
+    wilson_ends,
+)
 from annotation.statistics.orders import plackett_luce
 from annotation.statistics.paired_models import (
     bootstrap_bradley_terry,
@@ -99,6 +107,7 @@ def win_matrix(a: npt.ArrayLike, b: npt.ArrayLike, outcome: npt.ArrayLike, *, n:
     Raises:
         ValueError: naming the argument that is malformed.
     """
+    n = check_size(n, name="n")
     first, second, kind = check_contests(a, b, outcome, n=n)
     table = np.bincount((first * n + second) * 3 + kind, minlength=3 * n * n).reshape(n, n, 3)
     return table[:, :, A] + table[:, :, B].T + (table[:, :, TIE] + table[:, :, TIE].T) / 2
@@ -124,6 +133,7 @@ def win_rates(
 
     Source: Wilson 1927, on n / max(1, design effect), which is the jackknife's variance over the binomial one.
     """
+    n = check_size(n, name="n")
     contests, votes = count_contests(a, b, outcome, n=n, trace=group is not None)
     codes, _ = check_groups(group, length=int(contests.counts.sum()))
     if ranking is None:
@@ -132,10 +142,7 @@ def win_rates(
         raise ValueError(f"ranking must be of {n} systems, got {len(ranking.strength)}")
     met = contests.counts.sum(axis=0)
     rate = contests.halves()[0] / met
-    groups, variance = _jackknife_variance(contests, votes, codes)
-    binomial = rate * (1 - rate) / met
-    deff = np.divide(variance, binomial, out=np.ones_like(met), where=binomial > 0)
-    low, high = np.where(groups < 2, np.nan, wilson_ends(rate, met / np.maximum(1.0, deff)))
+    groups, low, high = _clustered_ends(contests, votes, codes)
     first, second = contests.present[contests.first], contests.present[contests.second]
 
     def square(above: FloatArray, below: FloatArray, empty: float) -> FloatArray:
@@ -156,6 +163,19 @@ def win_rates(
         reason=np.select([n_groups == 0, n_groups == 1], reasons, 0),
         model_reason=model_reason,
     )
+
+
+def _clustered_ends(
+    contests: Contests, votes: VoteCells | None, group: IntArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Groups in each cell, and both ends of the interval of its share of wins, NaN with one group: [P] each."""
+    met = contests.counts.sum(axis=0)
+    rate = contests.halves()[0] / met
+    groups, variance = _jackknife_variance(contests, votes, group)
+    binomial = rate * (1 - rate) / met
+    deff = np.divide(variance, binomial, out=np.ones_like(met), where=binomial > 0)
+    low, high = np.where(groups < 2, np.nan, wilson_ends(rate, met / np.maximum(1.0, deff)))
+    return groups, low, high
 
 
 def _jackknife_variance(
@@ -205,13 +225,12 @@ def rank_centrality(wins: npt.ArrayLike, *, reg: float = 0.5) -> Ranking:
 
     Source: Negahban, Oh & Shah 2012, section 2.
     """
-    W = np.array(wins, dtype=np.float64)
+    W = as_numbers(wins, name="wins").copy()
     if W.ndim != 2 or W.shape[0] != W.shape[1]:
         raise ValueError(f"wins must be a square matrix, got shape {W.shape}")
     if not np.all(np.isfinite(W)) or np.any(W < 0):
         raise ValueError("wins must be finite and not negative")
-    if not (np.isfinite(reg) and reg >= 0):
-        raise ValueError(f"reg must be finite and not negative, got {reg}")
+    reg = check_not_negative(reg, name="reg")
     np.fill_diagonal(W, 0.0)
     total = W.sum(axis=0) + W.sum(axis=1)
     present = np.flatnonzero(total > 0)
@@ -258,6 +277,7 @@ def elo(a: npt.ArrayLike, b: npt.ArrayLike, outcome: npt.ArrayLike, *, n: int, K
 
     Source: Elo 1978.
     """
+    n = check_size(n, name="n")
     first, second, kind = check_contests(a, b, outcome, n=n)
     ratings = [ELO_START] * n
     _play(ratings, first, second, kind, K=K)
@@ -278,6 +298,7 @@ def elo_curve(
     Raises:
         ValueError: naming the argument that is malformed.
     """
+    n = check_size(n, name="n")
     first, second, kind = check_contests(a, b, outcome, n=n)
     spaced = np.linspace(0, len(first), check_size(points, name="points", at_least=1) + 1)
     after = np.unique(spaced.astype(np.int64))[1:]  # the first is before all votes
