@@ -242,14 +242,29 @@ def select_pairs(
     generator = np.random.default_rng(rng)
     left = _check_room(room, length=len(contrasts))
     drawn = _draw(left, size=check_size(size, name="size"), explore=explore, generator=generator)
-    difference = contrasts @ strengths
+    lot = generator.permutation(len(contrasts))
+    chosen = _greedy(contrasts, contrasts @ strengths, covariance, drawn, left, lot, size=size, aim=aim)
+    return Selection(index=np.array(chosen, dtype=np.int64), explored=np.arange(len(chosen)) < len(drawn))
+
+
+def _greedy(
+    contrasts: FloatArray,
+    difference: FloatArray,
+    covariance: FloatArray,
+    drawn: IntArray,
+    room: IntArray,
+    lot: IntArray,
+    *,
+    size: int,
+    aim: Objective,
+) -> list[int]:
+    """The drawn candidates and, up to `size`, those of greatest gain after them; `lot` [n] decides equal gains."""
     p = expit(difference)
     h = p * (1 - p)
     variance = np.einsum("nd,de,ne->n", contrasts, covariance, contrasts)
-    lot = generator.permutation(len(contrasts))
-    chosen = list(drawn)
-    left -= np.bincount(drawn, minlength=len(left))
-    for turn in range(min(size, int(left.sum()) + len(drawn))):
+    chosen: list[int] = drawn.tolist()
+    left = room - np.bincount(drawn, minlength=len(room))
+    for turn in range(min(size, int(room.sum()))):
         if turn >= len(drawn):
             gain = np.where(left > 0, pair_gain(difference, np.maximum(variance, 0.0), objective=aim), -1.0)
             chosen.append(int(lot[np.argmax(gain[lot])]))
@@ -259,7 +274,7 @@ def select_pairs(
         shrink = h[pick] / (1 + h[pick] * max(float(variance[pick]), 0.0))
         variance = variance - shrink * (contrasts @ direction) ** 2
         covariance = covariance - shrink * np.outer(direction, direction)
-    return Selection(index=np.array(chosen, dtype=np.int64), explored=np.arange(len(chosen)) < len(drawn))
+    return chosen
 
 
 def select_top(gain: npt.ArrayLike, *, size: int, explore: float = 0.1, rng: int | np.random.Generator) -> Selection:

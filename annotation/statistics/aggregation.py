@@ -41,6 +41,7 @@ from annotation.statistics.estimates import (
     ratio,
 )
 from annotation.statistics.expectation import (
+    Fit,
     expected_counts,
     fit_confusions,
     log_likelihood,
@@ -411,7 +412,10 @@ def dawid_skene(
     start = shares(counts) if init is None else _start(init, shape=counts.shape)
     votes = vote_matrix(items, people, labels, weights, n_items=n_items, n_annotators=n_annotators, K=K)
     found = fit_confusions(votes, start, known=known, gamma=gamma, c=c, tol=tol, max_iter=max_iter)
-    alone = len(np.unique(people[weights > 0])) == 1
+    return _as_result(found, voted=np.asarray(counts.any(axis=1)), alone=len(np.unique(people[weights > 0])) == 1)
+
+
+def _as_result(found: Fit, *, voted: BoolArray, alone: bool) -> DawidSkeneResult:
     cautions = {Caution.FEW_VOTES: alone, Caution.NOT_CONVERGED: not found.converged}
     return DawidSkeneResult(
         q=found.q,
@@ -420,7 +424,7 @@ def dawid_skene(
         objective=np.array(found.objective),
         n_iter=len(found.objective),
         converged=found.converged,
-        reason=np.where(counts.any(axis=1), 0, Reason.NO_VOTES.number).astype(np.int64),
+        reason=np.where(voted, 0, Reason.NO_VOTES.number).astype(np.int64),
         warnings=tuple(caution for caution, applies in cautions.items() if applies),
     )
 

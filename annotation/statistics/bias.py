@@ -327,13 +327,10 @@ def annotator_bias(
     among = np.where((reason == 0) & (len(present) < 2), Reason.ONE_ANNOTATOR.number, reason)
     effect = _effects_of_people(mixed, used, among[: votes.q], present, n_annotators=n_annotators)
     n = np.bincount(votes.annotator, minlength=n_annotators)
-    tau = np.full(votes.q, np.nan)
-    if mixed is not None:
-        tau[used[used < votes.q]] = np.sqrt(mixed.variance)
     return AnnotatorBias(
         pooled=_means(votes, used, pooled, reason),
         mean=_means(votes, used, None if mixed is None else (mixed.beta, mixed.bread, mixed.scores), among),
-        tau=np.where(among[: votes.q] == 0, tau, np.nan),
+        tau=_deviations(mixed, used, among[: votes.q]),
         tau_reason=among[: votes.q],
         effect=effect,
         n=n,
@@ -468,14 +465,12 @@ def annotator_summary(
     others = posterior_of_others(result, items, people, labels, **sizes, gold=gold).argmax(axis=1)
     truth = np.full(len(items), -1) if gold is None else np.asarray(gold)[items]
     of_gold = truth >= 0
-    voters = np.bincount(np.unique(items * n_annotators + people) // n_annotators, minlength=n_items)
-    judged = of_gold | (voters[items] > 1)
+    judged = of_gold | _have_company(items, people, n_items=n_items, n_annotators=n_annotators)
     kappa, kappa_se, kappa_reason = _kappa_with(others[judged], labels[judged], people[judged], sizes=(n_annotators, K))
     for_a = preference_values(K)[labels]
     decisive = for_a != 0.5
     sides = None if a_left is None else (for_a == check_flags(a_left, name="a_left", length=len(items)))[decisive]
-    known = accuracy.reason == 0
-    quartile = float(np.quantile(accuracy.value[known], 0.25)) if known.any() else None
+    quartile = _lower_quartile(accuracy)
     return AnnotatorSummary(
         accuracy=accuracy,
         agreement=wilson_shares(people[judged], (labels == others)[judged], size=n_annotators),
@@ -487,7 +482,7 @@ def annotator_summary(
         gold=None if gold is None else wilson_shares(people[of_gold], (labels == truth)[of_gold], size=n_annotators),
         median_seconds=None if seconds is None else _medians(people, seconds, size=n_annotators),
         lower_quartile=quartile,
-        flagged=known & (np.where(known, accuracy.high, 1.0) < (quartile or 0.0)),
+        flagged=np.nan_to_num(accuracy.high, nan=1.0) < (quartile or 0.0),
     )
 
 
@@ -586,6 +581,14 @@ def _means(votes: _Regression, used: IntArray, fitted: _Fitted | None, reason: I
     )
 
 
+def _deviations(mixed: MixedFit | None, used: IntArray, reason: IntArray) -> FloatArray:
+    """τ of each column of Z, NaN where there is a reason: [q]."""
+    tau = np.full(len(reason), np.nan)
+    if mixed is not None:
+        tau[used[used < len(reason)]] = np.sqrt(mixed.variance)
+    return np.where(reason == 0, tau, np.nan)
+
+
 def _none(number: int, *, n: int) -> Estimate:
     reason = reason_of(number)
     assert reason is not None
@@ -676,6 +679,17 @@ def _kappa_with(
     kappa[n > 1], se[n > 1] = kappas(tables[n > 1], np.eye(K))
     few = np.where(n == 0, Reason.NO_OVERLAP.number, Reason.TOO_FEW_COMMON.number)
     return kappa, se, np.where(n < 2, few, np.where(np.isnan(kappa), Reason.ONE_CLASS.number, 0))
+
+
+def _lower_quartile(accuracy: AnnotatorAccuracy) -> float | None:
+    known = accuracy.reason == 0
+    return float(np.quantile(accuracy.value[known], 0.25)) if known.any() else None
+
+
+def _have_company(items: IntArray, people: IntArray, *, n_items: int, n_annotators: int) -> BoolArray:
+    """Whether somebody else voted on the item of each vote: [V]."""
+    voters = np.bincount(np.unique(items * n_annotators + people) // n_annotators, minlength=n_items)
+    return np.asarray(voters[items] > 1)
 
 
 def _medians(people: IntArray, seconds: npt.ArrayLike, *, size: int) -> FloatArray:

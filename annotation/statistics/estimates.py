@@ -349,15 +349,7 @@ def bootstrap(
     whole = float(statistic((weight @ totals)[None, :])[0])
     if not math.isfinite(whole):
         return missing(undefined, method="bootstrap", n=n, n_groups=groups)
-    generator, share = np.random.default_rng(rng), weight / groups
-    rows = max(1, RESAMPLED_CELLS // len(totals))
-    drawn = np.concatenate(
-        [
-            statistic(generator.multinomial(groups, share, size=min(rows, BOOTSTRAPS - done)) @ totals)
-            for done in range(0, BOOTSTRAPS, rows)
-        ]
-    )
-    drawn = drawn[np.isfinite(drawn)]
+    drawn = _resampled(totals, statistic, weight, np.random.default_rng(rng))
     if groups < 2 or len(drawn) < 0.95 * BOOTSTRAPS:
         return Estimate(value=whole, method="bootstrap", n=n, n_groups=groups, reason=Reason.TOO_FEW_GROUPS)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -372,6 +364,20 @@ def bootstrap(
         n_groups=groups,
         warnings=(Caution.FEW_GROUPS,) if groups < FEW_GROUPS else (),
     )
+
+
+def _resampled(
+    totals: FloatArray, statistic: Callable[[FloatArray], FloatArray], copies: IntArray, rng: np.random.Generator
+) -> FloatArray:
+    """The statistic of `BOOTSTRAPS` resamples, less those in which it does not exist."""
+    groups = int(copies.sum())
+    rows = max(1, RESAMPLED_CELLS // len(totals))
+    drawn = [
+        statistic(rng.multinomial(groups, copies / groups, size=min(rows, BOOTSTRAPS - done)) @ totals)
+        for done in range(0, BOOTSTRAPS, rows)
+    ]
+    values = np.concatenate(drawn)
+    return values[np.isfinite(values)]
 
 
 def transformed(

@@ -282,11 +282,11 @@ def make_ranking(
     n, present = roster.n, roster.present
     reason = np.full(n, Reason.NO_VOTES.number, dtype=np.int64)
     reason[present] = Reason.TOO_FEW_GROUPS.number if cov is not None and intervals is None else 0
-    notes = (
-        (Caution.FEW_GROUPS, intervals is not None and roster.n_groups < FEW_GROUPS),
-        (Caution.NOT_CONVERGED, not converged),
-        (Reason.NOT_CONNECTED, component.max(initial=0) > 0),
-    )
+    notes: dict[Caution | Reason, bool] = {
+        Caution.FEW_GROUPS: intervals is not None and roster.n_groups < FEW_GROUPS,
+        Caution.NOT_CONVERGED: not converged,
+        Reason.NOT_CONNECTED: component.max(initial=0) > 0,
+    }
     ranking = Ranking(
         strength=fill(strength, present, n=n),
         cov=None if cov is None else fill_cov(cov, present, n=n, l2=l2),
@@ -294,12 +294,14 @@ def make_ranking(
         loglik=loglik,
         converged=converged,
         reason=reason,
-        warnings=(*warnings, *(note for note, applies in notes if applies)),
+        warnings=(*warnings, *(note for note, applies in notes.items() if applies)),
         n_votes=roster.n_votes,
         n_groups=roster.n_groups,
     )
-    if intervals is None:
-        return ranking
+    return ranking if intervals is None else _with_intervals(ranking, intervals, present, n=n)
+
+
+def _with_intervals(ranking: Ranking, intervals: Intervals, present: IntArray, *, n: int) -> Ranking:
     low, high = intervals.rank_low, intervals.rank_high
     return replace(
         ranking,
