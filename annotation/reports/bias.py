@@ -94,8 +94,14 @@ def _figures(project: Project) -> Figures:
 
 
 def _bias(project: Project, votes: VoteArrays, prompt: IntArray) -> tuple[AnnotatorBias, IntArray]:
-    """The effects of side, length and format, and which votes they are from: decisive ones with a screen."""
+    """The effects of side, length and format, and which votes they are from: decisive ones with a screen.
+
+    Where no screen is known at all, as of imported votes, the first completion stands for the left one: length and
+    format have their effects all the same, and the position has none.
+    """
     sides = load_sides(project, votes)
+    if not (sides >= 0).any():
+        sides = np.ones_like(sides)
     features = load_features(project, votes, with_marks=True)
     left = sides == 1
     columns = bias.bias_columns(
@@ -214,13 +220,13 @@ def bias_report(project: Project) -> BiasReport:
     )
     return BiasReport(
         definition=(
-            "Logistic model of decisive votes with a known screen: logit P(left is chosen) from the position, the log2 "
-            "ratio of characters, that of Markdown marks, and what the other people's votes on the item say, with "
-            "effects of each person around those of the middle one (tau: their standard deviation). Effects are "
-            "logits, of length and format a doubling; intervals are 95 %, clustered by prompt, those of people "
-            "approximate. A flag needs a false-discovery rate of 5 % over people and 0.4 logits. Drift is the change "
-            "of the logit of agreement with the others in 100 votes, consistency that of silent repeats with sides "
-            "swapped."
+            "Logistic model of decisive votes with a known screen (where there is none, as they are stored): logit "
+            "P(left is chosen) from the position, the log2 ratio of characters, that of Markdown marks, and what the "
+            "other people's votes on the item say, with effects of each person around those of the middle one (tau: "
+            "their standard deviation). Effects are logits, of length and format a doubling; intervals are 95 %, "
+            "clustered by prompt, those of people approximate. A flag needs a false-discovery rate of 5 % over people "
+            "and 0.4 logits. Drift is the change of the logit of agreement with the others in 100 votes, consistency "
+            "that of silent repeats with sides swapped."
         ),
         votes=found.decisive,
         prompts=found.prompts,

@@ -12,10 +12,13 @@ from django.core.cache import cache
 
 from annotation.exclusion import exclude
 from annotation.feedback import Answer, read_form
+from annotation.importing.batches import import_lines
+from annotation.importing.rows import ImportKind
 from annotation.models import Assignment, Purpose, Vote
 from annotation.pairing import Pair, create_comparisons
 from annotation.references import record_reference
 from annotation.reports.bias import advice_report, bias_report, people_report
+from annotation.statistics.estimates import Reason
 from tests import builders
 from tests.builders import NOW, cast
 
@@ -211,3 +214,16 @@ def test_a_model_at_the_ceiling_needs_more_votes_and_below_it_more_pairs(accurac
     assert found.share_of_ceiling == accuracy
     if accuracy is None:
         assert "silent repeats" in found.words
+
+
+def test_imported_votes_without_screens_tell_of_length_and_format_but_not_of_the_position(test_data):
+    """LLMFAO as it is shared: the pooled effects of STATISTICS 10, row 30, to what its cleaned texts leave of them."""
+    project = builders.project(slug="llmfao")
+    lines = (test_data / "multi_annotator" / "llmfao.jsonl").read_text(encoding="utf-8").splitlines()
+    import_lines(project=project, kind=ImportKind.VOTES, lines=lines, by=project.created_by, now=NOW)
+    found = bias_report(project)
+    assert (found.votes, found.prompts) == (3329, 9)
+    position, length, style = found.effects
+    assert position.pooled.reason is Reason.SIDES_NOT_RANDOMISED
+    assert length.pooled.value == pytest.approx(-0.0550, abs=0.005)
+    assert style.pooled.value == pytest.approx(-0.0631, abs=0.005)
