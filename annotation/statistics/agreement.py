@@ -169,19 +169,20 @@ def cohen_kappa(
     size = check_size(K, name="K", at_least=2)
     rows = check_codes(first, name="first", size=size)
     columns = check_codes(second, name="second", size=size, length=len(rows))
-    groups = None if group is None else check_codes(group, name="group", length=len(rows))
     w = agreement_weights(weights, K=size)
-    if groups is None or len(np.unique(groups)) == len(groups):
-        table = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size).astype(np.float64)
-        return _analytic_kappa(table, w)
-    one_hot = np.eye(size)
-    return jackknife(
-        group_totals(np.column_stack([w[rows, columns], one_hot[rows], one_hot[columns]]), groups),
-        lambda totals: _kappa_of_sums(totals, w),
-        n=len(rows),
-        bounds=_bounds(w),
-        undefined=Reason.ONE_CLASS,
-    )
+    if group is not None:
+        codes = np.unique(check_codes(group, name="group", length=len(rows)), return_inverse=True)[1]
+        G = int(codes.max(initial=-1)) + 1
+        if len(rows) > G:
+            return jackknife(
+                _kappa_sums(rows, columns, codes, w, G=G),
+                lambda totals: _kappa_of_sums(totals, w),
+                n=len(rows),
+                bounds=_bounds(w),
+                undefined=Reason.ONE_CLASS,
+            )
+    table = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size).astype(np.float64)
+    return _analytic_kappa(table, w)
 
 
 def _bounds(weights: FloatArray) -> tuple[float, float]:
@@ -189,8 +190,16 @@ def _bounds(weights: FloatArray) -> tuple[float, float]:
     return COEFFICIENT if np.array_equal(weights, np.eye(len(weights))) else AT_MOST_ONE
 
 
+def _kappa_sums(rows: IntArray, columns: IntArray, group: IntArray, weights: FloatArray, *, G: int) -> FloatArray:
+    """Of each group the credit, and the items by the first and by the second class: [G, 1 + 2K]; never a table each."""
+    K = len(weights)
+    credit = np.bincount(group, weights=weights[rows, columns], minlength=G)
+    by_class = [np.bincount(group * K + labels, minlength=G * K).reshape(G, K) for labels in (rows, columns)]
+    return np.column_stack([credit, *by_class])
+
+
 def _kappa_of_sums(totals: FloatArray, weights: FloatArray) -> FloatArray:
-    """κ [R] of (Σ credit, items by the first class, items by the second): [R, 1 + 2K]."""
+    """κ [R] of totals of `_kappa_sums`."""
     K = len(weights)
     first, second = totals[:, 1 : K + 1], totals[:, K + 1 :]
     n = row_sums(first)

@@ -101,7 +101,7 @@ def check_groups(group: npt.ArrayLike | None, *, length: int) -> tuple[IntArray 
     return codes.astype(np.int64, copy=False), len(names)
 
 
-def check_covariates(covariates: npt.ArrayLike | None, *, length: int) -> FloatArray | None:
+def _check_covariates(covariates: npt.ArrayLike | None, *, length: int) -> FloatArray | None:
     """Covariates [V, k] of finite numbers, seen from a: positive where they should favour a; else ValueError."""
     if covariates is None:
         return None
@@ -129,7 +129,7 @@ def count_contests(
     """
     n = check_size(n, name="n")
     first, second, kind = check_contests(a, b, outcome, n=n)
-    z = check_covariates(covariates, length=len(first))
+    z = _check_covariates(covariates, length=len(first))
     if z is None and not trace and 3 * n * n <= 8 * len(first) + 4096:
         return _count_by_pair(first, second, kind, n=n), None
     swapped = first > second

@@ -344,7 +344,7 @@ def _maximise(crowd: Crowd) -> tuple[FloatArray, Joint | None, bool]:
     if crowd.contests.m > DENSE_SYSTEMS:
         return theta, None, converged
     for _ in range(ESCAPES):
-        way = way_up(crowd, theta)
+        way = _way_up(crowd, theta)
         if way is None:
             return theta, _joint(crowd, theta), converged
         theta, converged = _leave_saddle(crowd, theta, way)
@@ -374,7 +374,7 @@ def _leave_saddle(crowd: Crowd, theta: FloatArray, way: FloatArray) -> tuple[Flo
     return against if heights[1] > heights[0] + EQUAL_HEIGHTS * abs(heights[0]) else along
 
 
-def way_up(crowd: Crowd, theta: FloatArray) -> FloatArray | None:
+def _way_up(crowd: Crowd, theta: FloatArray) -> FloatArray | None:
     """A direction along which the posterior does not bend down at theta, None at a proper maximum.
 
     Of length 1 in its largest entry, and positive in the first person who has a large part in it.

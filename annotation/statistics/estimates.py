@@ -154,7 +154,7 @@ def check_choice(value: str, choices: type[Choice], *, name: str) -> Choice:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}") from None
 
 
-def as_array(x: npt.ArrayLike, *, name: str) -> npt.NDArray[np.generic]:
+def _as_array(x: npt.ArrayLike, *, name: str) -> npt.NDArray[np.generic]:
     """An array of one shape, else ValueError."""
     try:
         return np.asarray(x)
@@ -164,7 +164,7 @@ def as_array(x: npt.ArrayLike, *, name: str) -> npt.NDArray[np.generic]:
 
 def as_numbers(x: npt.ArrayLike, *, name: str) -> FloatArray:
     """An array of real numbers, finite or not, else ValueError; a string is no number."""
-    array = as_array(x, name=name)
+    array = _as_array(x, name=name)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold numbers, got {array.dtype}")
     return array.astype(np.float64, copy=False)
@@ -172,7 +172,7 @@ def as_numbers(x: npt.ArrayLike, *, name: str) -> FloatArray:
 
 def check_codes(codes: npt.ArrayLike, *, name: str, size: int | None = None, length: int | None = None) -> IntArray:
     """A 1-D integer array, inside 0..size−1 if `size` is given, of `length` if that is given; else ValueError."""
-    given = as_array(codes, name=name)
+    given = _as_array(codes, name=name)
     if given.ndim != 1:
         raise ValueError(f"{name} must have one dimension, got shape {given.shape}")
     if length is not None and len(given) != length:
@@ -235,7 +235,7 @@ def check_numbers(x: npt.ArrayLike, *, name: str, shape: tuple[int | None, ...])
 
 def check_flags(x: npt.ArrayLike, *, name: str, length: int) -> BoolArray:
     """`length` booleans, else ValueError."""
-    array = as_array(x, name=name)
+    array = _as_array(x, name=name)
     if array.shape != (length,) or (length and array.dtype != np.bool_):
         raise ValueError(f"{name} must hold {length} booleans, got {array.dtype} of shape {array.shape}")
     return array.astype(np.bool_)

@@ -166,7 +166,7 @@ def gradient(contests: Contests, model: OutcomeModel, slopes: Slopes) -> FloatAr
     return np.concatenate(parts)
 
 
-def assemble(contests: Contests, model: OutcomeModel, dd: FloatArray, dt: FloatArray, tt: FloatArray) -> FloatArray:
+def _assemble(contests: Contests, model: OutcomeModel, dd: FloatArray, dt: FloatArray, tt: FloatArray) -> FloatArray:
     """Σ_votes of the outer products of (∂d/∂θ, ∂t/∂θ), weighted [3, P] each: [parameters, parameters]."""
     m, k = contests.m, contests.z.shape[1]
     out = np.zeros((parameters(contests, model),) * 2)
@@ -195,7 +195,7 @@ def laplacian(contests: Contests, weight: FloatArray) -> FloatArray:
 
 def information(contests: Contests, model: OutcomeModel, slopes: Slopes) -> FloatArray:
     """Observed information, without the prior: [parameters, parameters]."""
-    return assemble(contests, model, slopes.dd, slopes.dt, slopes.tt)
+    return _assemble(contests, model, slopes.dd, slopes.dt, slopes.tt)
 
 
 def constrained(info: FloatArray, *, m: int, l2: float) -> FloatArray:
@@ -218,7 +218,7 @@ def sandwich_meat(
 ) -> FloatArray:
     """Σ_g u_g u_gᵀ, u_g the score of group g: [parameters, parameters]. Without groups each vote is its own."""
     if votes is None or group is None:
-        return assemble(contests, model, slopes.d**2, slopes.d * slopes.t, slopes.t**2)
+        return _assemble(contests, model, slopes.d**2, slopes.d * slopes.t, slopes.t**2)
     scores = vote_scores(contests, model, slopes, votes, group)
     return np.asarray((scores.T @ scores).toarray())
 

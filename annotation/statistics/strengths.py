@@ -168,7 +168,7 @@ def sandwich_estimate(value: float, *, variance: float | None, n: int, n_groups:
     )
 
 
-def rank_interval(draws: FloatArray, component: IntArray) -> tuple[IntArray, IntArray]:
+def _rank_interval(draws: FloatArray, component: IntArray) -> tuple[IntArray, IntArray]:
     """Ranks [m], lowest and highest, that hold 95 % of the draws [D, m]; among systems of the same component."""
     low, high = np.empty(draws.shape[1], dtype=np.int64), np.empty(draws.shape[1], dtype=np.int64)
     for label in range(component.max(initial=-1) + 1):
@@ -198,7 +198,7 @@ def sandwich_intervals(
         values, vectors = np.linalg.eigh(clustered)
         root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T  # symmetric, so that it is continuous
         normal = np.random.default_rng(rng).standard_normal((RANK_DRAWS, len(strength)))
-        ranks = rank_interval(strength + normal @ root, component)
+        ranks = _rank_interval(strength + normal @ root, component)
     return Intervals(
         clustered=clustered, se=se, low=strength - half, high=strength + half, rank_low=ranks[0], rank_high=ranks[1]
     )
@@ -208,13 +208,13 @@ def percentile_intervals(replicates: FloatArray, component: IntArray) -> Interva
     """Percentiles of bootstrap replicates [B, m] and of the ranks within them."""
     clustered = np.cov(replicates, rowvar=False)
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    rank_low, rank_high = rank_interval(replicates, component)
+    rank_low, rank_high = _rank_interval(replicates, component)
     return Intervals(
         clustered=clustered, se=np.sqrt(np.diag(clustered)), low=low, high=high, rank_low=rank_low, rank_high=rank_high
     )
 
 
-def fill(values: FloatArray, present: IntArray, *, n: int) -> FloatArray:
+def _fill(values: FloatArray, present: IntArray, *, n: int) -> FloatArray:
     """A vector [m] or matrix [m, m] of the systems with votes as [n] or [n, n], NaN elsewhere."""
     if len(present) == n:
         return values
@@ -223,7 +223,7 @@ def fill(values: FloatArray, present: IntArray, *, n: int) -> FloatArray:
     return out
 
 
-def fill_codes(values: IntArray, present: IntArray, *, n: int) -> IntArray:
+def _fill_codes(values: IntArray, present: IntArray, *, n: int) -> IntArray:
     """Integers [m] of the systems with votes as [n], −1 elsewhere."""
     if len(present) == n:
         return values
@@ -232,11 +232,11 @@ def fill_codes(values: IntArray, present: IntArray, *, n: int) -> IntArray:
     return out
 
 
-def fill_cov(cov: FloatArray, present: IntArray, *, n: int, l2: float) -> FloatArray:
+def _fill_cov(cov: FloatArray, present: IntArray, *, n: int, l2: float) -> FloatArray:
     """Σ₀ [m, m] as [n, n]; systems without votes have the prior's variance about the mean of the others."""
     m = len(present)
     if m == n or l2 == 0:
-        return fill(cov, present, n=n)
+        return _fill(cov, present, n=n)
     absent = np.setdiff1d(np.arange(n), present)
     out = np.zeros((n, n))
     out[np.ix_(present, present)] = cov
@@ -251,7 +251,7 @@ def without_strengths(reason: Reason, roster: Roster, *, component: IntArray) ->
     reasons[roster.present] = reason.number
     return Ranking(
         strength=np.full(roster.n, np.nan),
-        component=fill_codes(component, roster.present, n=roster.n),
+        component=_fill_codes(component, roster.present, n=roster.n),
         converged=False,
         reason=reasons,
         n_votes=roster.n_votes,
@@ -288,9 +288,9 @@ def make_ranking(
         Reason.NOT_CONNECTED: component.max(initial=0) > 0,
     }
     ranking = Ranking(
-        strength=fill(strength, present, n=n),
-        cov=None if cov is None else fill_cov(cov, present, n=n, l2=l2),
-        component=fill_codes(component, present, n=n),
+        strength=_fill(strength, present, n=n),
+        cov=None if cov is None else _fill_cov(cov, present, n=n, l2=l2),
+        component=_fill_codes(component, present, n=n),
         loglik=loglik,
         converged=converged,
         reason=reason,
@@ -305,10 +305,10 @@ def _with_intervals(ranking: Ranking, intervals: Intervals, present: IntArray, *
     low, high = intervals.rank_low, intervals.rank_high
     return replace(
         ranking,
-        cov_clustered=fill(intervals.clustered, present, n=n),
-        se=fill(intervals.se, present, n=n),
-        low=fill(intervals.low, present, n=n),
-        high=fill(intervals.high, present, n=n),
-        rank_low=None if low is None else fill_codes(low, present, n=n),
-        rank_high=None if high is None else fill_codes(high, present, n=n),
+        cov_clustered=_fill(intervals.clustered, present, n=n),
+        se=_fill(intervals.se, present, n=n),
+        low=_fill(intervals.low, present, n=n),
+        high=_fill(intervals.high, present, n=n),
+        rank_low=None if low is None else _fill_codes(low, present, n=n),
+        rank_high=None if high is None else _fill_codes(high, present, n=n),
     )
