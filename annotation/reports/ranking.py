@@ -362,7 +362,7 @@ def _fit(model: Model, ranking: Ranking) -> Fit:
     if ranking.tie_parameter is not None:
         tie = Estimate(
             value=ranking.tie_parameter, low=ranking.tie_low, high=ranking.tie_high, method="sandwich", n=votes,
-            n_groups=ranking.n_groups, reason=None if ranking.tie_low is not None else Reason.TOO_FEW_GROUPS,
+            n_groups=ranking.n_groups, reason=Reason.TOO_FEW_GROUPS if ranking.n_groups < 2 else None,
         )  # fmt: skip
     return Fit(
         model=model,
@@ -409,7 +409,7 @@ def _annotators(project: Project, votes: SystemVotes, ranking: Ranking) -> tuple
         def estimate(values: FloatArray, low: FloatArray | None, high: FloatArray | None, w: int = w) -> Estimate:
             value, ends = _number(values, w), (_number(low, w), _number(high, w))
             if value is None:
-                return missing(Reason.NO_VOTES, method="laplace")
+                return missing(reason_of(int(fit.reason[w])) or Reason.NO_VOTES, method="laplace")
             n = int(given[w])
             return Estimate(value=value, low=ends[0], high=ends[1], method="laplace", n=n, n_groups=n)
 
