@@ -114,21 +114,21 @@ def refit(*, project: Project, warm: bool = True, now: datetime) -> bool:
     """Fit all votes of a project and compute anew what that moves; whether it was written.
 
     A second call without new facts moves nothing. Of two at once the one that ends first is written: the other has
-    read facts that are no newer, or its project is due again.
+    read facts that are no newer, or its project is due again. Who dies before all is computed anew leaves a request.
 
     Args:
         warm: go on from the last fit, which is faster; else from the votes alone, which depends on nothing else.
     """
     started = time.perf_counter()
     number = _number(project)
-    before = AggregationFit.objects.values("requests").get(project=project)
+    met = AggregationFit.objects.values_list("requests", flat=True).get(project=project)
     seen = Vote.objects.filter(project=project).aggregate(last=Max("pk"), n=Count("pk"))
     arrays = load(project)
     start = _where_it_was(project, arrays) if warm else None
     fit = dawid_skene(*arrays.votes, **arrays.sizes, gold=known_classes(project, arrays), init=start)
     row = {
         "number": number + 1,
-        "requests_met": before["requests"],
+        "requests": F("requests") + 1,
         "classes": arrays.K,
         "shares": fit.pi.tolist(),
         "ballots": seen["n"],
@@ -151,6 +151,7 @@ def refit(*, project: Project, warm: bool = True, now: datetime) -> bool:
     moved = np.union1d(_moved(project, arrays, fit), _rated_by(project, lenient))
     for batch in _batches(moved):
         refresh(batch, now=now)
+    AggregationFit.objects.filter(project=project, number=number + 1).update(requests_met=met + 1)
     return True
 
 

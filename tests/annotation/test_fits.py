@@ -186,6 +186,26 @@ def test_a_request_that_comes_while_somebody_fits_is_not_forgotten(project, monk
     assert fits.due(NOW) == [project]
 
 
+def test_who_dies_while_consensuses_are_computed_anew_is_followed_by_another(project, monkeypatch):
+    divided(project, 12)
+
+    def dies(ids, *, now):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fits, "refresh", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fits.run_due(now=NOW)
+    monkeypatch.undo()
+    later = NOW + timedelta(minutes=fits.LEASE_MINUTES, seconds=1)
+    assert fits.due(later) == [project]
+    assert fits.run_due(now=later) == 1
+    arrays = load(project)
+    again = dawid_skene(*arrays.votes, **arrays.sizes)
+    rows = dict(Consensus.objects.values_list("comparison_id", "posterior"))
+    assert [rows[int(pk)] for pk in arrays.comparison] == pytest.approx(again.q.max(axis=1).tolist(), abs=fits.MOVED)
+    assert fits.due(later) == []
+
+
 def test_one_project_that_fails_keeps_no_other_waiting(project, monkeypatch, caplog):
     divided(project, 12)
     other = builders.project(slug="other")
@@ -355,6 +375,6 @@ def test_counting_the_queries_of_a_fit(project, django_assert_num_queries):
     fits.refit(project=project, now=NOW)
     settle_all()
     # The row, its requests, the votes' number; excluded people, votes, gold, rulings; the last fit and its people;
-    # in a transaction the row and its people; what it moved, from one read of the consensuses.
-    with django_assert_num_queries(15):
+    # in a transaction the row and its people; what it moved, from one read of the consensuses; that all is done.
+    with django_assert_num_queries(16):
         fits.refit(project=project, now=NOW)
