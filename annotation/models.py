@@ -693,7 +693,7 @@ class Consensus(models.Model):
         default=dict, help_text="pairs and ranking of several completions, strength, ratings, criteria."
     )
     stopped = models.CharField(max_length=12, blank=True, help_text="Adaptive: confident, cap or full.")
-    method = models.CharField(max_length=40, default="majority/1")
+    method = models.CharField(max_length=40, blank=True, default="", help_text="Empty: nothing was computed yet.")
     due_at = models.DateTimeField(null=True, blank=True, help_text="Set by each change of the facts; null: up to date.")
     settled_at = models.DateTimeField(null=True, blank=True)
 

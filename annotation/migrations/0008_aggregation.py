@@ -71,5 +71,10 @@ class Migration(migrations.Migration):
                 ('project', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='fit', to='annotation.project')),
             ],
         ),
+        migrations.AlterField(
+            model_name='consensus',
+            name='method',
+            field=models.CharField(blank=True, default='', help_text='Empty: nothing was computed yet.', max_length=40),
+        ),
         migrations.RunPython(keep_the_majority, migrations.RunPython.noop),
     ]
