@@ -3,6 +3,7 @@
 Arrays in, frozen values out. Knows nothing of Django, of votes as rows, or of which coefficient it serves.
 A statistic that does not exist is no error: it is an `Estimate` without value and with a `Reason`. No public
 result holds NaN or inf without one. Malformed input raises `ValueError` that names the argument.
+The module is long because what all statistics have in common stands in it once.
 
 Shapes: n items, K classes, G groups, m totals a coefficient is a function of.
 """
