@@ -40,7 +40,7 @@ from annotation.reports.agreement import agreement
 from annotation.reports.cache import fingerprint
 from annotation.statistics.agreement import accuracy_ceiling, percent_agreement
 from annotation.webhooks import Event, emit
-from training.engine.records import canonical_json, iter_lines, verify_snapshot, write_snapshot
+from training.engine.records import Manifest, canonical_json, iter_lines, verify_snapshot, write_snapshot
 from training.models import Snapshot
 from training.splits import PARTS, leak_rate, member_key, part_of, prompt_groups
 
@@ -135,34 +135,49 @@ def freeze(*, project: Project, rule: FreezeRule, by: User, name: str = "", now:
             place = Path(str(project.public_id)) / manifest.content_hash
             _keep(draft / "snapshot", root / place)
             mark_frozen(chosen.preferences, now=now)
-            number = (Snapshot.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0) + 1
-            snapshot = Snapshot.objects.create(
-                project=project,
-                number=number,
-                name=name,
-                content_hash=manifest.content_hash,
-                path=str(place),
-                counts=manifest.counts,
-                dropped=chosen.dropped,
-                ties=sum(item.prob == 0.5 for item in chosen.preferences),
-                label_policy=chosen.label_policy,
-                split=split_rule(rule),
-                agreement=_agreement(project, chosen),
-                created_at=now,
-                created_by=by,
-            )
-            audit(
-                project=project,
-                by=by,
-                action="snapshot.frozen",
-                target=str(snapshot.public_id),
-                now=now,
-                content_hash=manifest.content_hash,
-            )
-            payload = {"snapshot": str(snapshot.public_id), "number": number, "counts": manifest.counts}
-            emit(project=project, event=Event.SNAPSHOT_FROZEN, payload=payload, now=now)
+            return _record(project, rule, chosen, manifest, place=place, name=name, by=by, now=now)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _record(
+    project: Project,
+    rule: FreezeRule,
+    chosen: _Chosen,
+    manifest: Manifest,
+    *,
+    place: Path,
+    name: str,
+    by: User,
+    now: datetime,
+) -> Snapshot:
+    """The snapshot's row, with who froze it, and what others are told of it."""
+    number = (Snapshot.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0) + 1
+    snapshot = Snapshot.objects.create(
+        project=project,
+        number=number,
+        name=name,
+        content_hash=manifest.content_hash,
+        path=str(place),
+        counts=manifest.counts,
+        dropped=chosen.dropped,
+        ties=sum(item.prob == 0.5 for item in chosen.preferences),
+        label_policy=chosen.label_policy,
+        split=split_rule(rule),
+        agreement=_agreement(project, chosen),
+        created_at=now,
+        created_by=by,
+    )
+    audit(
+        project=project,
+        by=by,
+        action="snapshot.frozen",
+        target=str(snapshot.public_id),
+        now=now,
+        content_hash=manifest.content_hash,
+    )
+    payload = {"snapshot": str(snapshot.public_id), "number": number, "counts": manifest.counts}
+    emit(project=project, event=Event.SNAPSHOT_FROZEN, payload=payload, now=now)
     return snapshot
 
 
