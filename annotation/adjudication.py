@@ -134,12 +134,6 @@ def newest(comparison: Comparison) -> Adjudication | None:
     return Adjudication.objects.filter(comparison=comparison).order_by("-id").first()
 
 
-def live_ruling(comparison: Comparison) -> Adjudication | None:
-    """The ruling that stands, if one does."""
-    last = newest(comparison)
-    return last if last is not None and last.kind == AdjudicationKind.RULING else None
-
-
 def history(comparison: Comparison) -> list[Adjudication]:
     """Every fact of a comparison, in their order."""
     return list(Adjudication.objects.filter(comparison=comparison).select_related("by").order_by("id"))

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 
 from annotation import overlap
 from annotation.gate import write
@@ -142,7 +142,7 @@ def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Decision:
+class Decision:
     """The newest adjudication of a comparison."""
 
     kind: AdjudicationKind
@@ -190,7 +190,7 @@ class _Facts:
     with_experts: set[int]
     sizes: Mapping[int, int]
     flags: Mapping[int, int]
-    decisions: Mapping[int, _Decision]
+    decisions: Mapping[int, Decision]
     has_tie: Mapping[int, bool]
     shares: Mapping[int, tuple[float, ...]]
     fits: Mapping[int, int]
@@ -221,21 +221,23 @@ def _read(rows: Sequence[Consensus]) -> _Facts:
             ballots[pk].append(person.ballot(annotator_id, choice, body))
     places = ComparisonCompletion.objects.filter(comparison_id__in=ids).order_by().values_list("comparison_id")
     flags = Flag.objects.filter(comparison_id__in=ids).values_list("comparison_id")
-    decisions = Adjudication.objects.filter(comparison_id__in=ids).order_by("id")
     return _Facts(
         ballots=ballots,
         wanted=wanted,
         with_experts=with_experts,
         sizes=dict(places.annotate(n=Count("pk"))),
         flags=dict(flags.annotate(people=Count("by", distinct=True))),
-        decisions={
-            pk: _Decision(kind=AdjudicationKind(kind), answer=answer)
-            for pk, kind, answer in decisions.values_list("comparison_id", "kind", "answer")
-        },
+        decisions=newest_decisions(Adjudication.objects.filter(comparison_id__in=ids)),
         has_tie={pk: project.feedback.has_tie for pk, project in projects.items()},
         shares={pk: tuple(fit.shares) for pk, fit in fits.items()},
         fits={pk: fit.number for pk, fit in fits.items()},
     )
+
+
+def newest_decisions(adjudications: QuerySet[Adjudication]) -> dict[int, Decision]:
+    """The newest of these adjudications of each comparison. One query."""
+    rows = adjudications.order_by("pk").values_list("comparison_id", "kind", "answer")
+    return {pk: Decision(kind=AdjudicationKind(kind), answer=answer) for pk, kind, answer in rows}
 
 
 def _fit_numbers(project_ids: Collection[int]) -> dict[int, int]:

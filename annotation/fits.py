@@ -88,7 +88,7 @@ def run_due(*, now: datetime) -> int:
     """
     fitted = 0
     for project in due(now):
-        number = _number(project)
+        number = AggregationFit.objects.get_or_create(project=project)[0].number
         owner = uuid4()
         free = Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lt=now)
         lease = {"owner": owner, "lease_expires_at": now + timedelta(minutes=LEASE_MINUTES)}
@@ -101,10 +101,6 @@ def run_due(*, now: datetime) -> int:
             continue
         AggregationFit.objects.filter(project=project, owner=owner).update(owner=None, lease_expires_at=None)
     return fitted
-
-
-def _number(project: Project) -> int:
-    return AggregationFit.objects.get_or_create(project=project)[0].number
 
 
 # --- the fit ----------------------------------------------------------------------------------------------------------
@@ -120,14 +116,13 @@ def refit(*, project: Project, warm: bool = True, now: datetime) -> bool:
         warm: go on from the last fit, which is faster; else from the votes alone, which depends on nothing else.
     """
     started = time.perf_counter()
-    number = _number(project)
-    met = AggregationFit.objects.values_list("requests", flat=True).get(project=project)
+    last, _ = AggregationFit.objects.get_or_create(project=project)
     seen = Vote.objects.filter(project=project).aggregate(last=Max("pk"), n=Count("pk"))
     arrays = load(project)
     start = _where_it_was(project, arrays) if warm else None
     fit = dawid_skene(*arrays.votes, **arrays.sizes, gold=known_classes(project, arrays), init=start)
     row = {
-        "number": number + 1,
+        "number": last.number + 1,
         "requests": F("requests") + 1,
         "classes": arrays.K,
         "shares": fit.pi.tolist(),
@@ -145,13 +140,13 @@ def refit(*, project: Project, warm: bool = True, now: datetime) -> bool:
         "fitted_at": now,
     }
     with write(), transaction.atomic():
-        if not AggregationFit.objects.filter(project=project, number=number).update(**row):
+        if not AggregationFit.objects.filter(project=project, number=last.number).update(**row):
             return False
         lenient = _write_people(project, arrays, fit)
     moved = np.union1d(_moved(project, arrays, fit), _rated_by(project, lenient))
     for batch in _batches(moved):
         refresh(batch, now=now)
-    AggregationFit.objects.filter(project=project, number=number + 1).update(requests_met=met + 1)
+    AggregationFit.objects.filter(project=project, number=last.number + 1).update(requests_met=last.requests + 1)
     return True
 
 

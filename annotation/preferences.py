@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from annotation.consensus import METHODS, settle_due
+from annotation.consensus import METHODS, Decision, newest_decisions, settle_due
 from annotation.feedback import LETTERS, FeedbackKind
 from annotation.models import (
     Adjudication,
-    AdjudicationKind,
     Aggregator,
     Comparison,
     ComparisonCompletion,
@@ -40,7 +39,6 @@ from annotation.vote_arrays import load, ruled_classes
 
 MARGIN_PER_STEP = 1 / 3  # nats for each step of a scale; a guess (ENGINE 3.1)
 DIGITS = 9  # of a posterior in a line: the order in which a database adds votes up must not show in a hash
-_WAITING = (AdjudicationKind.REQUEST, AdjudicationKind.ESCALATION)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,16 +217,12 @@ def _candidates(project: Project, gold_until: datetime, dropped: Counter[str]) -
     rows = Consensus.objects.filter(project=project).select_related("comparison__prompt")
     known_gold = Gold.objects.filter(project=project, created_at__lte=gold_until)
     gold = set(known_gold.values_list("comparison_id", flat=True))
-    newest: dict[int, tuple[str, Any]] = {}
-    for pk, kind, answer in (
-        Adjudication.objects.filter(project=project).order_by("pk").values_list("comparison_id", "kind", "answer")
-    ):
-        newest[pk] = (kind, answer)
+    newest = newest_decisions(Adjudication.objects.filter(project=project))
     texts = _texts(project)
     for row in rows.order_by("comparison__public_id"):
-        kind, answer = newest.get(row.comparison_id, ("", None))
+        decision = newest.get(row.comparison_id)
         shown = texts[row.comparison_id]
-        reason = "gold" if row.comparison_id in gold else _why_not(row, kind, len(shown))
+        reason = "gold" if row.comparison_id in gold else _why_not(row, decision, len(shown))
         if reason is not None:
             dropped[reason] += 1
             continue
@@ -238,15 +232,15 @@ def _candidates(project: Project, gold_until: datetime, dropped: Counter[str]) -
             prompt=row.comparison.prompt.messages,
             category=row.comparison.prompt.category,
             shown=shown,
-            ruling=answer if row.state == ConsensusState.ADJUDICATED else None,
+            ruling=decision.answer if decision is not None and decision.is_ruling else None,
         )
 
 
-def _why_not(row: Consensus, newest: str, size: int) -> str | None:
+def _why_not(row: Consensus, newest: Decision | None, size: int) -> str | None:
     """Why a comparison is not through. What the votes divide on is: whether that is too much, the policy says."""
     if row.state in {ConsensusState.OPEN, ConsensusState.WITHDRAWN}:
         return str(row.state)
-    if newest in _WAITING:
+    if newest is not None and newest.is_waiting:
         return str(ConsensusState.DISPUTED)
     return "one_completion" if size == 1 else None
 

@@ -10,7 +10,7 @@ Shapes: V votes, P pairs of a vote, C comparisons.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from django.db.models import Count, Max, Q
 from django.db.models.functions import Length
 
-from annotation.feedback import LETTERS, pair_classes, ranks
+from annotation.feedback import LETTERS
 from annotation.gold import is_right
 from annotation.models import (
     Assignment,
@@ -34,21 +34,18 @@ from annotation.models import (
 )
 from annotation.statistics.estimates import (
     BoolArray,
-    Caution,
     Estimate,
     FloatArray,
     IntArray,
-    Reason,
-    jackknife,
-    ratio,
+    clustered_share,
     wilson,
 )
+from annotation.vote_arrays import pair_labels
 
 ORDINARY = (Purpose.WANTED, Purpose.GOLD, Purpose.REPEAT)  # production: what a person cannot tell apart
 BUCKETS = 10
 _CODE = {purpose.value: code for code, purpose in enumerate(ORDINARY)}
 _WANTED, _GOLD, _REPEAT = range(3)
-_PAIR = {"a": 0, "tie": 1, "b": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,15 +142,6 @@ def load(project: Project, *, only: int | None = None) -> Ballots:
         gold=_gold(project, np.flatnonzero(purposes == _GOLD), comparison, choice, body, size),
         comparisons=comparisons,
     )
-
-
-def pair_labels(choice: Sequence[str], body: Sequence[Any], *, size: int) -> IntArray:
-    """[V, P] the class of every pair of each vote; the bodies are not looked at where there are two completions."""
-    if size == 2:
-        return np.array([_PAIR[item] for item in choice], dtype=np.int64).reshape(-1, 1)
-    pairs = size * (size - 1) // 2
-    found = [label for item in body for _i, _j, label in pair_classes(ranks("", item, size=size))]
-    return np.array(found, dtype=np.int64).reshape(len(body), pairs)
 
 
 def pair_sides(sides: Sequence[str | None], size: int) -> IntArray:
@@ -376,28 +364,6 @@ def pool(project: Project) -> Pool:
     return Pool(
         **{name: clustered_share(*figures.sums(code, len(people))) for name, figures in _shares(ballots).items()}
     )
-
-
-def clustered_share(right: FloatArray, n: FloatArray) -> Estimate:
-    """A proportion over groups: Wilson with the design effect that the jackknife over groups finds (STATISTICS 2.5).
-
-    Args:
-        right, n: [G] how many answers hold, out of how many, in each group.
-    """
-    entered = n > 0
-    totals = np.column_stack([right[entered], n[entered]])
-    answers, hits = float(n.sum()), float(right.sum())
-    spread = jackknife(
-        totals, lambda sums: ratio(sums[:, 0], sums[:, 1]), n=round(answers), bounds=(0.0, 1.0),
-        undefined=Reason.NO_VOTES,
-    )  # fmt: skip
-    if spread.se is None:
-        return spread
-    p = hits / answers
-    simple = p * (1 - p) / answers
-    share = wilson(hits, answers, deff=spread.se**2 / simple if simple > 0 else 1.0)
-    few = tuple(caution for caution in spread.warnings if caution is Caution.FEW_GROUPS)
-    return replace(share, n_groups=len(totals), warnings=few)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

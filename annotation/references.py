@@ -29,13 +29,14 @@ from annotation.models import (
     Vote,
 )
 from annotation.people import audit
-from annotation.records import ORDINARY, pair_labels
+from annotation.records import ORDINARY
 from annotation.statistics.agreement import cohen_kappa
 from annotation.statistics.estimates import Estimate, wilson
+from annotation.tally import CLASS_CODES
+from annotation.vote_arrays import pair_labels
 from annotation.voting import body_hash
 
 REPETITION = 30_000  # of every reference: the same person may have the comparison as an annotator too
-_CLASS = {"a": 0, "tie": 1, "b": 2}
 
 
 def live_references(project: Project) -> QuerySet[Vote]:
@@ -134,7 +135,9 @@ def reference_agreement(project: Project) -> ReferenceAgreement:
 def _labelled(row: Consensus, wanted: np.ndarray, size: int) -> Iterable[tuple[int, int]]:
     """The classes of a consensus, where it has one, beside those of the reference."""
     labels: list[Any] = [row.label] if size == 2 else [pair.get("label", "") for pair in row.details.get("pairs", [])]
-    return [(_CLASS[label], int(want)) for label, want in zip(labels, wanted, strict=False) if label in _CLASS]
+    return [
+        (CLASS_CODES[label], int(want)) for label, want in zip(labels, wanted, strict=False) if label in CLASS_CODES
+    ]
 
 
 def _compare(table: np.ndarray) -> WithReference:

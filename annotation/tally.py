@@ -30,7 +30,7 @@ CLASSES = ("a", "tie", "b")
 PROB = {"a": 1.0, "tie": 0.5, "b": 0.0}
 _COLUMNS = {2: np.array([0, 2]), 3: np.array([0, 1, 2])}  # where the classes stand if there is no tie, and if there is
 _KEPT = {(3, 3): _COLUMNS[3], (3, 2): _COLUMNS[2], (2, 2): np.array([0, 1])}  # of a fit with so many classes
-_CODE = {name: k for k, name in enumerate(CLASSES)}
+CLASS_CODES = {name: k for k, name in enumerate(CLASSES)}
 _EQUAL = 1e-9  # mean preferences closer than this are a tie: they differ by rounding only
 
 
@@ -328,7 +328,7 @@ def _criteria(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def criterion_class(value: str | int, body: Mapping[str, Any]) -> int:
     """Class of a criterion row: a letter, or a point of the scale counted from a."""
     if isinstance(value, str):
-        return _CODE[value]
+        return CLASS_CODES[value]
     points: int = body["points"]
     return 1 + (2 * value > points + 1) - (2 * value < points + 1)
 

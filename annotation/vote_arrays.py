@@ -8,31 +8,27 @@ Shapes: V votes on items, n items, W people, C comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, TypedDict
 
 import numpy as np
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import QuerySet
 
+from annotation.consensus import newest_decisions
 from annotation.feedback import LETTERS, pair_classes, ranks
 from annotation.models import (
     Adjudication,
-    AdjudicationKind,
     ConsensusState,
     Gold,
     Membership,
     Project,
     Purpose,
-    Slot,
-    SlotState,
     Vote,
 )
 from annotation.statistics.estimates import BoolArray, IntArray
-
-CLASSES = ("a", "tie", "b")
-_CODE = {name: code for code, name in enumerate(CLASSES)}
+from annotation.tally import CLASS_CODES
 
 
 class Sizes(TypedDict):
@@ -116,17 +112,16 @@ def load(project: Project, *, counted: bool = False) -> VoteArrays:
     """
     form = project.feedback
     pairs = form.size * (form.size - 1) // 2
-    has_slot = Slot.objects.filter(project=project, state=SlotState.DONE, vote=OuterRef("pk"))
     rows = live_votes(project).exclude(comparison__consensus__state=ConsensusState.WITHDRAWN).order_by("pk")
     rows = rows if pairs else rows.none()
     if counted:
-        rows = rows.filter(Exists(has_slot))
+        rows = rows.filter(slots__isnull=False)
     names = ("pk", "comparison_id", "annotator_id", "slots__id", "body" if form.size > 2 else "choice")
     columns: list[Sequence[Any]] = list(zip(*rows.values_list(*names), strict=True)) or [()] * len(names)
     key, comparison, annotator, slot, answer = columns
     comparisons, code = np.unique(np.array(comparison, dtype=np.int64), return_inverse=True)
     users, person = np.unique(np.array(annotator, dtype=np.int64), return_inverse=True)
-    label = _labels(answer, size=form.size).reshape(-1)
+    label = pair_labels(answer, answer, size=form.size).reshape(-1)
     K = 3 if form.has_tie or bool((label == 1).any()) else 2
     number = np.tile(np.arange(pairs), len(key))
     return VoteArrays(
@@ -142,12 +137,13 @@ def load(project: Project, *, counted: bool = False) -> VoteArrays:
     )
 
 
-def _labels(answers: Sequence[Any], *, size: int) -> IntArray:
-    """[votes, pairs] the class of every pair of each vote: of choices, or of the bodies of larger sets."""
+def pair_labels(choice: Sequence[str], body: Sequence[Any], *, size: int) -> IntArray:
+    """[votes, pairs] the class of every pair of each vote; of two completions the bodies are not looked at."""
     if size == 2:
-        return np.array([_CODE[choice] for choice in answers], dtype=np.int64)
-    found = [label for body in answers for _, _, label in pair_classes(ranks("", body, size=size))]
-    return np.array(found, dtype=np.int64)
+        return np.array([CLASS_CODES[item] for item in choice], dtype=np.int64).reshape(-1, 1)
+    pairs = size * (size - 1) // 2
+    found = [label for item in body for _, _, label in pair_classes(ranks("", item, size=size))]
+    return np.array(found, dtype=np.int64).reshape(len(body), pairs)
 
 
 def known_classes(project: Project, arrays: VoteArrays) -> IntArray:
@@ -177,20 +173,14 @@ def _classes_of(project: Project, arrays: VoteArrays, answers: Iterable[tuple[in
     return known
 
 
-def _rulings(project: Project) -> list[tuple[int, Any]]:
+def _rulings(project: Project) -> list[tuple[int, Mapping[str, Any]]]:
     """The answer of each comparison whose newest adjudication is a ruling that is not "invalid"."""
-    newest: dict[int, tuple[str, Any]] = {}
-    rows = Adjudication.objects.filter(project=project).order_by("pk")
-    for comparison_id, kind, answer in rows.values_list("comparison_id", "kind", "answer"):
-        newest[comparison_id] = (kind, answer)
-    return [
-        (pk, answer)
-        for pk, (kind, answer) in newest.items()
-        if kind == AdjudicationKind.RULING and answer is not None and not answer.get("invalid")
-    ]
+    newest = newest_decisions(Adjudication.objects.filter(project=project))
+    rulings = ((pk, decision.answer) for pk, decision in newest.items() if decision.is_ruling)
+    return [(pk, answer) for pk, answer in rulings if answer is not None and not answer.get("invalid")]
 
 
-def _answer_classes(answer: dict[str, Any], size: int) -> Iterable[tuple[int, int]]:
+def _answer_classes(answer: Mapping[str, Any], size: int) -> Iterable[tuple[int, int]]:
     """Number and class of each pair that a known answer fixes."""
     if answer.get("worst"):
         worst = LETTERS.index(answer["worst"])

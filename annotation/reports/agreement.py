@@ -56,7 +56,8 @@ from annotation.statistics.agreement import (
     unanimous_share,
 )
 from annotation.statistics.estimates import BoolArray, Estimate, FloatArray, IntArray
-from annotation.vote_arrays import CLASSES, VoteArrays, load
+from annotation.tally import CLASSES
+from annotation.vote_arrays import VoteArrays, load
 
 MOST_ROWS = 120  # of a split: the newest
 EQUAL_WINDOWS = 10

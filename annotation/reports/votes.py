@@ -12,8 +12,7 @@ from uuid import UUID
 import numpy as np
 
 from annotation.models import Comparison, Membership, Project, Vote
-from annotation.records import clustered_share
-from annotation.statistics.estimates import BoolArray, Estimate, IntArray
+from annotation.statistics.estimates import BoolArray, Estimate, IntArray, clustered_share
 from annotation.vote_arrays import VoteArrays
 
 

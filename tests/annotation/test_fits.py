@@ -374,7 +374,7 @@ def test_counting_the_queries_of_a_fit(project, django_assert_num_queries):
     divided(project, 12)
     fits.refit(project=project, now=NOW)
     settle_all()
-    # The row, its requests, the votes' number; excluded people, votes, gold, rulings; the last fit and its people;
+    # The row, the votes' number; excluded people, votes, gold, rulings; the last fit and its people;
     # in a transaction the row and its people; what it moved, from one read of the consensuses; that all is done.
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(15):
         fits.refit(project=project, now=NOW)
