@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.engine.tiny import tiny_model
-from training.engine.logprobs import completion_logprobs, target_logprobs
+from training.engine.logprobs import completion_logprobs, target_logprobs, token_logprobs
 from training.engine.models import load_policy, load_reward_model, score_head
 from training.engine.packing import Sharing, build_pack, plan_packs, use_packed_attention
 from training.engine.reward import scores
@@ -123,6 +123,29 @@ def test_rows_predict_the_tokens_that_follow() -> None:
     assert pack.targets.tolist() == [3, 4, 5]
     assert pack.owner.tolist() == [0, 0, 1]
     assert pack.tokens == 7
+
+
+def test_tokens_that_are_not_scored_are_read_and_no_more(policy: Any) -> None:
+    """A second turn in the middle of a completion: its tokens are context, and neither rows nor targets."""
+    flags = ((True, False, False, True, True), (False,) * 9)
+    first = some_groups()[0]
+    pack = build_pack(
+        [Sharing(prompt=first.prompt, completions=first.completions, scored=flags), some_groups()[1]], device=CPU
+    )
+    assert pack.lengths.tolist() == [3, 0, 1, 4, 12]
+    assert pack.last.tolist()[:2] == [11, 20]
+    assert pack.owner.tolist()[:4] == [0, 0, 0, 2]
+    assert pack.rows.tolist()[:3] == [6, 9, 10]
+    everything = token_logprobs(policy, build_pack([first], device=CPU))
+    assert torch.allclose(token_logprobs(policy, pack)[:3], everything[[0, 3, 4]], atol=1e-5)
+    sums = completion_logprobs(policy, pack)
+    assert torch.allclose(sums[0], everything[[0, 3, 4]].double().sum(), atol=1e-5)
+    assert sums[1] == 0
+
+
+def test_flags_that_do_not_fit_the_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="one flag for each token"):
+        Sharing(prompt=(1,), completions=((2, 3),), scored=((True,),))
 
 
 @pytest.mark.parametrize("train_head", [True, False])

@@ -1,6 +1,6 @@
 """Log-probabilities of completion tokens, in nats, from hidden states: the head is applied to the scored rows only.
 
-    log p(y) = (z_y − max z) − log Σ_v exp(z_v − max z),   z = W h,  in fp32
+    log p(y) = (z_y − max z) − log Σ_v exp(z_v − max z),   z = W h,  in fp32 (fp64 inputs stay fp64)
 
 `z_y − logsumexp z` loses digits where p is near 1 (gradient error 5e-5 against 4e-7). Since a row yields one number,
 its gradient is that number's upstream gradient times a fixed vector,
@@ -36,7 +36,7 @@ class _TargetLogProbs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         needs_hidden, needs_weight, _ = ctx.needs_input_grad
         matrix = weight.to(hidden.dtype)
-        result = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        result = torch.empty(len(hidden), dtype=_wide(hidden), device=hidden.device)
         slope = torch.empty_like(hidden) if needs_hidden else None
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
@@ -57,31 +57,36 @@ class _TargetLogProbs(torch.autograd.Function):
         to_hidden = None if slope is None else gradient[:, None].to(slope.dtype) * slope
         if weight is None:
             return to_hidden, None, None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32)
+        to_weight = torch.zeros_like(weight, dtype=_wide(hidden))
         matrix = weight.to(hidden.dtype)
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
             tiles = _logits(hidden[rows], matrix)
             total, _ = _exponentiate(tiles)
-            scaled = hidden[rows].float() * (-gradient[rows] / total)[:, None]
+            scaled = hidden[rows].to(_wide(hidden)) * (-gradient[rows] / total)[:, None]
             column = 0
             for tile in tiles:
                 to_weight[column : column + tile.shape[1]].addmm_(tile.T, scaled)
                 column += tile.shape[1]
-            to_weight.index_add_(0, targets[rows], hidden[rows].float() * gradient[rows, None])
+            to_weight.index_add_(0, targets[rows], hidden[rows].to(_wide(hidden)) * gradient[rows, None])
         return to_hidden, to_weight.to(weight.dtype), None
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    """The type of softmax and sums: fp32, or fp64 where the values are fp64."""
+    return torch.float64 if values.dtype is torch.float64 else torch.float32
 
 
 def _logits(hidden: Tensor, matrix: Tensor) -> list[Tensor]:
     """Tiles of z in fp32, [rows, ≤ TILE] each on CPU, one tile elsewhere."""
     tile = TILE if hidden.device.type == "cpu" else len(matrix)
-    return [(hidden @ matrix[start : start + tile].T).float() for start in range(0, len(matrix), tile)]
+    return [(hidden @ matrix[start : start + tile].T).to(_wide(hidden)) for start in range(0, len(matrix), tile)]
 
 
 def _gather(tiles: list[Tensor], targets: Tensor) -> Tensor:
     """z of each row's target, [rows]."""
     width = tiles[0].shape[1]
-    found = torch.empty(len(targets), dtype=torch.float32, device=targets.device)
+    found = torch.empty(len(targets), dtype=tiles[0].dtype, device=targets.device)
     for number, tile in enumerate(tiles):
         here = targets // width == number
         found[here] = tile[here, targets[here] - number * width]
@@ -98,10 +103,10 @@ def _exponentiate(tiles: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _expected_rows(tiles: list[Tensor], total: Tensor, matrix: Tensor) -> Tensor:
     """Σ_v p_v W_v for each row, [rows, D]."""
-    result = torch.zeros(len(total), matrix.shape[1], dtype=torch.float32, device=matrix.device)
+    result = torch.zeros(len(total), matrix.shape[1], dtype=total.dtype, device=matrix.device)
     column = 0
     for tile in tiles:
-        result += (tile.to(matrix.dtype) @ matrix[column : column + tile.shape[1]]).float()
+        result += (tile.to(matrix.dtype) @ matrix[column : column + tile.shape[1]]).to(total.dtype)
         column += tile.shape[1]
     return (result / total[:, None]).to(matrix.dtype)
 
@@ -113,7 +118,7 @@ def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         hidden: [C, D], the rows that predict; `weight`: [V, D], the head; `targets`: [C].
 
     Returns:
-        [C] fp32, in nats. Inside autocast the products are in its type, the softmax is not.
+        [C] fp32 (fp64 for fp64 inputs), in nats. Inside autocast the products are in its type, the softmax is not.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
@@ -122,13 +127,21 @@ def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return result
 
 
-def completion_logprobs(model: Any, pack: Pack) -> Tensor:
-    """log π(y|x) of every completion of a pack, summed over its tokens (end token included), in nats.
+def token_logprobs(model: Any, pack: Pack) -> Tensor:
+    """log π of every scored token of a pack given what stands before it, [C] fp32, in nats."""
+    return target_logprobs(hidden_states(model, pack)[pack.rows], lm_head_weight(model), pack.targets)
+
+
+def sum_by_completion(values: Tensor, pack: Pack) -> Tensor:
+    """Sums of values [C] over the scored tokens of each completion.
 
     Returns:
         [K] fp64: in fp32 a sum of 300 tokens is rounded by 3e-5 nats, as much as early differences amount to.
     """
-    hidden = hidden_states(model, pack)
-    tokens = target_logprobs(hidden[pack.rows], lm_head_weight(model), pack.targets)
-    sums = torch.zeros(len(pack.lengths), dtype=torch.float64, device=tokens.device)
-    return sums.index_add(0, pack.owner, tokens.double())
+    sums = torch.zeros(len(pack.lengths), dtype=torch.float64, device=values.device)
+    return sums.index_add(0, pack.owner, values.double())
+
+
+def completion_logprobs(model: Any, pack: Pack) -> Tensor:
+    """log π(y|x) of every completion of a pack, summed over its scored tokens (end token included), [K] fp64, nats."""
+    return sum_by_completion(token_logprobs(model, pack), pack)

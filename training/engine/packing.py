@@ -4,11 +4,12 @@ A pack is [P, C1 … CK] group after group. Positions of every completion start 
 in one group, j is in the prompt or in i's own completion, and j ≤ i. The first token of every completion is
 predicted by the last row of its prompt. No padding, so no mask is ever derived from an id.
 
-N positions of the pack; C completion tokens in it; K completions in it; H heads; D hidden size.
+N positions of the pack; C scored completion tokens in it; K completions in it; H heads; D hidden size.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,19 @@ ATTENTION = "winnow_packed"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sharing:
-    """One prompt and the completions that share it, as ids. A prompt has at least one token."""
+    """One prompt and the completions that share it, as ids. A prompt has at least one token.
+
+    `scored` says for each token of each completion whether it is scored; None: all are. (A conversation is one
+    completion whose scored tokens are the assistant's.)
+    """
 
     prompt: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
+    scored: tuple[tuple[bool, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scored is not None and [*map(len, self.scored)] != [*map(len, self.completions)]:
+            raise ValueError("scored must have one flag for each token of each completion")
 
     @property
     def positions(self) -> int:
@@ -65,15 +75,18 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """`owner` numbers the completions of the pack in order: group by group, completion by completion."""
+    """`owner` numbers the completions of the pack in order: group by group, completion by completion.
+
+    Its scored tokens are flat, in the order of the completions; tokens that are not scored are only read.
+    """
 
     ids: Tensor  # [N]
     positions: Tensor  # [N]
     rows: Tensor  # [C] the row whose hidden state predicts the token
     targets: Tensor  # [C]
-    owner: Tensor  # [C]
+    owner: Tensor  # [C] ascending
     last: Tensor  # [K] the row of the last completion token (of the prompt where the completion is empty)
-    lengths: Tensor  # [K] completion tokens, end token included
+    lengths: Tensor  # [K] scored tokens, the end token included
     tokens: int
     layout: Layout
 
@@ -102,7 +115,8 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
     ids: list[int] = []
     positions: list[int] = []
     rows: list[int] = []
-    owner: list[int] = []
+    targets: list[int] = []
+    lengths: list[int] = []
     last: list[int] = []
     trunks: list[tuple[int, int]] = []
     branches: list[Branch] = []
@@ -114,9 +128,11 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
             begin, length = len(ids), len(completion)
             ids += completion
             positions += range(prompt, prompt + length)
-            if length:
-                rows += [start + prompt - 1, *range(begin, begin + length - 1)]
-            owner += [len(last)] * length
+            predicting = [start + prompt - 1, *range(begin, begin + length - 1)][:length]
+            flags = group.scored[number] if group.scored is not None else (True,) * length
+            rows += itertools.compress(predicting, flags)
+            targets += itertools.compress(completion, flags)
+            lengths.append(sum(flags))
             last.append(begin + length - 1 if length else start + prompt - 1)
             if number == 0:
                 trunks.append((start, begin + length))
@@ -124,8 +140,7 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
                 own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
                 mask = torch.cat([own.new_ones(length, prompt), own], dim=1)
                 branches.append(Branch(start, start + prompt, begin, begin + length, mask))
-    targets = [token for group in groups for completion in group.completions for token in completion]
-    lengths = [len(completion) for group in groups for completion in group.completions]
+    owner = [number for number, length in enumerate(lengths) for _ in range(length)]
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
