@@ -7,26 +7,34 @@ its gradient is that number's upstream gradient times a fixed vector,
 
     ∂ log p(y) / ∂h = W_y − Σ_v p_v W_v,
 
-which the forward pass computes while the logits exist; they are gone before the next chunk of rows. A frozen head
-thus costs two matrix products and [C, D] memory; a trained one has its logits computed again in the backward pass.
+which the forward pass computes while the logits of a tile exist, with the running maximum of Milakov and Gimelshein
+(2018); they are gone before the next tile. A frozen head thus costs two matrix products and [C, D] memory. A trained
+one needs ∂/∂W = (onehot(y) − p)ᵀ h once the upstream gradient is known: a third product where exp z was kept (on CPU,
+up to `KEPT_BYTES`), a fourth where it is computed again. Entropies and the KL of whole vocabularies go by chunks of
+rows that are computed again in the backward pass.
 
 C scored rows; D hidden size; V vocabulary; K completions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, hidden_states
 
 ROWS = 1024
 """Rows whose logits exist at one time: 200 MB in fp32 for 49,152 words."""
-TILE = 8192
-"""Columns of one product on CPU: wide ones run at a lower rate."""
+TILE = 2048
+"""Columns of one product on CPU: 1,024 × 2,048 logits stay in the cache from the product to the sums (8,192: +30 %)."""
+KEPT_BYTES = 512 * 2**20
+"""Most memory for the exp z of one call, kept on CPU for a trained head: 2,730 rows of 49,152 words in fp32."""
 
 
 class _TargetLogProbs(torch.autograd.Function):
@@ -36,17 +44,21 @@ class _TargetLogProbs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         needs_hidden, needs_weight, _ = ctx.needs_input_grad
         matrix = weight.to(hidden.dtype)
+        size = len(hidden) * len(matrix) * hidden.element_size()
+        keep = needs_weight and hidden.device.type == "cpu" and size <= KEPT_BYTES
         result = torch.empty(len(hidden), dtype=_wide(hidden), device=hidden.device)
         slope = torch.empty_like(hidden) if needs_hidden else None
+        kept: list[_Softmax] = []
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            tiles = _logits(hidden[rows], matrix)
-            target = _gather(tiles, targets[rows])
-            total, peak = _exponentiate(tiles)
-            result[rows] = (target - peak) - total.log()
+            softmax = _softmax(hidden[rows], matrix, targets[rows], expected=slope is not None, keep=keep)
+            result[rows] = softmax.logp
             if slope is not None:
-                expected = _expected_rows(tiles, total, matrix)
-                slope[rows] = matrix[targets[rows]] - expected
+                assert softmax.expected is not None
+                slope[rows] = (matrix[targets[rows]] - softmax.expected).to(slope.dtype)
+                softmax.expected = None
+            kept.append(softmax)
+        ctx.kept = kept if keep else None
         ctx.save_for_backward(slope, hidden if needs_weight else None, weight if needs_weight else None, targets)
         return result
 
@@ -59,17 +71,71 @@ class _TargetLogProbs(torch.autograd.Function):
             return to_hidden, None, None
         to_weight = torch.zeros_like(weight, dtype=_wide(hidden))
         matrix = weight.to(hidden.dtype)
-        for start in range(0, len(hidden), ROWS):
+        for number, start in enumerate(range(0, len(hidden), ROWS)):
             rows = slice(start, start + ROWS)
-            tiles = _logits(hidden[rows], matrix)
-            total, _ = _exponentiate(tiles)
-            scaled = hidden[rows].to(_wide(hidden)) * (-gradient[rows] / total)[:, None]
+            if ctx.kept is None:
+                softmax = _softmax(hidden[rows], matrix, targets[rows], expected=False, keep=True)
+            else:
+                softmax, ctx.kept[number] = ctx.kept[number], None
+            wide = hidden[rows].to(to_weight.dtype)
             column = 0
-            for tile in tiles:
-                to_weight[column : column + tile.shape[1]].addmm_(tile.T, scaled)
+            for tile, scale in zip(softmax.tiles, softmax.scales(), strict=True):
+                scaled = (wide * (-gradient[rows] * scale)[:, None]).to(tile.dtype)
+                part = to_weight[column : column + tile.shape[1]]
+                if part.dtype is tile.dtype:
+                    part.addmm_(tile.T, scaled)
+                else:
+                    part.add_(tile.T @ scaled)
                 column += tile.shape[1]
-            to_weight.index_add_(0, targets[rows], hidden[rows].to(_wide(hidden)) * gradient[rows, None])
+            to_weight.index_add_(0, targets[rows], wide * gradient[rows, None])
         return to_hidden, to_weight.to(weight.dtype), None
+
+
+@dataclass(slots=True)
+class _Softmax:
+    """What one pass over the vocabulary leaves of some rows. exp z is relative to the greatest z of its own tile."""
+
+    logp: Tensor  # [rows] of the targets
+    peak: Tensor  # [rows] max z
+    total: Tensor  # [rows] Σ_v exp(z_v − peak)
+    expected: Tensor | None  # [rows, D] Σ_v p_v W_v, where asked for
+    tiles: list[Tensor]  # [rows, ≤ TILE] each: exp(z − max z of the tile), where kept
+    peaks: list[Tensor]  # [rows] each: max z of the tile
+
+    def scales(self) -> list[Tensor]:
+        """What turns the kept tiles into probabilities, [rows] each."""
+        return [(peak - self.peak).exp() / self.total for peak in self.peaks]
+
+
+def _softmax(hidden: Tensor, matrix: Tensor, targets: Tensor, *, expected: bool, keep: bool) -> _Softmax:
+    """One pass over the vocabulary, tile by tile, so that a tile is used while it is in the cache."""
+    width = TILE if hidden.device.type == "cpu" else len(matrix)
+    wide = _wide(hidden)
+    peak = hidden.new_full((len(hidden),), -torch.inf, dtype=wide)
+    total, found = torch.zeros_like(peak), torch.zeros_like(peak)
+    mean = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if expected else None
+    tiles: list[Tensor] = []
+    peaks: list[Tensor] = []
+    for column in range(0, len(matrix), width):
+        words = matrix[column : column + width]
+        tile = (hidden @ words.T).to(wide)
+        here = (targets >= column) & (targets < column + width)
+        found[here] = tile[here, targets[here] - column]
+        top = tile.amax(dim=1)
+        tile.sub_(top[:, None]).exp_()
+        higher = torch.maximum(peak, top)
+        before, now = (peak - higher).exp_(), (top - higher).exp_()
+        total = total * before + tile.sum(dim=1) * now
+        tile = tile.to(hidden.dtype)
+        if mean is not None:
+            mean.mul_(before[:, None]).add_((tile @ words).to(wide) * now[:, None])
+        if keep:
+            tiles.append(tile)
+            peaks.append(top)
+        peak = higher
+    if mean is not None:
+        mean.div_(total[:, None])
+    return _Softmax((found - peak) - total.log(), peak, total, mean, tiles, peaks)
 
 
 def _wide(values: Tensor) -> torch.dtype:
@@ -77,38 +143,11 @@ def _wide(values: Tensor) -> torch.dtype:
     return torch.float64 if values.dtype is torch.float64 else torch.float32
 
 
-def _logits(hidden: Tensor, matrix: Tensor) -> list[Tensor]:
-    """Tiles of z in fp32, [rows, ≤ TILE] each on CPU, one tile elsewhere."""
-    tile = TILE if hidden.device.type == "cpu" else len(matrix)
-    return [(hidden @ matrix[start : start + tile].T).to(_wide(hidden)) for start in range(0, len(matrix), tile)]
-
-
-def _gather(tiles: list[Tensor], targets: Tensor) -> Tensor:
-    """z of each row's target, [rows]."""
-    width = tiles[0].shape[1]
-    found = torch.empty(len(targets), dtype=tiles[0].dtype, device=targets.device)
-    for number, tile in enumerate(tiles):
-        here = targets // width == number
-        found[here] = tile[here, targets[here] - number * width]
-    return found
-
-
-def _exponentiate(tiles: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Turn z into exp(z − max z) in place; returns its sum and the maximum, [rows] each."""
-    peak = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
-    for tile in tiles:
-        tile.sub_(peak[:, None]).exp_()
-    return torch.stack([tile.sum(dim=1) for tile in tiles]).sum(dim=0), peak
-
-
-def _expected_rows(tiles: list[Tensor], total: Tensor, matrix: Tensor) -> Tensor:
-    """Σ_v p_v W_v for each row, [rows, D]."""
-    result = torch.zeros(len(total), matrix.shape[1], dtype=total.dtype, device=matrix.device)
-    column = 0
-    for tile in tiles:
-        result += (tile.to(matrix.dtype) @ matrix[column : column + tile.shape[1]]).to(total.dtype)
-        column += tile.shape[1]
-    return (result / total[:, None]).to(matrix.dtype)
+def _product_type(hidden: Tensor) -> Tensor:
+    """Hidden states in the type of the matrix products: autocast's, where it is on."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    return hidden
 
 
 def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -120,11 +159,81 @@ def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     Returns:
         [C] fp32 (fp64 for fp64 inputs), in nats. Inside autocast the products are in its type, the softmax is not.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    hidden = _product_type(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         result: Tensor = _TargetLogProbs.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetStatistics:
+    """Of each scored row, without gradient."""
+
+    entropy: Tensor  # [C] −Σ_v p_v log p_v, nats
+    correct: Tensor  # [C] bool: the target is the most probable word
+
+
+@torch.no_grad()
+def target_statistics(hidden: Tensor, weight: Tensor, targets: Tensor) -> TargetStatistics:
+    """Entropy and top-1 correctness: one more pass over the vocabulary, so not for every step."""
+    hidden = _product_type(hidden)
+    entropies: list[Tensor] = []
+    correct: list[Tensor] = []
+    for start in range(0, len(hidden), ROWS):
+        logp = _log_softmax(hidden[start : start + ROWS], weight)
+        correct.append(logp.argmax(dim=1) == targets[start : start + ROWS])
+        entropies.append(_entropy(logp))
+    if not entropies:
+        return TargetStatistics(entropy=hidden.new_zeros(0), correct=targets.new_zeros(0, dtype=torch.bool))
+    return TargetStatistics(entropy=torch.cat(entropies), correct=torch.cat(correct))
+
+
+def entropy(hidden: Tensor, weight: Tensor) -> Tensor:
+    """−Σ_v π_v log π_v of each row, [C] nats, differentiable in both arguments."""
+
+    def of_rows(rows: Tensor, weight: Tensor) -> Tensor:
+        return _entropy(_log_softmax(rows, weight))
+
+    return _by_chunks(of_rows, [_product_type(hidden)], [weight])
+
+
+def vocabulary_kl(hidden: Tensor, weight: Tensor, reference_hidden: Tensor, reference_weight: Tensor) -> Tensor:
+    """Σ_v π_v log(π_v / π_ref,v) of each row over the whole vocabulary, [C] nats.
+
+    Differentiable in the first two arguments; the reference gets no gradient. Its hidden size may be another.
+    """
+
+    def of_rows(rows: Tensor, reference_rows: Tensor, weight: Tensor, reference_weight: Tensor) -> Tensor:
+        logp = _log_softmax(rows, weight)
+        with torch.no_grad():
+            reference = _log_softmax(reference_rows, reference_weight)
+        return (logp.exp() * (logp - reference)).sum(dim=1)
+
+    tall = [_product_type(hidden), _product_type(reference_hidden.detach())]
+    return _by_chunks(of_rows, tall, [weight, reference_weight.detach()])
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor) -> Tensor:
+    """log p of every word, [rows, V] fp32."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return (hidden @ weight.to(hidden.dtype).T).to(_wide(hidden)).log_softmax(dim=1)
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    return -(logp.exp() * logp).sum(dim=1)
+
+
+def _by_chunks(of_rows: Callable[..., Tensor], tall: list[Tensor], whole: list[Tensor]) -> Tensor:
+    """One number a row of the tall tensors; the logits of a chunk are computed again in the backward pass."""
+    parts: list[Tensor] = []
+    for start in range(0, len(tall[0]), ROWS):
+        rows = [tensor[start : start + ROWS] for tensor in tall]
+        if torch.is_grad_enabled():
+            part: Tensor = checkpoint(of_rows, *rows, *whole, use_reentrant=False, preserve_rng_state=False)
+        else:
+            part = of_rows(*rows, *whole)
+        parts.append(part)
+    return torch.cat(parts) if parts else tall[0].sum(dim=1)
 
 
 def token_logprobs(model: Any, pack: Pack) -> Tensor:
