@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from training.engine import loop, losses, starting
-from training.engine.config import DpoConfig, DpoOptions, Dtype, Link
+from training.engine.config import DpoConfig, DpoOptions, Link
 from training.engine.diagnostics import policy_alarms
 from training.engine.evaluate import Judged, accuracy_metrics, vote_accuracy_metrics
 from training.engine.files import Status, directory_hash
@@ -31,6 +31,7 @@ from training.engine.packing import Pack, Sharing, build_pack, use_packed_attent
 from training.engine.pairs import Pair, check_scored_tokens, load_part, verify_preferences
 from training.engine.reference import ReferenceCache
 from training.engine.sampling import Completion, Prompt, generate
+from training.engine.sections import Dtype
 from training.engine.supervision import Supervision
 from training.engine.text import load_text
 

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from training.engine import checkpoint as checkpoints
 from training.engine.checkpoint import Progress, Saved
-from training.engine.config import Dtype, OptimConfig, RunConfig, Schedule, to_dict
+from training.engine.config import RunConfig, to_dict
 from training.engine.errors import Diverged
 from training.engine.files import LineFile, Status, check_values, write_json
 from training.engine.packing import Pack, build_pack, plan_packs
 from training.engine.pairs import Pair
+from training.engine.sections import Dtype, OptimConfig, Schedule
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from training.engine.config import DataConfig, Labels, Target
 from training.engine.errors import SnapshotError
 from training.engine.packing import Sharing
 from training.engine.records import Manifest, iter_lines, verify_snapshot
+from training.engine.sections import DataConfig, Labels, Target
 from training.engine.text import Text
 
 DROP_LIMIT = 0.05

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from training.engine import checkpoint as checkpoints
 from training.engine.checkpoint import Progress, Saved
-from training.engine.config import Dtype, OptimConfig, RunConfig, to_dict
+from training.engine.config import RunConfig, to_dict
 from training.engine.errors import ConfigError, ModelError, SnapshotError
 from training.engine.files import Status, open_lines
 from training.engine.loop import Lineage, Run, plan_batches, precision
 from training.engine.models import add_lora, load_adapter
 from training.engine.packing import Pack, Sharing, build_pack
 from training.engine.pairs import Part
+from training.engine.sections import Dtype, OptimConfig
 from training.engine.supervision import Supervision
 from training.engine.text import Text
 
