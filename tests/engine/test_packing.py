@@ -12,7 +12,7 @@ from tests.engine.tiny import tiny_model
 from training.engine.logprobs import completion_logprobs, target_logprobs, token_logprobs
 from training.engine.models import load_policy, load_reward_model, score_head
 from training.engine.packing import Sharing, build_pack, plan_packs, use_packed_attention
-from training.engine.reward import scores
+from training.engine.scoring import scores
 
 CPU = torch.device("cpu")
 

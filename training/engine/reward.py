@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +31,9 @@ from training.engine.evaluate import (
 from training.engine.files import Status, directory_hash
 from training.engine.loop import Batch, Run
 from training.engine.models import load_reward_model, score_head
-from training.engine.packing import Pack, hidden_states, use_packed_attention
+from training.engine.packing import Pack, use_packed_attention
 from training.engine.pairs import Pair, check_scored_tokens, load_part, verify_preferences
+from training.engine.scoring import scores
 from training.engine.supervision import Supervision
 from training.engine.text import load_text
 
@@ -90,14 +90,6 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
                 session.close_step(figures, alarms=reward_alarms(figures, part="eval"))
             else:
                 session.close_step({})
-
-
-def scores(model: Any, pack: Pack) -> Tensor:
-    """s of every completion of a pack, [K] fp32: read at its last token, finished or not."""
-    last = hidden_states(model, pack)[pack.last]
-    with torch.autocast(last.device.type, enabled=False):
-        result: Tensor = (last.float() @ score_head(model).weight.float().T)[:, 0]
-    return result
 
 
 def _forward(session: Run, config: RewardConfig, pairs: list[Pair], *, train: bool) -> Batch:
