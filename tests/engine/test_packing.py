@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
 from tests.engine.tiny import tiny_model
 from training.engine.logprobs import completion_logprobs, target_logprobs, token_logprobs
-from training.engine.models import load_policy, load_reward_model, score_head
-from training.engine.packing import Sharing, build_pack, plan_packs, use_packed_attention
+from training.engine.models import load_policy, load_reward_model, prepare, score_head
+from training.engine.packing import (
+    Sharing,
+    build_pack,
+    hidden_states,
+    plan_packs,
+    read_in_packs_if_exact,
+    use_packed_attention,
+    use_padded_rows,
+    with_blocks,
+)
 from training.engine.scoring import scores
 
 CPU = torch.device("cpu")
@@ -146,6 +156,64 @@ def test_tokens_that_are_not_scored_are_read_and_no_more(policy: Any) -> None:
 def test_flags_that_do_not_fit_the_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="one flag for each token"):
         Sharing(prompt=(1,), completions=((2, 3),), scored=((True,),))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_block_mask_gives_what_the_loop_over_segments_gives(policy: Any) -> None:
+    """Uncompiled on CPU, forward only: there is no backward pass of FlexAttention here."""
+    groups = [*some_groups(), Sharing(prompt=(5, 6), completions=((), (7, 8), (9,)))]
+    pack = build_pack(groups, device=CPU)
+    with torch.no_grad():
+        assert torch.allclose(hidden_states(policy, with_blocks(pack)), hidden_states(policy, pack), atol=1e-5)
+
+
+def windowed_model(*, window: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        config = MistralConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            sliding_window=window,
+            initializer_range=0.3,
+            attn_implementation="sdpa",
+        )
+        return prepare(MistralForCausalLM(config))
+
+
+@pytest.mark.parametrize("window", [4, 64])
+def test_a_model_whose_window_is_shorter_than_the_text_is_read_in_padded_rows(window: int) -> None:
+    model, groups = windowed_model(window=window), some_groups()
+    single = alone(model, groups)
+    assert read_in_packs_if_exact(model, groups, tolerance=1e-5) == (window == 64)
+    found = completion_logprobs(model, build_pack(groups, device=CPU))
+    assert float(((found - single) / single).detach().abs().max()) < 1e-5
+    weights = torch.linspace(-1, 1, len(found), dtype=torch.float64)
+    ours = gradients(model, (found * weights).sum())
+    assert worst(ours, gradients(model, (single * weights).sum())) < 1e-5
+
+
+def test_a_model_that_reads_packs_gives_the_same_in_padded_rows(tmp_path: Path) -> None:
+    model, groups = load_policy(tiny_model(tmp_path / "m", spread=0.3)), some_groups()
+    pack = build_pack([*groups, Sharing(prompt=(5, 6), completions=((), (7, 8)))], device=CPU)
+    assert read_in_packs_if_exact(model, groups, tolerance=1e-5)
+    packed = hidden_states(model, pack)
+    use_padded_rows(model)
+    assert torch.allclose(hidden_states(model, pack), packed, atol=1e-5)
+
+
+def test_autocast_changes_a_log_probability_by_its_rounding_only(policy: Any) -> None:
+    groups = some_groups()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logprobs(policy, build_pack(groups, device=CPU))
+    exact = token_logprobs(policy, build_pack(groups, device=CPU))
+    assert found.dtype is torch.float32
+    assert float((found - exact).detach().abs().mean()) < 0.05 * float(exact.detach().abs().mean())
+    found.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in policy.parameters())
 
 
 @pytest.mark.parametrize("train_head", [True, False])

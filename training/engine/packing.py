@@ -9,14 +9,17 @@ N positions of the pack; C scored completion tokens in it; K completions in it; 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -25,11 +28,13 @@ from training.engine.models import base_of, trunk
 
 ATTENTION = "winnow_packed"
 """Name of the attention function: packed where a call brings its branches, transformers' own SDPA otherwise."""
+PADDED = "winnow_padded"
+"""Name of transformers' own SDPA for a model that reads a pack's completions as padded rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sharing:
-    """One prompt and the completions that share it, as ids. A prompt has at least one token.
+    """One prompt and the completions that share it, as ids. A prompt has at least one token and one completion.
 
     `scored` says for each token of each completion whether it is scored; None: all are. (A conversation is one
     completion whose scored tokens are the assistant's.)
@@ -71,6 +76,10 @@ class Layout:
 
     trunks: tuple[tuple[int, int], ...]
     branches: tuple[Branch, ...]
+    longest: int
+    """Tokens of the longest prompt and completion together."""
+    blocks: BlockMask | None = None
+    """The same rule for FlexAttention, where that is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +131,7 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
     branches: list[Branch] = []
     for group in groups:
         start, prompt = len(ids), len(group.prompt)
+        trunks.append((start, start + prompt + len(group.completions[0])))
         ids += group.prompt
         positions += range(prompt)
         for number, completion in enumerate(group.completions):
@@ -134,9 +144,7 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
             targets += itertools.compress(completion, flags)
             lengths.append(sum(flags))
             last.append(begin + length - 1 if length else start + prompt - 1)
-            if number == 0:
-                trunks.append((start, begin + length))
-            elif length:
+            if number and length:
                 own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
                 mask = torch.cat([own.new_ones(length, prompt), own], dim=1)
                 branches.append(Branch(start, start + prompt, begin, begin + length, mask))
@@ -145,7 +153,7 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    return Pack(
+    pack = Pack(
         ids=tensor(ids),
         positions=tensor(positions),
         rows=tensor(rows),
@@ -154,8 +162,32 @@ def build_pack(groups: Sequence[Sharing], *, device: torch.device) -> Pack:
         last=tensor(last),
         lengths=tensor(lengths),
         tokens=sum(group.tokens for group in groups),
-        layout=Layout(tuple(trunks), tuple(branches)),
+        layout=Layout(tuple(trunks), tuple(branches), longest=max(positions) + 1),
     )
+    return with_blocks(pack) if device.type == "cuda" else pack
+
+
+def with_blocks(pack: Pack) -> Pack:
+    """The pack with the block mask of FlexAttention: row i sees row j ⇔ same group, j in the prompt or in i's branch,
+    j ≤ i.
+    """
+    group = torch.zeros_like(pack.ids)  # [N]
+    branch = torch.zeros_like(pack.ids)  # [N] 0 in the prompt and, read causally alike, in the first completion
+    for start, _ in pack.layout.trunks[1:]:
+        group[start:] += 1
+    for number, part in enumerate(pack.layout.branches, start=1):
+        branch[part.start : part.stop] = number
+    # The first completion must not be seen by the others: it ends what "the prompt" is for them.
+    prompt = torch.zeros_like(pack.ids, dtype=torch.bool)  # [N]
+    for part in pack.layout.branches:
+        prompt[part.prompt_start : part.prompt_stop] = True
+
+    def sees(_batch: Tensor, _head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (group[i] == group[j]) & (prompt[j] | (branch[i] == branch[j])) & (j <= i)
+
+    rows = len(pack.ids)
+    blocks = create_block_mask(sees, None, None, rows, rows, device=pack.ids.device)
+    return replace(pack, layout=replace(pack.layout, blocks=blocks))
 
 
 def use_packed_attention(model: Any) -> None:
@@ -163,8 +195,39 @@ def use_packed_attention(model: Any) -> None:
     base_of(model).set_attn_implementation(ATTENTION)
 
 
+def use_padded_rows(model: Any) -> None:
+    """Let `hidden_states` give a model every completion as a row of its own, for models that cannot read packs."""
+    base_of(model).set_attn_implementation(PADDED)
+
+
+def read_in_packs_if_exact(model: Any, groups: Sequence[Sharing], *, tolerance: float) -> bool:
+    """Set a model to packs where they give what its own attention gives, else to padded rows; returns which.
+
+    Args:
+        groups: a few to compare on, the longest one among them (a sliding window shows only in long texts).
+        tolerance: largest difference of a hidden state, relative to the greatest.
+    """
+    device = next(model.parameters()).device
+    pack = build_pack(groups, device=device)
+    with torch.no_grad():
+        use_padded_rows(model)
+        alone = hidden_states(model, pack).float()
+        use_packed_attention(model)
+        try:
+            packed = hidden_states(model, pack).float()
+        except (TypeError, RuntimeError, ValueError):  # layers that take no layout, or no mask of another form
+            exact = False
+        else:
+            exact = float((packed - alone).abs().max()) <= tolerance * float(alone.abs().max())
+    if not exact:
+        use_padded_rows(model)
+    return exact
+
+
 def hidden_states(model: Any, pack: Pack) -> Tensor:
     """The last hidden state of every row of a pack, [N, D]."""
+    if getattr(base_of(model).config, "_attn_implementation", None) == PADDED:
+        return _hidden_states_of_padded_rows(model, pack)
     # A mask of four dimensions is handed on untouched; ours is empty, for the layout says everything.
     nothing = torch.empty(1, 1, 0, 0, device=pack.ids.device)
     output = trunk(model)(
@@ -178,6 +241,29 @@ def hidden_states(model: Any, pack: Pack) -> Tensor:
     return hidden
 
 
+def _hidden_states_of_padded_rows(model: Any, pack: Pack) -> Tensor:
+    """[N, D] too: each completion with its prompt as a row with padding on its right, read by the model's own ways.
+
+    A prompt's hidden states are those of its first completion's row; they are equal in all.
+    """
+    rows = [torch.arange(start, stop) for start, stop in pack.layout.trunks]
+    rows += [
+        torch.cat([torch.arange(part.prompt_start, part.prompt_stop), torch.arange(part.start, part.stop)])
+        for part in pack.layout.branches
+    ]
+    sources = pad_sequence(rows, batch_first=True, padding_value=-1).to(pack.ids.device)  # [rows, longest] in the pack
+    real = sources >= 0
+    output = trunk(model)(
+        input_ids=pack.ids[sources.clamp(min=0)] * real, attention_mask=real.long(), use_cache=False
+    ).last_hidden_state
+    place = torch.zeros_like(pack.ids)  # [N] where the row of the pack stands in the flat output
+    flat = torch.arange(sources.numel(), device=sources.device).view_as(sources)
+    for number in reversed(range(len(rows))):  # so that trunks, which come first, have the last word
+        place[sources[number, real[number]]] = flat[number, real[number]]
+    hidden: Tensor = output.flatten(0, 1)[place]
+    return hidden
+
+
 def _attention(
     module: torch.nn.Module,
     query: Tensor,  # [1, H, N, d]
@@ -188,38 +274,56 @@ def _attention(
     packed_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention inside each group, segment by segment, in the order of the row."""
+    """Attention inside each group: FlexAttention where the layout has blocks, else segment by segment."""
     if packed_layout is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
-    if kwargs.get("sliding_window") is not None:
-        raise NotImplementedError("packs with a sliding window")
-    grouped = query.shape[1] != key.shape[1]
-    pieces: list[tuple[int, Tensor]] = []
-    for start, stop in packed_layout.trunks:
-        piece = scaled_dot_product_attention(
-            query[:, :, start:stop],
-            key[:, :, start:stop],
-            value[:, :, start:stop],
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
-        pieces.append((start, piece))
-    for branch in packed_layout.branches:
-        prompt, own = slice(branch.prompt_start, branch.prompt_stop), slice(branch.start, branch.stop)
-        piece = scaled_dot_product_attention(
-            query[:, :, own],
-            torch.cat([key[:, :, prompt], key[:, :, own]], dim=2),
-            torch.cat([value[:, :, prompt], value[:, :, own]], dim=2),
-            attn_mask=branch.mask,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
-        pieces.append((branch.start, piece))
-    row = torch.cat([piece for _, piece in sorted(pieces, key=lambda pair: pair[0])], dim=2)
+    window = kwargs.get("sliding_window")
+    if window is not None and window < packed_layout.longest:
+        raise NotImplementedError(f"packs longer than the sliding window of {window} tokens")
+    if packed_layout.blocks is not None:
+        kernel = _compiled_flex_attention() if query.is_cuda else flex_attention
+        grouped = query.shape[1] != key.shape[1]
+        row = kernel(query, key, value, block_mask=packed_layout.blocks, scale=scaling, enable_gqa=grouped)
+    else:
+        row = _by_segments(query, key, value, packed_layout, scaling=scaling)
     return row.transpose(1, 2).contiguous(), None  # [1, N, H, d]
+
+
+@functools.cache
+def _compiled_flex_attention() -> Any:
+    """Uncompiled it would write out all N × N scores."""
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def _by_segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scaling: float | None) -> Tensor:
+    """SDPA of each trunk and branch, in the order of the row.
+
+    The row is split, not sliced: the gradient of a slice is as long as the row, for each segment anew.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    segments: list[tuple[int, Branch | None]] = [(start, None) for start, _ in layout.trunks]
+    segments += [(branch.start, branch) for branch in layout.branches]
+    segments.sort(key=lambda segment: segment[0])
+    stops = [start for start, _ in segments[1:]] + [query.shape[2]]
+    sizes = [stop - start for (start, _), stop in zip(segments, stops, strict=True)]
+    pieces: list[Tensor] = []
+    parts = [torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)]
+    for (_, branch), q, k, v in zip(segments, *parts, strict=True):
+        if branch is None:
+            piece = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+            first_k, first_v, prompt = k, v, None
+        else:
+            if prompt is None:  # once a group, so that its gradients are summed before they are made as long as P + C1
+                length = branch.prompt_stop - branch.prompt_start
+                prompt = first_k[:, :, :length], first_v[:, :, :length]
+            keys, values = torch.cat([prompt[0], k], dim=2), torch.cat([prompt[1], v], dim=2)
+            piece = scaled_dot_product_attention(q, keys, values, branch.mask, scale=scaling, enable_gqa=grouped)
+        pieces.append(piece)
+    return torch.cat(pieces, dim=2)
 
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionInterface.register(PADDED, sdpa_attention_forward)
+AttentionMaskInterface.register(PADDED, sdpa_mask)
