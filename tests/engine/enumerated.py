@@ -41,7 +41,7 @@ def completion_logp(logits: Tensor) -> Tensor:
 
 
 def gradient(value: Tensor, logits: Tensor) -> Tensor:
-    (result,) = torch.autograd.grad(value, logits)
+    (result,) = torch.autograd.grad(value, logits, retain_graph=True)
     return result
 
 
