@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from unicodedata import normalize
 
 from training.engine.errors import SnapshotError
 from training.engine.packing import Sharing
 from training.engine.records import Manifest, iter_lines, verify_snapshot
-from training.engine.sections import DataConfig, Labels, Target
+from training.engine.sections import DataConfig, Half, Labels, Target
 from training.engine.text import Text
 
 DROP_LIMIT = 0.05
 """Share of a part that may be too long without `data.allow_drop`."""
+
+
+class Example(Protocol):
+    """Whatever has a prompt and completions as ids."""
+
+    @property
+    def sharing(self) -> Sharing: ...
+
+
+E = TypeVar("E", bound=Example)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +45,8 @@ class Pair:
     texts: tuple[str, str]
     finishes: tuple[str, str]
     votes: tuple[int, int] = (0, 0)
+    margin: float | None = None
+    """Strength that the votes stated, nats; None where the line has none."""
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -55,9 +69,18 @@ def verify_preferences(snapshot: str) -> Manifest:
     Raises:
         SnapshotError: it does not verify, or is of another kind.
     """
+    return verify_kind(snapshot, "preferences")
+
+
+def verify_kind(snapshot: str, *kinds: str) -> Manifest:
+    """The manifest of a snapshot that verifies and is of one of the kinds.
+
+    Raises:
+        SnapshotError: it does not verify, or is of another kind.
+    """
     manifest = verify_snapshot(snapshot)
-    if manifest.kind != "preferences":
-        raise SnapshotError(f"holds {manifest.kind}, not preferences", file=snapshot)
+    if manifest.kind not in kinds:
+        raise SnapshotError(f"holds {manifest.kind}, not {' or '.join(kinds)}", file=snapshot)
     return manifest
 
 
@@ -67,47 +90,78 @@ def load_part(part: str, *, data: DataConfig, labels: Labels, text: Text) -> Par
     Raises:
         SnapshotError: more than `DROP_LIMIT` of the pairs are too long and `data.allow_drop` is off.
     """
-    pairs: list[Pair] = []
-    dropped = 0
+    pairs = [_pair(line, data=data, labels=labels, text=text) for line in lines_of(part, data=data)]
+    kept, dropped = drop_too_long(pairs, part=part, limit=data.max_tokens, allow_drop=data.allow_drop)
+    return Part(pairs=kept, dropped=dropped)
+
+
+def _pair(line: dict[str, Any], *, data: DataConfig, labels: Labels, text: Text) -> Pair:
+    finishes = (line.get("chosen_finish", "end"), line.get("rejected_finish", "end"))
+    texts = (line["chosen"], line["rejected"])
+    completions = tuple(
+        tuple(text.completion_ids(completion, finished=finish == "end"))
+        for completion, finish in zip(texts, finishes, strict=True)
+    )
+    return Pair(
+        id=line["id"],
+        group=line["group"],
+        sharing=Sharing(prompt=tuple(text.prompt_ids(line["prompt"])), completions=completions),
+        q=label(line, target=data.target, labels=labels),
+        weight=float(line.get("weight", 1.0)),
+        prompt=line["prompt"],
+        texts=texts,
+        finishes=finishes,
+        votes=_votes(line),
+        margin=None if line.get("margin") is None else float(line["margin"]),
+    )
+
+
+def lines_of(part: str, *, data: DataConfig) -> Iterator[dict[str, Any]]:
+    """The lines of one part in order of id; of the train part only those of the half that is asked for."""
     for line in iter_lines(Path(data.snapshot), part):
-        finishes = (line.get("chosen_finish", "end"), line.get("rejected_finish", "end"))
-        texts = (line["chosen"], line["rejected"])
-        completions = tuple(
-            tuple(text.completion_ids(completion, finished=finish == "end"))
-            for completion, finish in zip(texts, finishes, strict=True)
-        )
-        sharing = Sharing(prompt=tuple(text.prompt_ids(line["prompt"])), completions=completions)
-        if len(sharing.prompt) + max(map(len, completions)) > data.max_tokens:
+        if part != "train" or data.half is Half.ALL or half_of(line["group"]) is data.half:
+            yield line
+
+
+def half_of(group: str) -> Half:
+    """The half of the prompt groups that a group is in, by its sha256: the same for every snapshot and seed."""
+    return Half.FIRST if hashlib.sha256(group.encode()).digest()[0] < 128 else Half.SECOND
+
+
+def drop_too_long(
+    examples: Iterable[E], *, part: str, limit: int, allow_drop: bool, option: str = "data.max_tokens"
+) -> tuple[list[E], int]:
+    """The examples whose prompt with its longest completion has at most `limit` tokens, and how many were longer.
+
+    Raises:
+        SnapshotError: more than `DROP_LIMIT` of them are too long and `allow_drop` is off.
+    """
+    kept: list[E] = []
+    dropped = 0
+    for example in examples:
+        longest = max(map(len, example.sharing.completions), default=0)
+        if len(example.sharing.prompt) + longest > limit:
             dropped += 1
-            continue
-        pairs.append(
-            Pair(
-                id=line["id"],
-                group=line["group"],
-                sharing=sharing,
-                q=_label(line, target=data.target, labels=labels),
-                weight=float(line.get("weight", 1.0)),
-                prompt=line["prompt"],
-                texts=texts,
-                finishes=finishes,
-                votes=_votes(line),
-            )
-        )
-    if dropped > DROP_LIMIT * (dropped + len(pairs)) and not data.allow_drop:
+        else:
+            kept.append(example)
+    if dropped > DROP_LIMIT * (dropped + len(kept)) and not allow_drop:
         raise SnapshotError(
-            f"{dropped} of {dropped + len(pairs)} pairs are longer than data.max_tokens = {data.max_tokens}; "
+            f"{dropped} of {dropped + len(kept)} examples are longer than {option} = {limit}; "
             "raise it or set data.allow_drop",
             file=f"{part}.jsonl",
         )
-    return Part(pairs=pairs, dropped=dropped)
+    return kept, dropped
 
 
 def _votes(line: dict[str, Any]) -> tuple[int, int]:
-    votes = line.get("meta", {}).get("votes", {})
+    votes = line.get("meta", {}).get("votes")
+    if not isinstance(votes, dict):  # a snapshot from elsewhere may mean something else by it
+        return 0, 0
     return int(votes.get("chosen", 0)), int(votes.get("rejected", 0))
 
 
-def _label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:
+def label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:
+    """q of a preference line: the share of the votes for its chosen side; hard labels are 0, ½ or 1."""
     posterior = float(line["prob_chosen"])
     q = float(line.get("prob_share", posterior)) if target is Target.SHARE else posterior
     if labels is Labels.SOFT or q == 0.5:

@@ -151,7 +151,21 @@ def _check_line(record: object, *, kind: str, file: str, line: int) -> dict[str,
         check, wanted = known[key]
         if not check(value):
             raise SnapshotError(f"{key} must be {wanted}, got {repr(value)[:80]}", file=file, line=line)
+    if kind == "rankings":
+        _check_ranking(record, file=file, line=line)
     return record
+
+
+def _check_ranking(record: dict[str, Any], *, file: str, line: int) -> None:
+    """At least two completions; each index at most once; a ranking may stop early, and the rest then come after it."""
+    count, ranking = len(record["completions"]), record["ranking"]
+    ranked = [index for tied in ranking for index in tied]
+    if count < 2 or not all(ranking) or not ranked:
+        raise SnapshotError("must rank at least two completions, no place empty", file=file, line=line)
+    if len(set(ranked)) != len(ranked) or not all(0 <= index < count for index in ranked):
+        raise SnapshotError(f"ranking must name each of 0 … {count - 1} at most once", file=file, line=line)
+    if len(record.get("finishes", record["completions"])) != count:
+        raise SnapshotError(f"finishes must have one entry for each of {count} completions", file=file, line=line)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

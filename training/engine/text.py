@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from training.engine.errors import ModelError
@@ -61,6 +62,48 @@ class Text:
         """
         ids: list[int] = self.tokenizer(completion, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*ids, self.end_id] if finished else list(ids)
+
+    def conversation_ids(
+        self, messages: Sequence[Mapping[str, str]], completion: str, *, finished: bool
+    ) -> list[tuple[list[int], bool]]:
+        """A conversation and its last completion as runs of ids, each with whether it is scored.
+
+        Scored is every assistant turn and its end token, and nothing else. Turns are found by rendering turn by turn,
+        not by markers of the template; the first and every second run is a prompt, the others are completions. An
+        assistant turn that nothing comes before answers nothing and belongs to the first prompt.
+
+        Raises:
+            ModelError: with a later turn the template writes an earlier one differently (it drops old reasoning, say).
+        """
+        runs: list[tuple[list[int], bool]] = []
+        read = ""  # what the template writes for the runs so far
+        for number, message in enumerate(messages):
+            if number and message["role"] == "assistant":
+                asked, turn = self._turn(messages[: number + 1])
+                runs += [(self._prompt_tail(asked, read), False), (self.completion_ids(turn, finished=True), True)]
+                read = asked + turn + self._end_text
+        runs.append((self._prompt_tail(self.render(messages), read), False))
+        runs.append((self.completion_ids(completion, finished=finished), True))
+        return runs
+
+    def _turn(self, messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+        """The template's text before the last message, an assistant turn, and that turn's own text."""
+        asked, content = self.render(messages[:-1]), messages[-1]["content"]
+        answered = self.render(messages, generation_prompt=False)
+        for text in (content, content.strip()):  # some templates trim
+            if answered.startswith(asked + text + self._end_text):
+                return asked, text
+        raise ModelError(f"the template renders a prompt as {asked[-80:]!r}, but with its answer as {answered[-80:]!r}")
+
+    def _prompt_tail(self, prompt: str, read: str) -> list[int]:
+        if not prompt.startswith(read):
+            raise ModelError(f"the template changes earlier turns: {read[-80:]!r} does not begin {prompt[:200]!r}")
+        ids: list[int] = self.tokenizer(prompt[len(read) :], add_special_tokens=False)["input_ids"]
+        return ids
+
+    @property
+    def _end_text(self) -> str:
+        return str(self.tokenizer.decode([self.end_id]))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of completion ids; the end token and other special tokens leave no trace."""
@@ -149,10 +192,14 @@ def _check_bos(tokenizer: Any, prompt: str, *, name: str) -> None:
 
 
 def _render(tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool) -> str:
-    rendered: str = tokenizer.apply_chat_template(
-        [dict(message) for message in messages],
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-    )
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ModelError(f"the chat template refuses turns of {roles}: {error}") from error
     return rendered
