@@ -67,7 +67,8 @@ def test_every_policy_answers_every_prompt_prompt_by_prompt(raw: dict[str, Any],
         {"p0"}, {"p1", "p2"}, {"p3", "p4"},
     ]  # fmt: skip
     assert lines[0].keys() == {
-        "policy", "prompt_id", "index", "seed", "text", "token_ids", "logprob", "finish", "tokens",
+        "policy", "prompt_id", "index", "seed", "text", "token_ids", "logprob", "sampler_logprob", "finish",
+        "tokens",
     }  # fmt: skip
     assert all(line["tokens"] == len(line["token_ids"]) <= 12 and line["logprob"] < 0 for line in lines)
     assert (result["status"], result["step"]) == ("done", 20)
@@ -139,6 +140,8 @@ def test_a_bad_prompt_line_is_named(raw: dict[str, Any], tmp_path: Path, line: s
 def _same(one: dict[Any, dict[str, Any]], two: dict[Any, dict[str, Any]]) -> bool:
     """Equal but for the last digits of the log-probs, which another batch may round otherwise."""
     assert one.keys() == two.keys()
+    sums = {"logprob": 0, "sampler_logprob": 0}
     for key, line in one.items():
-        assert line["logprob"] == pytest.approx(two[key]["logprob"], abs=1e-4)
-    return all({**line, "logprob": 0} == {**two[key], "logprob": 0} for key, line in one.items())
+        for name in sums:
+            assert line[name] == pytest.approx(two[key][name], abs=1e-4)
+    return all({**line, **sums} == {**two[key], **sums} for key, line in one.items())

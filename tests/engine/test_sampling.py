@@ -1,4 +1,4 @@
-"""The decoder and its draws: same completions whatever the batch, the model's own log-probs, end tokens, top-p."""
+"""Completions: the same whatever the batch, with the model's own log-probs; end tokens, stop strings, limits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 from training.engine import models
 from training.engine.config import parse_config
-from training.engine.decoding import Decoder
+from training.engine.drawing import Law, cut, draw, uniforms
 from training.engine.errors import ModelError
-from training.engine.sampling import Completion, Prompt, draw, generate, uniforms
+from training.engine.sampling import Completion, Prompt, generate
 from training.engine.text import Text, load_text
 
 PROMPTS = [
@@ -83,8 +82,8 @@ def test_tokens_are_those_of_a_plain_loop_over_the_whole_forward(
         for number in uniform:
             with torch.no_grad():
                 logits = model(torch.tensor([ids + expected])).logits[:, -1]
-            token, _ = draw(logits, torch.tensor([number]), temperature=temperature, top_p=top_p)
-            expected.append(int(token))
+            drawn = draw(logits, torch.tensor([number]), Law(temperature=temperature, top_p=top_p))
+            expected.append(int(drawn.tokens))
             if expected[-1] in text.stop_ids:
                 break
         assert list(completion.token_ids) == expected
@@ -97,7 +96,47 @@ def test_logprobs_are_those_of_the_training_forward_end_token_included(peaked: t
     for completion in completions:
         prompt = next(p for p in PROMPTS if p.id == completion.prompt_id)
         exact = _logprobs(model, text.prompt_ids(prompt.messages), completion.token_ids)
+        assert completion.token_logprobs == pytest.approx(exact.tolist(), abs=1e-4)
         assert completion.logprob == pytest.approx(exact.sum().item(), abs=1e-4)
+
+
+def test_the_samplers_logprob_is_that_of_the_law_drawn_from(peaked: tuple[Any, Text]) -> None:
+    model, text = peaked
+    law = Law(temperature=1.5, top_k=12, top_p=0.9, min_p=0.02)
+    for c in _sample(peaked, temperature=1.5, top_k=12, top_p=0.9, min_p=0.02):
+        prompt = text.prompt_ids(next(p for p in PROMPTS if p.id == c.prompt_id).messages)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *c.token_ids]])).logits[0, len(prompt) - 1 : -1]
+        weights = cut(logits - logits.amax(-1, keepdim=True), law)
+        exact = (weights / weights.sum(-1, keepdim=True)).gather(1, torch.tensor(c.token_ids)[:, None]).log()
+        assert c.sampler_logprob == pytest.approx(exact.sum().item(), abs=1e-3)
+    for c in _sample(peaked):
+        assert c.sampler_logprob == pytest.approx(c.logprob, abs=1e-5)
+
+
+def test_a_stop_string_cuts_the_text_and_ends_the_completion(peaked: tuple[Any, Text]) -> None:
+    whole = _sample(peaked, completions=8)
+    longest = max(whole, key=lambda c: len(c.text))
+    stop = longest.text[5:8]  # three characters of a byte-level vocabulary: across the borders of its tokens
+    assert len(stop) == 3
+    stopped = _sample(peaked, completions=8, stop=(stop, "no such text at all"))
+    assert any(stop in before.text for before in whole)
+    for before, after in zip(whole, stopped, strict=True):
+        if stop not in before.text:
+            assert after.token_ids == before.token_ids and after.text == before.text
+            continue
+        assert after.text == before.text[: before.text.index(stop)]
+        assert after.finish == "end"
+        # The tokens that spelled it are there, and none after them.
+        assert after.token_ids == before.token_ids[: len(after.token_ids)]
+        assert len(after.token_logprobs) == len(after.token_ids)
+        assert stop in peaked[1].decode(after.token_ids)
+        assert stop not in peaked[1].decode(after.token_ids[:-1])
+
+
+def test_prompts_given_as_ids_are_not_rendered(peaked: tuple[Any, Text]) -> None:
+    given = [Prompt(id=p.id, messages=[], ids=tuple(peaked[1].prompt_ids(p.messages))) for p in PROMPTS]
+    assert _sample(peaked, given) == _sample(peaked)
 
 
 def test_finish_tells_whether_the_end_token_came(peaked: tuple[Any, Text]) -> None:
@@ -163,117 +202,6 @@ def test_a_prompt_as_long_as_the_context_is_refused_and_a_nearly_full_one_cut(tm
     assert len(near[0].token_ids) <= 512 - 505
     with pytest.raises(ModelError, match="full has 512 tokens"):
         _sample(policy, [Prompt(id="full", messages=[{"role": "user", "content": messages[0]["content"] + "x" * 7}])])
-
-
-def test_draws_follow_the_inverse_cdf() -> None:
-    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log().repeat(5, 1)
-    uniform = torch.tensor([0.0, 0.499, 0.501, 0.76, 1 - 2**-24])
-    tokens, logprobs = draw(logits, uniform, temperature=1.0, top_p=1.0)
-    assert tokens.tolist() == [0, 0, 1, 2, 3]
-    assert logprobs.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.125, 0.125])
-
-
-def test_temperature_and_top_p_change_the_draw_and_not_the_logprob() -> None:
-    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log().repeat(3, 1)
-    uniform = torch.tensor([0.6, 0.7, 1 - 2**-24])
-    # 0.5 + 0.25 holds 0.75: two tokens, of weights 2/3 and 1/3.
-    tokens, logprobs = draw(logits, uniform, temperature=1.0, top_p=0.75)
-    assert tokens.tolist() == [0, 1, 1]
-    assert logprobs.exp().tolist() == pytest.approx([0.5, 0.25, 0.25])
-    # At temperature ½ the weights are squared: 16, 4, 1, 1 of 22.
-    tokens, _ = draw(logits, torch.tensor([0.72, 0.74, 0.92]), temperature=0.5, top_p=1.0)
-    assert tokens.tolist() == [0, 1, 2]
-    assert draw(logits, uniform, temperature=0.0, top_p=1.0)[0].tolist() == [0, 0, 0]
-
-
-def test_top_p_over_a_flat_law_looks_past_the_first_thousand_tokens() -> None:
-    logits = torch.zeros(1, 5000)
-    kept = {int(draw(logits, torch.tensor([u / 500]), temperature=1.0, top_p=0.5)[0]) for u in range(500)}
-    assert len(kept) == 500  # spread evenly over 2,500 of 5,000 equal tokens
-
-
-def test_draws_have_the_models_frequencies() -> None:
-    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
-    numbers = uniforms(seed=3, stream="s", prompt_id="p", index=0, count=20_000)
-    tokens, _ = draw(logits.expand(20_000, -1), torch.from_numpy(numbers), temperature=1.0, top_p=1.0)
-    shares = torch.bincount(tokens, minlength=50) / 20_000
-    expected = logits.softmax(-1)[0]
-    assert ((shares - expected).abs() < 5 * (expected / 20_000).sqrt()).all()
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_llama_step_is_the_models_own(bias: bool) -> None:
-    config = LlamaConfig(
-        vocab_size=90, hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3, attention_bias=bias, mlp_bias=bias,
-        rope_parameters={"rope_type": "llama3", "rope_theta": 5e4, "factor": 4.0, "low_freq_factor": 1.0,
-                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    _check_decoder(models.prepare(LlamaForCausalLM(config)), vocabulary=90, own_code=False)
-
-
-def test_other_architectures_are_decoded_by_their_own_code() -> None:
-    config = Qwen3Config(
-        vocab_size=90, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, initializer_range=0.3,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    _check_decoder(models.prepare(Qwen3ForCausalLM(config)), vocabulary=90, own_code=True)
-
-
-def test_adapters_are_part_of_the_decoder_and_training_attention_is_left_alone(tmp_path: Path) -> None:
-    model = models.add_lora(models.load_policy(tiny_model(tmp_path / "m", spread=0.3)), seed=1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    before = model.config._attn_implementation
-    _check_decoder(model, vocabulary=300, own_code=False)
-    assert model.config._attn_implementation == before
-
-
-def test_under_autocast_the_decoder_stays_near_the_models_own(tmp_path: Path) -> None:
-    model = models.load_policy(tiny_model(tmp_path / "m", spread=0.1))
-    ids = [1, 40, 60, 3, 99]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        decoder = Decoder(model, rows=2, room=32)
-        for _ in range(2):
-            decoder.add(decoder.read([ids])[0])
-        logits = decoder.step([7, 8])
-    for row, token in zip(logits, (7, 8), strict=True):
-        exact = _last_logits(model, [*ids, token])
-        assert (row - exact).abs().max() < 0.05 * exact.std()  # bf16 keeps 8 bits: 0.4 % a rounding
-
-
-def _check_decoder(model: Any, *, vocabulary: int, own_code: bool) -> None:
-    """Three rows of different lengths, one dropped and one added on the way, against whole forward passes."""
-    generator = torch.Generator().manual_seed(5)
-    rows = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (9, 2, 30)]
-    decoder = Decoder(model, rows=3, room=64)
-    assert decoder.steps_by_own_code == own_code
-    for row, prefix in zip(rows, decoder.read(rows), strict=True):
-        assert (prefix.logits - _last_logits(model, row)).abs().max() < 1e-4
-        decoder.add(prefix)
-    for step in range(12):
-        if step == 5:
-            decoder.drop(0)
-            rows[0] = rows.pop()
-        if step == 8:
-            rows.append([3, 4, 5, 6])
-            decoder.add(decoder.read([rows[-1]])[0])
-        new = torch.randint(vocabulary, (len(rows),), generator=generator).tolist()
-        for row, token in zip(rows, new, strict=True):
-            row.append(token)
-        logits = decoder.step(new)
-        for row, ours in zip(rows, logits, strict=True):
-            assert (ours - _last_logits(model, row)).abs().max() < 1e-4
-
-
-def _last_logits(model: Any, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0, -1]
-    return logits
 
 
 def test_the_tokenizer_of_the_tests_has_a_pad_of_its_own() -> None:

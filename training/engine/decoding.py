@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from training.engine import models
+from training.engine.sections import Weights
 
 _ATTENTION = "winnow_decoding"
 
@@ -92,7 +93,8 @@ ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
 class Decoder:
     """The rows in work of one model. `rows` rows of room, each for `room` positions, prompt included."""
 
-    def __init__(self, model: Any, *, rows: int, room: int) -> None:
+    def __init__(self, model: Any, *, rows: int, room: int, weights: Weights = Weights.FP32) -> None:
+        assert weights is Weights.FP32
         self._trunk = models.trunk(model)
         self._head = models.lm_head_weight(model)
         config = self._trunk.config

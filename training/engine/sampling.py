@@ -1,15 +1,13 @@
-"""Completions of prompts: the draw of each token, a queue of completions over one decoder, and the `sample` command.
+"""Completions of prompts: what a sampler is, a queue of completions over one decoder, and the `sample` command.
 
-Token t of completion i of prompt p uses one uniform number, from a counter-based generator keyed by sha256(seed,
-stream, prompt id, i); a stream is a round's policy or an evaluation's step. So a completion depends on its model,
-prompt and key alone, not on the batch size, the order or what was there before a resume (up to rounding at a tie).
-
-B rows in work, V vocabulary.
+A completion's random numbers are keyed by (seed, stream, prompt id, index); a stream is a round's policy or an
+evaluation's step. So it depends on its model, prompt and key alone, not on the batch size, the order or what was there
+before a resume (up to rounding at a tie). π is the policy at temperature 1 over the whole vocabulary, μ what was drawn
+from (`drawing.Law`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -17,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,104 +25,117 @@ from torch import Tensor
 from training.engine import models
 from training.engine.config import PolicyConfig, SampleConfig
 from training.engine.decoding import Decoder, Prefix
+from training.engine.drawing import Law, draw, uniforms
 from training.engine.errors import Diverged, ModelError, SnapshotError
 from training.engine.files import LineFile, Status, directory_hash, write_json
+from training.engine.sections import Weights
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
-
-_NUCLEUS_FIRST = 1024  # tokens looked at before the whole vocabulary is sorted; nearly always enough for top_p
 
 _READ_TOKENS = 4096  # positions of prompts read at one time: bounds memory, and larger products are no faster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
+    """`ids` are the prompt's tokens where they are known already; else `messages` are rendered."""
+
     id: str
     messages: Sequence[Mapping[str, str]]
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What a policy wrote. `token_ids` include the end token if it finished.
+    """What a policy wrote.
 
-    `logprob` is Σ log π(token) in nats over all `token_ids`, end token included, at temperature 1 and top-p 1, whatever
-    it was sampled with: the policy's own log-probability, not the sampler's.
+    `token_ids` are all tokens that were drawn: the end token is the last one if it was drawn, and where a stop string
+    ended the completion they hold the tokens that spelled it, while `text` is cut before it. So the sums of
+    log-probabilities are those of what was drawn; training, which needs text and tokens to agree, refuses stop strings
+    (ENGINE R12). `finish` is "end" after an end token or a stop string, "length" at the token limit.
+
+    `token_logprobs` are log π of every token, and `logprob` is their sum, whatever the law it was drawn with;
+    `sampler_logprob` is Σ log μ. Nats. A sampler that gives text only (a server) leaves the tuples empty and the sums
+    NaN.
     """
 
     prompt_id: str
     index: int
     text: str
     token_ids: tuple[int, ...]
+    token_logprobs: tuple[float, ...]
     logprob: float
+    sampler_logprob: float
     finish: Literal["end", "length"]
+
+
+class Sampler(Protocol):
+    """Whatever completes prompts with one policy: `functools.partial(generate, model, text)`, or a server.
+
+    Completions come as they are ready, not in order. `done` and `after_tokens` are as in `generate`.
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        seed: int,
+        stream: str,
+        completions: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        stop: Sequence[str] = (),
+        max_new_tokens: int = 128,
+        batch_size: int = 16,
+        done: Collection[tuple[str, int]] = (),
+        after_tokens: Callable[[int], bool] | None = None,
+    ) -> Iterator[Completion]: ...
 
 
 @dataclass(kw_only=True, slots=True)
 class _Row:
-    """A completion in work."""
+    """A completion in work. `text` is set by the stop string that ended it."""
 
     prompt_id: str
     index: int
     uniforms: NDArray[np.float32]
     token_ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
+    sampler_logprob: float = 0.0
+    text: str | None = None
 
     @property
     def next_uniform(self) -> float:
         return float(self.uniforms[len(self.token_ids)])
 
-    def take(self, token: int, logprob: float, *, stop_ids: frozenset[int]) -> bool:
+    def take(self, token: int, logprob: float, sampler_logprob: float, *, text: Text, stop: Sequence[str]) -> bool:
         """Add a token; true when it was the last."""
         self.token_ids.append(token)
-        self.logprob += logprob
-        return token in stop_ids or len(self.token_ids) == len(self.uniforms)
+        self.logprobs.append(logprob)
+        self.sampler_logprob += sampler_logprob
+        if token in text.stop_ids:
+            return True
+        if stop:
+            written = text.decode(self.token_ids)
+            places = [place for string in stop if (place := written.find(string)) >= 0]
+            if places:
+                self.text = written[: min(places)]
+                return True
+        return len(self.token_ids) == len(self.uniforms)
 
-
-def uniforms(*, seed: int, stream: str, prompt_id: str, index: int, count: int) -> NDArray[np.float32]:
-    """The first `count` uniform numbers in [0, 1) of one completion; more of them begin with the same ones."""
-    digest = hashlib.sha256(json.dumps([seed, stream, prompt_id, index]).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(
-        count, dtype=np.float32
-    )
-
-
-def draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """One token a row by the inverse CDF in order of token ids, and its log π at temperature 1.
-
-    Args:
-        logits: [B, V] fp32.
-        uniform: [B], in [0, 1); not looked at when temperature is 0 (the most likely token).
-
-    Returns:
-        Token ids [B] and log-probabilities [B], nats.
-    """
-    shifted = logits - logits.max(dim=-1, keepdim=True).values
-    weights = shifted.exp()
-    log_total = weights.sum(dim=-1).log()
-    if temperature == 0:
-        tokens = logits.argmax(dim=-1)
-    else:
-        if temperature != 1:
-            weights = (shifted / temperature).exp()
-        if top_p < 1:
-            weights = _nucleus(weights, top_p)
-        # Cumulated in fp64, so that a row's last entry is its total and no token of weight 0 can be hit by rounding.
-        cumulated = weights.cumsum(dim=-1, dtype=torch.float64)
-        goal = uniform.to(torch.float64)[:, None] * cumulated[:, -1:]
-        tokens = torch.searchsorted(cumulated, goal, right=True)[:, 0]
-    return tokens, shifted.gather(1, tokens[:, None])[:, 0] - log_total
-
-
-def _nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """The weights [B, V] of the fewest most likely tokens that hold `top_p` of the total; 0 elsewhere."""
-    goal = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
-    top, where = weights.topk(min(_NUCLEUS_FIRST, weights.shape[-1]), dim=-1)
-    cumulated = top.cumsum(dim=-1, dtype=torch.float64)
-    if bool((cumulated[:, -1:] < goal).any()):
-        top, where = weights.sort(dim=-1, descending=True, stable=True)
-        cumulated = top.cumsum(dim=-1, dtype=torch.float64)
-    kept = top * (cumulated - top < goal)
-    return torch.zeros_like(weights).scatter_(-1, where, kept)
+    def completion(self, text: Text) -> Completion:
+        ended = self.text is not None or self.token_ids[-1] in text.stop_ids
+        return Completion(
+            prompt_id=self.prompt_id,
+            index=self.index,
+            text=text.decode(self.token_ids) if self.text is None else self.text,
+            token_ids=tuple(self.token_ids),
+            token_logprobs=tuple(self.logprobs),
+            logprob=math.fsum(self.logprobs),
+            sampler_logprob=self.sampler_logprob,
+            finish="end" if ended else "length",
+        )
 
 
 def generate(
@@ -136,9 +147,13 @@ def generate(
     stream: str,
     completions: int = 1,
     temperature: float = 1.0,
+    top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    stop: Sequence[str] = (),
     max_new_tokens: int = 128,
     batch_size: int = 16,
+    weights: Weights = Weights.FP32,
     done: Collection[tuple[str, int]] = (),
     after_tokens: Callable[[int], bool] | None = None,
 ) -> Iterator[Completion]:
@@ -149,6 +164,9 @@ def generate(
 
     Args:
         stream: names this use of the seed (a policy's name, `step 40`): another stream is an independent sample.
+        temperature, top_k, top_p, min_p: see `drawing.Law`.
+        stop: strings that end a completion; the earliest in its text counts.
+        weights: how the decoder holds the weights; log π is then that of the weights so held.
         done: pairs of prompt id and index that are left out, since they are there already.
         after_tokens: called with the number of new tokens after each step; false gives up what is in work.
 
@@ -156,9 +174,10 @@ def generate(
         ModelError: a prompt leaves no room for a completion in the model's context.
         Diverged: the model's logits are not finite.
     """
+    law = Law(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     context = models.context_tokens(model)
     waiting = _Waiting(
-        ids={prompt.id: text.prompt_ids(prompt.messages) for prompt in prompts},
+        ids={p.id: list(p.ids) if p.ids is not None else text.prompt_ids(p.messages) for p in prompts},
         queue=deque((p.id, index) for p in prompts for index in range(completions) if (p.id, index) not in done),
     )
     for prompt_id, ids in waiting.ids.items():
@@ -168,40 +187,44 @@ def generate(
         return
     longest = max(len(waiting.ids[prompt_id]) for prompt_id, _ in waiting.queue)
     room = min(longest + max_new_tokens, context)
-    decoder = Decoder(model, rows=min(batch_size, len(waiting.queue)), room=room)
+    decoder = Decoder(model, rows=min(batch_size, len(waiting.queue)), room=room, weights=weights)
     rows: list[_Row] = []
-
-    def advance(logits: Tensor, advanced: list[_Row]) -> list[bool]:
-        """Give each row its next token; tells which of them it ended."""
-        uniform = torch.tensor([row.next_uniform for row in advanced], device=logits.device)
-        tokens, logprobs = draw(logits, uniform, temperature=temperature, top_p=top_p)
-        if not bool(torch.isfinite(logprobs).all()):
-            raise Diverged(metric="logprob", value=math.nan, step=0, examples=[row.prompt_id for row in advanced])
-        drawn = zip(advanced, tokens.tolist(), logprobs.tolist(), strict=True)
-        return [row.take(token, logprob, stop_ids=text.stop_ids) for row, token, logprob in drawn]
-
     while waiting.queue or rows:
         new_tokens = len(rows)
         if rows:
-            ended = advance(decoder.step([row.token_ids[-1] for row in rows]), rows)
-            for place in reversed(range(len(rows))):
-                if ended[place]:
-                    decoder.drop(place)
-                    yield _completion(rows[place], text)
-                    rows[place] = rows[-1]
-                    rows.pop()
-        for prompt_id, index, prefix in waiting.enter(decoder, batch_size - len(rows)):
-            count = min(max_new_tokens, context - len(waiting.ids[prompt_id]))
-            numbers = uniforms(seed=seed, stream=stream, prompt_id=prompt_id, index=index, count=count)
-            row = _Row(prompt_id=prompt_id, index=index, uniforms=numbers)
-            new_tokens += 1
-            if advance(prefix.logits[None], [row])[0]:
-                yield _completion(row, text)
-            else:
-                decoder.add(prefix)
-                rows.append(row)
+            ended = _advance(rows, decoder.step([row.token_ids[-1] for row in rows]), law=law, text=text, stop=stop)
+            for place in reversed([place for place, last in enumerate(ended) if last]):
+                decoder.drop(place)
+                yield rows[place].completion(text)
+                rows[place] = rows[-1]
+                rows.pop()
+        entering = waiting.enter(decoder, batch_size - len(rows))
+        if entering:
+            new_tokens += len(entering)
+            begun = []
+            for prompt_id, index, _ in entering:
+                count = min(max_new_tokens, context - len(waiting.ids[prompt_id]))
+                numbers = uniforms(seed=seed, stream=stream, prompt_id=prompt_id, index=index, count=count)
+                begun.append(_Row(prompt_id=prompt_id, index=index, uniforms=numbers))
+            logits = torch.stack([prefix.logits for _, _, prefix in entering])
+            ended = _advance(begun, logits, law=law, text=text, stop=stop)
+            for row, last, (_, _, prefix) in zip(begun, ended, entering, strict=True):
+                if last:
+                    yield row.completion(text)
+                else:
+                    decoder.add(prefix)
+                    rows.append(row)
         if after_tokens is not None and not after_tokens(new_tokens):
             return
+
+
+def _advance(rows: list[_Row], logits: Tensor, *, law: Law, text: Text, stop: Sequence[str]) -> list[bool]:
+    """Draw each row's next token from its logits [B, V]; tells which rows it ended."""
+    drawn = draw(logits, torch.tensor([row.next_uniform for row in rows], device=logits.device), law)
+    if not bool(torch.isfinite(drawn.logprobs).all()):
+        raise Diverged(metric="logprob", value=math.nan, step=0, examples=[row.prompt_id for row in rows])
+    columns = zip(rows, drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.sampler_logprobs.tolist(), strict=True)
+    return [row.take(token, ours, sampler, text=text, stop=stop) for row, token, ours, sampler in columns]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -236,17 +259,6 @@ def _read_together(ids: list[str], asked: Mapping[str, list[int]]) -> Iterator[l
         group.append(prompt_id)
     if group:
         yield group
-
-
-def _completion(row: _Row, text: Text) -> Completion:
-    return Completion(
-        prompt_id=row.prompt_id,
-        index=row.index,
-        text=text.decode(row.token_ids),
-        token_ids=tuple(row.token_ids),
-        logprob=row.logprob,
-        finish="end" if row.token_ids[-1] in text.stop_ids else "length",
-    )
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -341,7 +353,11 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
                 stream=name,
                 completions=config.sampling.completions,
                 temperature=config.sampling.temperature,
+                top_k=config.sampling.top_k,
                 top_p=config.sampling.top_p,
+                min_p=config.sampling.min_p,
+                stop=config.sampling.stop,
+                weights=config.sampling.weights,
                 max_new_tokens=config.sampling.max_new_tokens,
                 batch_size=config.sampling.batch_size,
                 done=done[name],
@@ -402,6 +418,7 @@ def _line(completion: Completion, *, policy: str, seed: int) -> dict[str, Any]:
         "text": completion.text,
         "token_ids": list(completion.token_ids),
         "logprob": completion.logprob,
+        "sampler_logprob": completion.sampler_logprob,
         "finish": completion.finish,
         "tokens": len(completion.token_ids),
     }

@@ -1,0 +1,99 @@
+"""The decoder: each step gives the logits of a whole forward pass, whatever rows stand beside a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from tests.engine.tiny import tiny_model
+from training.engine import models
+from training.engine.decoding import Decoder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For matrices this small a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_llama_step_is_the_models_own(bias: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=90, hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3, attention_bias=bias, mlp_bias=bias,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 5e4, "factor": 4.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    _check_decoder(models.prepare(LlamaForCausalLM(config)), vocabulary=90, own_code=False)
+
+
+def test_other_architectures_are_decoded_by_their_own_code() -> None:
+    config = Qwen3Config(
+        vocab_size=90, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    _check_decoder(models.prepare(Qwen3ForCausalLM(config)), vocabulary=90, own_code=True)
+
+
+def test_adapters_are_part_of_the_decoder_and_training_attention_is_left_alone(tmp_path: Path) -> None:
+    model = models.add_lora(models.load_policy(tiny_model(tmp_path / "m", spread=0.3)), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    before = model.config._attn_implementation
+    _check_decoder(model, vocabulary=300, own_code=False)
+    assert model.config._attn_implementation == before
+
+
+def test_under_autocast_the_decoder_stays_near_the_models_own(tmp_path: Path) -> None:
+    model = models.load_policy(tiny_model(tmp_path / "m", spread=0.1))
+    ids = [1, 40, 60, 3, 99]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        decoder = Decoder(model, rows=2, room=32)
+        for _ in range(2):
+            decoder.add(decoder.read([ids])[0])
+        logits = decoder.step([7, 8])
+    for row, token in zip(logits, (7, 8), strict=True):
+        exact = _last_logits(model, [*ids, token])
+        assert (row - exact).abs().max() < 0.05 * exact.std()  # bf16 keeps 8 bits: 0.4 % a rounding
+
+
+def _check_decoder(model: Any, *, vocabulary: int, own_code: bool) -> None:
+    """Three rows of different lengths, one dropped and one added on the way, against whole forward passes."""
+    generator = torch.Generator().manual_seed(5)
+    rows = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (9, 2, 30)]
+    decoder = Decoder(model, rows=3, room=64)
+    assert decoder.steps_by_own_code == own_code
+    for row, prefix in zip(rows, decoder.read(rows), strict=True):
+        assert (prefix.logits - _last_logits(model, row)).abs().max() < 1e-4
+        decoder.add(prefix)
+    for step in range(12):
+        if step == 5:
+            decoder.drop(0)
+            rows[0] = rows.pop()
+        if step == 8:
+            rows.append([3, 4, 5, 6])
+            decoder.add(decoder.read([rows[-1]])[0])
+        new = torch.randint(vocabulary, (len(rows),), generator=generator).tolist()
+        for row, token in zip(rows, new, strict=True):
+            row.append(token)
+        logits = decoder.step(new)
+        for row, ours in zip(rows, logits, strict=True):
+            assert (ours - _last_logits(model, row)).abs().max() < 1e-4
+
+
+def _last_logits(model: Any, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0, -1]
+    return logits
