@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from training.engine.alarms import ALARMS
+
 Better = Literal["higher", "lower"]
 
 
@@ -20,34 +22,183 @@ class Metric:
     better: Better | None = None
 
 
+def _with_interval(name: str, metric: Metric) -> dict[str, Metric]:
+    """A metric and the ends of its 95 % interval, clustered by prompt group."""
+    ends = ("low", "lower"), ("high", "upper")
+    return {
+        name: metric,
+        **{
+            f"{name}_{end}": Metric(
+                metric.unit, f"{side} end of the 95 % interval of {name}, clustered by prompt group"
+            )
+            for end, side in ends
+        },
+    }
+
+
 def _evaluated(part: str, where: str) -> dict[str, Metric]:
     """The metrics of one held-out part, `eval` (validation) or `test`."""
     return {
         f"{part}/loss": Metric("nats/pair", f"mean training loss on {where}", "lower"),
-        f"{part}/accuracy": Metric(
-            "share", f"decisive pairs of {where} that the model orders as the votes do", "higher"
+        **_with_interval(
+            f"{part}/accuracy",
+            Metric("share", f"decisive pairs of {where} that the model orders as the votes do", "higher"),
         ),
-        f"{part}/accuracy_low": Metric("share", "lower end of the accuracy's 95 % interval, clustered by prompt group"),
-        f"{part}/accuracy_high": Metric(
-            "share", "upper end of the accuracy's 95 % interval, clustered by prompt group"
+        **_with_interval(
+            f"{part}/vote_accuracy",
+            Metric("share", f"single decisive votes of {where} that the model agrees with, mean over pairs", "higher"),
         ),
-        f"{part}/vote_accuracy": Metric(
-            "share", f"single decisive votes of {where} that the model agrees with, mean over pairs", "higher"
-        ),
-        f"{part}/vote_accuracy_low": Metric("share", "lower end of its 95 % interval, clustered by prompt group"),
-        f"{part}/vote_accuracy_high": Metric("share", "upper end of its 95 % interval, clustered by prompt group"),
         f"{part}/longer_wins": Metric(
             "share", f"accuracy of “pick the longer completion” on the same pairs of {where}"
         ),
-        f"{part}/nll": Metric("nats/pair", f"negative log-likelihood of the votes of {where} under σ(Δs)", "lower"),
-        f"{part}/brier": Metric("share²", f"mean squared error of σ(Δs) against the votes of {where}", "lower"),
+        **_with_interval(
+            f"{part}/nll",
+            Metric("nats/pair", f"negative log-likelihood of the votes of {where} under σ(Δs)", "lower"),
+        ),
+        **_with_interval(
+            f"{part}/brier",
+            Metric("share²", f"mean squared error of σ(Δs) against the votes of {where}", "lower"),
+        ),
         f"{part}/calibration_error": Metric(
             "share", f"mean |σ(Δs) − vote share| over equal-mass bins of the pairs of {where}, both orders", "lower"
         ),
+        f"{part}/calibration_noise": Metric(
+            "share", f"calibration error that a calibrated model on as many pairs as {where} seldom exceeds"
+        ),
+        f"{part}/temperature": Metric("1", f"τ for which σ(Δs/τ) is likeliest on {where}; above 1: overconfident"),
         f"{part}/length_correlation": Metric("correlation", f"Pearson correlation of score and tokens on {where}"),
+        **_by_length(part, where),
+        **_by_votes(part, where),
         f"{part}/margin": Metric("nats", f"mean margin Δ between chosen and rejected on {where}", "higher"),
         f"{part}/pairs": Metric("pairs", f"decisive pairs (no ties) of {where} that were counted"),
         f"{part}/groups": Metric("groups", f"prompt groups among the decisive pairs of {where}"),
+        **_with_interval(
+            f"{part}/logp_chosen_change",
+            Metric("nats", f"log π − log π_ref of chosen completions of {where}", "higher"),
+        ),
+        **_with_interval(
+            f"{part}/logp_rejected_change", Metric("nats", f"log π − log π_ref of rejected completions of {where}")
+        ),
+        **_with_interval(
+            f"{part}/falling_share", Metric("share", f"chosen completions of {where} that became less likely", "lower")
+        ),
+        f"{part}/changed_pairs": Metric("pairs", f"pairs of {where} behind the changes of log π"),
+    }
+
+
+def _by_length(part: str, where: str) -> dict[str, Metric]:
+    found = {
+        **_with_interval(
+            f"{part}/accuracy_longer_chosen", Metric("share", f"accuracy on {where} where the longer one won", "higher")
+        ),
+        **_with_interval(
+            f"{part}/accuracy_shorter_chosen",
+            Metric("share", f"accuracy on {where} where the shorter one won", "higher"),
+        ),
+        **_with_interval(
+            f"{part}/length_slope",
+            Metric("nats/token", f"score that a token of length brings within a pair of {where}"),
+        ),
+    }
+    for name, what in (("similar", "below 10 %"), ("moderate", "10–50 %"), ("large", "above 50 %")):
+        which = f"pairs of {where} that differ in length by {what} of their mean"
+        found |= _with_interval(f"{part}/accuracy_length_{name}", Metric("share", f"accuracy on {which}", "higher"))
+        found[f"{part}/pairs_length_{name}"] = Metric("pairs", f"decisive {which}")
+        found |= _with_interval(
+            f"{part}/longer_overrated_{name}",
+            Metric("share", f"probability given to the longer one less its vote share, {which}"),
+        )
+    return found
+
+
+def _by_votes(part: str, where: str) -> dict[str, Metric]:
+    found = {
+        **_with_interval(
+            f"{part}/agreement", Metric("share", f"agreeing ones among pairs of decisive votes on a pair of {where}")
+        ),
+        f"{part}/ceiling": Metric("share", f"best agreement with single votes of {where} that any model can have"),
+        f"{part}/ceiling_upper": Metric("share", f"upper bound of that ceiling on {where}, all pairs equally hard"),
+        f"{part}/ceiling_share": Metric("share", f"agreement with single votes of {where} by its ceiling", "higher"),
+    }
+    for name, what in (("close", "up to 2 : 1"), ("clear", "above 2 : 1"), ("unanimous", "unanimous")):
+        which = f"pairs of {where} whose votes are {what}"
+        found |= _with_interval(f"{part}/accuracy_votes_{name}", Metric("share", f"accuracy on {which}", "higher"))
+        found[f"{part}/pairs_votes_{name}"] = Metric("pairs", which)
+        found |= _with_interval(
+            f"{part}/preferred_overrated_{name}",
+            Metric("share", f"probability given to what the votes prefer less their share, {which}"),
+        )
+    return found
+
+
+def _rollouts() -> dict[str, Metric]:
+    """Figures of completions that the policy writes at an evaluation, and of the reference's on the same prompts."""
+    found = {
+        **_with_interval(
+            "rollout/kl",
+            Metric("nats/completion", "KL(π‖π_ref): mean of log π − log π_ref over sampled completions"),
+        ),
+        "rollout/kl_root": Metric("√nats", "√KL(π‖π_ref), the distance that over-optimisation is drawn against"),
+        "rollout/kl_token_max": Metric("nats/token", "largest log π − log π_ref of a sampled token"),
+        "rollout/kl_budget_share": Metric("share", "KL(π‖π_ref) by its budget", "lower"),
+        **_with_interval("rollout/score", Metric("nats", "mean score of the sampled completions", "higher")),
+        **_with_interval(
+            "rollout/held_out_score",
+            Metric("nats", "mean score by reward models that training never sees", "higher"),
+        ),
+        "rollout/score_above_p99": Metric(
+            "share", "scores above the 99th percentile of the reward model's training scores", "lower"
+        ),
+        **_with_interval("rollout/length_mean", Metric("tokens", "mean length of the sampled completions")),
+        "rollout/length_ratio": Metric("1", "mean length by that of the reference's completions"),
+        "rollout/length_gain_share": Metric(
+            "share", "share of the score's gain that the reward model pays for length alone"
+        ),
+        **_with_interval(
+            "rollout/unfinished_share", Metric("share", "sampled completions that hit the token limit", "lower")
+        ),
+        **_with_interval(
+            "rollout/duplicate_4grams", Metric("share", "4-grams of a completion that were in it before", "lower")
+        ),
+        **_with_interval(
+            "rollout/self_bleu",
+            Metric("1", "BLEU-4 of a completion against the others of its prompt, mean over prompts", "lower"),
+        ),
+        "rollout/distinct_1": Metric("share", "distinct tokens among those that completions begin with", "higher"),
+        "rollout/distinct_2": Metric("share", "distinct bigrams among those that completions begin with", "higher"),
+        **_with_interval("rollout/entropy", Metric("nats/token", "entropy of π at the sampled tokens")),
+        "rollout/cusum": Metric("1", "CUSUM of (Δscore − Δheld-out score)/SE over the evaluations", "lower"),
+        "rollout/parting_streak": Metric(
+            "evaluations", "evaluations in a row in which the score rose and the held-out score fell", "lower"
+        ),
+        "rollout/groups_without_spread": Metric("share", "prompts whose completions all have one score", "lower"),
+        "rollout/sampler_gap": Metric("nats/token", "mean |log π_old − log μ|, μ the law that sampled", "lower"),
+    }
+    return {
+        **found,
+        "reference/length_mean": Metric("tokens", "mean length of the reference's completions"),
+        "reference/length_p95": Metric("tokens", "95th percentile of the lengths of the reference's completions"),
+        "reference/unfinished_share": Metric("share", "the reference's completions that hit the token limit"),
+        "reference/duplicate_4grams": Metric("share", "repeated 4-grams of the reference's completions, mean"),
+        "reference/duplicate_4grams_top": Metric("share", "their 99th percentile over completions"),
+        "reference/self_bleu": Metric("1", "self-BLEU of the reference's completions, mean over prompts"),
+        "reference/self_bleu_top": Metric("1", "its 99th percentile over prompts"),
+        "reference/distinct_2": Metric("share", "distinct bigrams among those of the reference's completions"),
+        "reference/entropy": Metric("nats/token", "entropy of π_ref at its own tokens"),
+        "reference/score": Metric("nats", "mean score of the reference's completions"),
+        "reference/score_std": Metric("nats", "spread of the scores of the reference's completions"),
+        "reference/held_out_score_std": Metric("nats", "spread of their scores by the held-out reward models"),
+    }
+
+
+def _wins(name: str, how: str) -> dict[str, Metric]:
+    return {
+        **_with_interval(f"{name}/win_rate", Metric("share", f"contests won {how}, ties one half", "higher")),
+        **_with_interval(
+            f"{name}/win_rate_length_controlled",
+            Metric("share", f"contests won {how}, had both completions one length", "higher"),
+        ),
+        f"{name}/contests": Metric("pairs", f"contests {how}"),
     }
 
 
@@ -65,9 +216,9 @@ METRICS: dict[str, Metric] = {
     "policy/logp_chosen_change": Metric("nats", "mean log π(chosen) − log π_ref(chosen)", "higher"),
     "policy/logp_rejected_change": Metric("nats", "mean log π(rejected) − log π_ref(rejected)"),
     "policy/falling_share": Metric("share", "pairs whose chosen completion became less likely", "lower"),
-    "rollout/kl": Metric("nats/completion", "KL(π‖π_ref): mean of log π − log π_ref over sampled completions"),
-    "rollout/length_mean": Metric("tokens", "mean length of the sampled completions"),
-    "rollout/unfinished_share": Metric("share", "sampled completions that hit the token limit", "lower"),
+    "rollout/kl_k3": Metric("nats/completion", "the same KL by an estimator that is never negative: Σ (e^−d − 1 + d)"),
+    "rollout/kl_per_token": Metric("nats/token", "Σ log π − log π_ref of the sampled completions by their tokens"),
+    "rollout/length_p95": Metric("tokens", "95th percentile of the lengths of the sampled completions"),
     "rollout/samples": Metric("completions", "sampled completions behind the rollout figures"),
     "data/pairs": Metric("pairs", "training pairs that are used"),
     "data/ties": Metric("pairs", "training pairs whose label is exactly one half"),
@@ -76,9 +227,9 @@ METRICS: dict[str, Metric] = {
     "time/eval": Metric("s", "wall time of the evaluation"),
     "speed/tokens_per_second": Metric("tokens/s", "tokens of the step by its wall time", "higher"),
     "memory/peak_bytes": Metric("bytes", "highest resident (CPU) or allocated (CUDA) memory so far", "lower"),
-    "alarm/length_bias": Metric("flag", "scores follow length, or are no better than “pick the longer”", "lower"),
-    "alarm/calibration": Metric("flag", "the model's probabilities differ from the vote shares", "lower"),
-    "alarm/displacement": Metric("flag", "the chosen completions lose likelihood in training", "lower"),
+    **{f"alarm/{name}": Metric("flag", alarm.measures, "lower") for name, alarm in ALARMS.items()},
+    **_rollouts(),
+    **_wins("win", "against the reference"),
     **_evaluated("eval", "the validation part"),
     **_evaluated("test", "the test part"),
 }
