@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import os
 import platform
@@ -15,27 +16,42 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-from training.engine.config import (
-    AnyConfig,
-    ConvertConfig,
-    ConvertModelsConfig,
-    DpoConfig,
-    RewardConfig,
-    SampleConfig,
-    parse_config,
-    to_dict,
-)
+from training.engine.config import AnyConfig, ConvertConfig, ConvertModelsConfig, parse_config, to_dict
 from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotError
 from training.engine.files import write_json
 from training.engine.supervision import StopRun, Supervision, install
 
-COMMANDS = {
-    "run": (RewardConfig, DpoConfig),
-    "sample": (SampleConfig,),
-    "convert": (ConvertConfig,),
+MODULES = {
+    "sft": "sft",
+    "reward": "reward",
+    "dpo": "dpo",
+    "kto": "kto",
+    "ppo": "ppo",
+    "rloo": "rloo",
+    "grpo": "rloo",
+    "online_dpo": "online",
+    "best_of_n": "bestofn",
+    "expert_iteration": "bestofn",
+    "feedme": "conditioning",
+    "binary_conditioning": "conditioning",
+    "quark": "conditioning",
+    "sample": "sampling",
+    "score": "scoring",
+    "evaluate": "evaluation",
+    "serve": "serving",
+    "convert": "convert",
 }
+"""Which module runs a method; its `run(config, out, *, resume, supervision)` is called."""
+OTHER_COMMANDS = {
+    "sample": "sample completions of prompts",
+    "score": "a reward model's scores of given completions",
+    "evaluate": "held-out figures of a policy or of reward models",
+    "serve": "keep a policy loaded and answer questions from a directory",
+    "convert": "make a safetensors directory of a GGUF file, an adapter or a model",
+}
+"""Methods that train nothing have a command of their own name; every other is for `run`."""
 EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "defect": 1}
 
 
@@ -68,16 +84,12 @@ def main(arguments: Sequence[str]) -> int:
 def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.engine", description="Train, sample and convert models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, about in (
-        ("run", "train by a config (method reward or dpo)"),
-        ("sample", "sample completions of prompts"),
-        ("convert", "make a safetensors directory of a GGUF file, an adapter or a model"),
-    ):
+    for name, about in {"run": "train by a config", **OTHER_COMMANDS}.items():
         command = commands.add_parser(name, help=about, description=about)
         source = "config file, or the source itself" if name == "convert" else "config file"
         command.add_argument("config", type=Path, metavar="CONFIG", help=source)
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for everything written")
-        resumed = "completions.jsonl of an earlier attempt" if name == "sample" else "checkpoint to go on from"
+        resumed = "checkpoint to go on from" if name == "run" else "an earlier attempt's output to go on from"
         command.add_argument("--resume", type=Path, metavar="PATH", help=resumed)
         command.add_argument(
             "--supervised", action="store_true", help="stdin is the supervisor's pipe; its end or silence kills"
@@ -96,7 +108,8 @@ def _read_config(command: str, path: Path) -> AnyConfig:
     except (OSError, ValueError) as error:
         raise ConfigError(key="", value=str(path), message=f"{path} is no readable JSON file: {error}") from None
     config = parse_config(raw)
-    if not isinstance(config, COMMANDS[command]):
+    wanted = config.method if config.method in OTHER_COMMANDS else "run"
+    if command != wanted:
         raise ConfigError(
             key="method", value=config.method, message=f"method {config.method} is not for the command {command}"
         )
@@ -105,20 +118,9 @@ def _read_config(command: str, path: Path) -> AnyConfig:
 
 def _run(config: AnyConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
     # Imported after the config was checked: torch and transformers take seconds to load, and a bad key should not.
-    from training.engine import convert, dpo, reward, sampling  # noqa: PLC0415
-
+    module = importlib.import_module(f"training.engine.{MODULES[config.method]}")
     write_json(out / "environment.json", _environment())
-    match config:
-        case RewardConfig():
-            reward.run(config, out, resume=resume, supervision=supervision)
-        case DpoConfig():
-            dpo.run(config, out, resume=resume, supervision=supervision)
-        case SampleConfig():
-            sampling.run(config, out, resume=resume, supervision=supervision)
-        case ConvertConfig():
-            convert.run(config, out)
-        case _:
-            assert_never(config)
+    module.run(config, out, resume=resume, supervision=supervision)
 
 
 def _environment() -> dict[str, Any]:

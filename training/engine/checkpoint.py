@@ -5,8 +5,9 @@
       head.safetensors         LoRA reward model: {"score.weight": [1, D]}
       model/                   all weights trained: a model directory as `models.write_model` makes it
       winnow.json              method, kind, step, base_sha256, template_sha256, reward {mean, std, count, step} | null
-      state.safetensors        optimizer moments by parameter name, generator states
-      state.json               progress, ids of the next batch, config, python's generator state
+      critic/                  a second model in training, with adapter/, head.safetensors or model/ of its own
+      state.safetensors        optimizer moments by parameter name, other parameters, generators, the method's tensors
+      state.json               progress, ids of the next batch, config, python's generator state, the method's state
       manifest.json            path, sha256 and bytes of every other file; written last
 
 Written to `.partial-step-N`, each file synced, renamed; a directory without a manifest does not exist.
@@ -26,11 +27,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.engine.errors import ModelError
 from training.engine.files import read_json, sha256_of_file, write_json
-from training.engine.models import save_adapter, score_head, write_model
+from training.engine.models import has_score_head, save_adapter, score_head, write_model
+from training.engine.sections import OptimConfig
 from training.engine.text import Text
 
 FORMAT = "winnow-checkpoint"
@@ -38,17 +40,39 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(kw_only=True, slots=True)
+class Trained:
+    """A model in training: its optimizer with its settings, and trained parameters that are no part of the model."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    optim: OptimConfig
+    extra: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Everything that its optimizer moves, by name."""
+        own = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return own | {f"extra.{name}": parameter for name, parameter in self.extra.items()}
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return list(self.named.values())
+
+
+@dataclass(kw_only=True, slots=True)
 class Progress:
     """Where a run stands. `pending` holds the figures of a step whose line is not written yet: it may be evaluated."""
 
     step: int = 0
+    skipped: int = 0
+    """Planned optimizer steps that were left out."""
     pending: dict[str, float] | None = field(default_factory=dict)
     tokens: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     """Last value of every metric."""
     alarms: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, float] | None = None
-    """`step` and `value` of the checkpoint with the least held-out loss."""
+    """`step` and `value` of the checkpoint with the best held-out figure."""
     asked: list[int] = field(default_factory=list)
     """Steps of checkpoints that the supervisor asked for; they are kept."""
     scores: dict[str, float] | None = None
@@ -75,10 +99,10 @@ class Saved:
 def save_checkpoint(
     folder: Path,
     *,
-    model: Any,
+    trained: Mapping[str, Trained],
     text: Text,
-    optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     step: int,
     adapter: bool,
@@ -86,29 +110,34 @@ def save_checkpoint(
     """Write `folder/step-N` aside and rename it into place; one that is there already is replaced.
 
     Args:
-        state: goes to `state.json`; `facts`: goes to `winnow.json`, and to that of `model/` when all weights train.
+        trained: models in training by role; the first lies in the checkpoint itself, another in a folder of its role.
+        state, tensors: go to `state.json` and `state.safetensors`; `facts`: to `winnow.json`, and to that of `model/`
+            when all weights train.
 
     Raises:
         OSError: no space (checked first) or another failure; former checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = _optimizer_tensors(model, optimizer) | _generator_tensors()
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
-    needed = int(1.1 * (trained + sum(t.numel() * t.element_size() for t in tensors.values()))) + 2**20
+    kept = _generator_tensors() | {f"method/{name}": value.cpu().contiguous() for name, value in tensors.items()}
+    for number, (role, part) in enumerate(trained.items()):
+        kept |= _trained_tensors(part, prefix="" if number == 0 else f"{role}/")
+    weights = sum(
+        p.numel() * p.element_size()
+        for part in trained.values()
+        for p in part.model.parameters()
+        if p.requires_grad or not adapter
+    )
+    needed = int(1.1 * (weights + sum(t.numel() * t.element_size() for t in kept.values()))) + 2**20
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes", str(folder))
     partial = folder / f".partial-step-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    if adapter:
-        save_adapter(model, partial / "adapter")
-        if facts["kind"] == "reward":
-            save_file({"score.weight": score_head(model).weight.detach().cpu()}, partial / "head.safetensors")
-    else:
-        (partial / "model").mkdir()
-        write_model(model, text, partial / "model", winnow={**facts, "format": FORMAT})
+    for number, (role, part) in enumerate(trained.items()):
+        place = partial if number == 0 else partial / role
+        _write_weights(part.model, text, place, adapter=adapter, facts=facts)
     write_json(partial / "winnow.json", {**facts, "format": FORMAT, "step": step})
-    save_file(tensors, partial / "state.safetensors")
+    save_file(kept, partial / "state.safetensors")
     write_json(partial / "state.json", dict(state))
     files = [
         {"path": path.relative_to(partial).as_posix(), "sha256": sha256_of_file(path), "bytes": path.stat().st_size}
@@ -126,6 +155,18 @@ def save_checkpoint(
     _sync(folder)
     shutil.rmtree(former, ignore_errors=True)
     return Saved(path=target, step=step, sha256=sha256_of_file(target / MANIFEST))
+
+
+def _write_weights(model: Any, text: Text, place: Path, *, adapter: bool, facts: Mapping[str, Any]) -> None:
+    """The weights of one model in training into a folder, which is made if need be."""
+    place.mkdir(exist_ok=True)
+    if not adapter:
+        (place / "model").mkdir()
+        write_model(model, text, place / "model", winnow={**facts, "format": FORMAT})
+        return
+    save_adapter(model, place / "adapter")
+    if has_score_head(model):
+        save_file({"score.weight": score_head(model).weight.detach().cpu()}, place / "head.safetensors")
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep_steps: set[int]) -> None:
@@ -219,19 +260,34 @@ def load_head(model: Any, path: Path) -> None:
         head.weight.copy_(weight)
 
 
-def restore_optimizer(model: Any, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Give the optimizer its moments and the process its generator states back."""
+def restore_trained(part: Trained, path: Path, *, role: str | None = None) -> None:
+    """Give a model's optimizer its moments back, and the other parameters their values; `role` as it was saved."""
     tensors = load_file(path / "state.safetensors")
-    for name, parameter in _trained(model).items():
+    prefix = "" if role is None else f"{role}/"
+    with torch.no_grad():
+        for name, other in part.extra.items():
+            other.copy_(tensors[f"{prefix}extra/{name}"])
+    for name, parameter in part.named.items():
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            tensor = tensors.get(f"optimizer/{name}/{key}")
+            tensor = tensors.get(f"{prefix}optimizer/{name}/{key}")
             if tensor is not None:
                 # AdamW keeps its step counter on the host unless it is fused on a GPU.
                 device = parameter.device if key != "step" or parameter.is_cuda else "cpu"
-                optimizer.state[parameter][key] = tensor.to(device)
+                part.optimizer.state[parameter][key] = tensor.to(device)
+
+
+def restore_generators(path: Path) -> None:
+    """Give the process the states of torch's generators back."""
+    tensors = load_file(path / "state.safetensors")
     torch.set_rng_state(tensors["generator/torch"])
     if torch.cuda.is_available() and "generator/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator/cuda"])
+
+
+def method_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors that the method itself keeps."""
+    tensors = load_file(path / "state.safetensors")
+    return {name.removeprefix("method/"): value for name, value in tensors.items() if name.startswith("method/")}
 
 
 def restore_python_generator(state: Mapping[str, Any]) -> None:
@@ -247,16 +303,13 @@ def progress_to_dict(progress: Progress) -> dict[str, Any]:
     return dataclasses.asdict(progress)
 
 
-def _trained(model: Any) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"optimizer/{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in _trained(model).items()
-        for key, value in optimizer.state.get(parameter, {}).items()
+def _trained_tensors(part: Trained, *, prefix: str) -> dict[str, Tensor]:
+    moments = {
+        f"{prefix}optimizer/{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in part.named.items()
+        for key, value in part.optimizer.state.get(parameter, {}).items()
     }
+    return moments | {f"{prefix}extra/{name}": value.detach().cpu() for name, value in part.extra.items()}
 
 
 def _generator_tensors() -> dict[str, Tensor]:

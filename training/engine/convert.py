@@ -24,6 +24,7 @@ from training.engine.checkpoint import MANIFEST, load_head, verify_checkpoint
 from training.engine.config import ConvertConfig
 from training.engine.errors import ModelError
 from training.engine.files import Status, directory_hash, write_json
+from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text, text_of
 
 _PROBE = [{"role": "user", "content": "Name three colours of the rainbow, and say where they come from."}]
@@ -33,7 +34,9 @@ _SAME = 1e-4  # max |Δ| of an output between the model meant and the one read b
 Progress = Callable[[float, str], None]
 
 
-def run(config: ConvertConfig, out: Path) -> dict[str, Any]:
+def run(
+    config: ConvertConfig, out: Path, *, resume: Path | None = None, supervision: Supervision | None = None
+) -> dict[str, Any]:
     """Write OUT/model and OUT/result.json, and return the result. A model already in OUT is refused."""
     status = Status(out)
 

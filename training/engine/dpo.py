@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -23,17 +24,15 @@ from training.engine import loop, losses, starting
 from training.engine.config import DpoConfig, DpoOptions, Link
 from training.engine.diagnostics import policy_alarms
 from training.engine.evaluate import Judged, accuracy_metrics, vote_accuracy_metrics
-from training.engine.files import Status, directory_hash
 from training.engine.logprobs import completion_logprobs
 from training.engine.loop import Batch, Run
-from training.engine.models import adapters_off, load_policy
-from training.engine.packing import Pack, Sharing, build_pack, use_packed_attention
-from training.engine.pairs import Pair, check_scored_tokens, load_part, verify_preferences
+from training.engine.packing import Pack
+from training.engine.pairs import Pair, check_scored_tokens, data_figures, load_part
 from training.engine.reference import ReferenceCache
-from training.engine.sampling import Completion, Prompt, generate
+from training.engine.rollouts import as_reference, sample_held_out
 from training.engine.sections import Dtype
+from training.engine.starting import Opening
 from training.engine.supervision import Supervision
-from training.engine.text import load_text
 
 FIRST_LOSS_TOLERANCE = 1e-6
 """How far the first loss may be from its exact value in fp32; bf16 rounds a log-probability by up to 2⁻⁸ of it."""
@@ -45,59 +44,24 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
     Raises:
         SnapshotError, ModelError, Diverged; StopRun when a stop comes before the first step.
     """
-    status = Status(out)
-    status.update("loading")
-    manifest = verify_preferences(config.data.snapshot)
-    device = starting.prepare_device(config)
-    saved = starting.find_resume(out, resume)
-    if saved is not None:
-        starting.check_same_run(config, saved)
-    base = Path(config.models.base)
-    lineage = loop.Lineage(snapshot=manifest.content_hash, base=directory_hash(base))
-    text = load_text(base)
+    opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=("preferences",))
     train, validation, test = (
-        load_part(part, data=config.data, labels=config.dpo.labels, text=text)
+        load_part(part, data=config.data, labels=config.dpo.labels, text=opening.text)
         for part in ("train", "validation", "test")
     )
-    check_scored_tokens(train.pairs, text)
-    model = load_policy(base, device=device.type)
-    use_packed_attention(model)
-    cache = ReferenceCache(
-        Path(config.memory.reference_cache or out / "reference"),
-        identity={
-            "model": lineage.base,
-            "tokenizer": text.tokenizer_sha256,
-            "template": text.template_sha256,
-            "dtype": config.precision.dtype.value,
-            "device": device.type,
-        },
-    )
+    check_scored_tokens(train.pairs, opening.text)
+    model, reference = starting.load_policies(opening, config)
     held_out = validation.pairs[: config.eval.pairs]
-    _fill(
-        cache,
-        config,
-        model,
-        [*_first_epoch(config, train.pairs), held_out, test.pairs],
-        supervision=supervision,
-        status=status,
-    )
-    reference = None
-    if config.adapter is None:  # with an adapter the reference is the same model with the adapter off
-        reference = model.requires_grad_(requires_grad=False)
-        model = load_policy(saved.path / "model" if saved is not None else base, device=device.type)
-        use_packed_attention(model)
+    cache = _fill(config, opening, model, reference, [*_first_epoch(config, train.pairs), held_out, test.pairs])
     session = starting.start_run(
         config,
+        opening,
         kind="policy",
-        out=out,
-        supervision=supervision,
-        status=status,
-        text=text,
-        model=starting.make_trainable(model, config, saved),
-        train=train,
-        lineage=lineage,
-        saved=saved,
-        device=device,
+        trained={"policy": starting.make_trained(model, config.optim)},
+        reference=reference,
+        items=train.pairs,
+        size=config.batch.pairs,
+        facts=data_figures(train),
     )
     starting.check_packing(session, lambda pack: completion_logprobs(session.model, pack))
     with session.ending():
@@ -105,9 +69,7 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
             if not session.is_open:
                 session.open_step(_take_step(session, config, cache, session.next_batch()))
             elif session.evaluation_is_due:
-                figures, changes = _evaluate(
-                    session, config, cache, reference=reference, held_out=held_out, test=test.pairs
-                )
+                figures, changes = _evaluate(session, config, cache, held_out=held_out, test=test.pairs)
                 session.close_step(figures, alarms=policy_alarms(changes))
             else:
                 session.close_step({})
@@ -127,7 +89,7 @@ def link_loss(options: DpoOptions, delta: Tensor, q: Tensor) -> Tensor:
         case Link.HINGE:
             return losses.hinge(options.beta * delta, q)
         case _:
-            assert_never(options.link)
+            raise NotImplementedError(options.link)
 
 
 def first_loss(options: DpoOptions) -> float:
@@ -139,6 +101,8 @@ def first_loss(options: DpoOptions) -> float:
             return 1 / (4 * options.tau**2)
         case Link.HINGE:
             return 1.0
+        case Link.MARGIN:
+            return math.log1p(math.exp(options.gamma))
         case _:
             assert_never(options.link)
 
@@ -152,31 +116,38 @@ def _first_epoch(config: DpoConfig, pairs: list[Pair]) -> list[list[Pair]]:
 
 
 def _fill(
-    cache: ReferenceCache,
-    config: DpoConfig,
-    model: Any,
-    batches: list[list[Pair]],
-    *,
-    supervision: Supervision,
-    status: Status,
-) -> None:
-    device = next(model.parameters()).device
+    config: DpoConfig, opening: Opening, model: Any, reference: Any | None, batches: list[list[Pair]]
+) -> ReferenceCache:
+    """The reference's log-probabilities of all pairs that the run will see."""
+    cache = ReferenceCache(
+        Path(config.memory.reference_cache or opening.out / "reference"),
+        identity={
+            "model": opening.lineage.models["base"],
+            "tokenizer": opening.text.tokenizer_sha256,
+            "template": opening.text.template_sha256,
+            "dtype": config.precision.dtype.value,
+            "device": opening.device.type,
+        },
+    )
 
     def values_of(pack: Pack) -> Tensor:
-        with torch.no_grad(), loop.precision(config, device):
-            return completion_logprobs(model, pack)
+        with torch.no_grad(), loop.precision(config, opening.device), as_reference(model, reference) as frozen:
+            return completion_logprobs(frozen, pack)
 
     def between(_done: int, _count: int) -> None:
-        supervision.raise_if_overdue(grace_seconds=config.stop.grace_seconds)
-        status.update("reference")  # no steps: these are packs of the cache, not optimizer steps
+        opening.supervision.raise_if_overdue(grace_seconds=config.stop.grace_seconds)
+        opening.status.update("reference")  # no steps: these are packs of the cache, not optimizer steps
 
     groups = [[pair.sharing for pair in batch] for batch in batches]
     everything = [group for batch in groups for group in batch]
-    cache.check(everything, values_of, dtype=config.precision.dtype.value, device=device)
-    cache.fill(groups, values_of, micro_tokens=config.memory.micro_tokens, device=device, between=between)
+    cache.check(everything, values_of, dtype=config.precision.dtype.value, device=opening.device)
+    cache.fill(groups, values_of, micro_tokens=config.memory.micro_tokens, device=opening.device, between=between)
+    return cache
 
 
-def _forward(session: Run, config: DpoConfig, cache: ReferenceCache, pairs: list[Pair], *, train: bool) -> Batch:
+def _forward(
+    session: Run[Pair], config: DpoConfig, cache: ReferenceCache, pairs: Sequence[Pair], *, train: bool
+) -> Batch:
     weight = sum(pair.weight for pair in pairs)
     decided = sum(pair.weight for pair in pairs if pair.q > 0.5)
 
@@ -196,7 +167,7 @@ def _forward(session: Run, config: DpoConfig, cache: ReferenceCache, pairs: list
     return loop.forward_batch(session, pairs, terms, train=train)
 
 
-def _take_step(session: Run, config: DpoConfig, cache: ReferenceCache, pairs: list[Pair]) -> dict[str, float]:
+def _take_step(session: Run[Pair], config: DpoConfig, cache: ReferenceCache, pairs: Sequence[Pair]) -> dict[str, float]:
     started = time.monotonic()
     batch = _forward(session, config, cache, pairs, train=True)
     if session.progress.step == 0:
@@ -224,7 +195,7 @@ def _check_first_loss(config: DpoConfig, batch: Batch) -> None:
         raise AssertionError(f"the first loss is {found:.9f}, it must be {expected:.9f}: π is not π_ref")
 
 
-def _judge(batch: Batch, pairs: list[Pair]) -> list[Judged]:
+def _judge(batch: Batch, pairs: Sequence[Pair]) -> list[Judged]:
     margins = (batch.figures["change_chosen"] - batch.figures["change_rejected"]).tolist()
     return [
         Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1], votes=p.votes)
@@ -233,13 +204,7 @@ def _judge(batch: Batch, pairs: list[Pair]) -> list[Judged]:
 
 
 def _evaluate(
-    session: Run,
-    config: DpoConfig,
-    cache: ReferenceCache,
-    *,
-    reference: Any | None,
-    held_out: list[Pair],
-    test: list[Pair],
+    session: Run[Pair], config: DpoConfig, cache: ReferenceCache, *, held_out: list[Pair], test: list[Pair]
 ) -> tuple[dict[str, float], list[float]]:
     """`eval/*`, at the end `test/*` too, and sampled completions; also the changes of held-out chosen completions."""
     started = time.monotonic()
@@ -257,72 +222,5 @@ def _evaluate(
         values |= vote_accuracy_metrics(judged, part=part)
         if part == "eval":
             changes = batch.figures["change_chosen"].tolist()
-    values |= _sample(session, config, reference, held_out or session.pairs)
+    values |= sample_held_out(session, held_out or session.items, config.eval, reward_per_nat=config.dpo.beta)
     return {**values, "time/eval": time.monotonic() - started}, changes
-
-
-def _sample(session: Run, config: DpoConfig, reference: Any | None, pairs: list[Pair]) -> dict[str, float]:
-    """Completions of the first prompts at temperature 1, with the same random numbers at every evaluation.
-
-    KL(π‖π_ref) is estimated by the mean of d(y) over them: unbiased, and it may be negative.
-    """
-    first = {pair.group: pair for pair in reversed(pairs)}  # one pair a group, the first by id
-    asked = sorted(first.values(), key=lambda pair: pair.id)[: config.eval.prompts]
-    if not asked:
-        return {}
-
-    def go_on(_tokens: int) -> bool:
-        session.check_stop()
-        session.tell("sampling")
-        return True
-
-    with torch.no_grad(), loop.precision(config, session.device):
-        found = generate(
-            session.model,
-            session.text,
-            [Prompt(id=pair.id, messages=pair.prompt) for pair in asked],
-            seed=config.seed,
-            stream="evaluation",
-            max_new_tokens=config.eval.max_new_tokens,
-            batch_size=len(asked),
-            after_tokens=go_on,
-        )
-        completion_of = {completion.prompt_id: completion for completion in found}
-        completions = [completion_of[pair.id] for pair in asked]
-        kl = _log_ratios(session, reference, asked, completions)
-    for pair, completion, change in zip(asked, completions, kl, strict=True):
-        session.samples.write(
-            {
-                "step": session.progress.step,
-                "prompt_id": pair.id,
-                "prompt": pair.prompt,
-                "completion": completion.text,
-                "finish": completion.finish,
-                "reward": config.dpo.beta * change,
-                "kl": change,
-                "length": len(completion.token_ids),
-            }
-        )
-    return {
-        "rollout/kl": sum(kl) / len(kl),
-        "rollout/length_mean": sum(len(completion.token_ids) for completion in completions) / len(completions),
-        "rollout/unfinished_share": sum(c.finish == "length" for c in completions) / len(completions),
-        "rollout/samples": float(len(completions)),
-    }
-
-
-def _log_ratios(session: Run, reference: Any | None, asked: list[Pair], completions: list[Completion]) -> list[float]:
-    """d(y) of each sampled completion, both models on the same path."""
-    groups = [
-        Sharing(prompt=pair.sharing.prompt, completions=(completion.token_ids,))
-        for pair, completion in zip(asked, completions, strict=True)
-    ]
-    pack = build_pack(groups, device=session.device)
-    ours = completion_logprobs(session.model, pack)
-    if reference is not None:
-        theirs = completion_logprobs(reference, pack)
-    else:
-        with adapters_off(session.model):
-            theirs = completion_logprobs(session.model, pack)
-    ratios: list[float] = (ours - theirs).tolist()
-    return ratios

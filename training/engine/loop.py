@@ -8,7 +8,10 @@ written and the next batch may begin. A method's loop reads
         if run.is_open: run.close_step(evaluate(...) if run.evaluation_is_due else {})
         else:           run.open_step(take_step(...))
 
-B pairs of an optimizer step; K completions of a pack.
+Its plan is a list of iterations, each with the items that it begins with. Offline an iteration is one optimizer step;
+a method that samples takes `inner` steps on what it sampled, and may skip the rest of them.
+
+B items of an optimizer step; K completions and C scored tokens of a pack.
 """
 
 from __future__ import annotations
@@ -20,53 +23,81 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from training.engine import checkpoint as checkpoints
-from training.engine.checkpoint import Progress, Saved
+from training.engine.checkpoint import Progress, Saved, Trained
 from training.engine.config import RunConfig, to_dict
 from training.engine.errors import Diverged
 from training.engine.files import LineFile, Status, check_values, write_json
-from training.engine.packing import Pack, build_pack, plan_packs
-from training.engine.pairs import Pair
-from training.engine.sections import Dtype, OptimConfig, Schedule
+from training.engine.packing import Pack, Sharing, build_pack, plan_packs
+from training.engine.sections import Dtype, OnAlarm, OptimConfig, Schedule
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text
 
 EVALUATIONS = 4
 """Evaluations after step 0 when `eval.every` is null."""
 
-Terms = Callable[[Pack, list[Pair]], tuple[Tensor, dict[str, Tensor]]]
+
+class Item(Protocol):
+    """What a pack is made of: a prompt with its completions, and what it weighs in a loss."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def sharing(self) -> Sharing: ...
+    @property
+    def weight(self) -> float: ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+Terms = Callable[[Pack, list[ItemT]], tuple[Tensor, dict[str, Tensor]]]
 """A micro-batch → its losses [B] (with gradient) and figures by name, [B] each (without)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lineage:
-    """Hashes of what a run was made from."""
+    """Hashes of what a run was made from; `models` by role, `base` among them."""
 
     snapshot: str
-    base: str
+    models: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """Which held-out metric says that one checkpoint is better than another."""
+
+    metric: str = "eval/loss"
+    higher: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
-class Run:
-    """One training run on one device: its parts, open files and progress."""
+class Run(Generic[ItemT]):
+    """One training run: its parts, open files and progress."""
 
     config: RunConfig
     kind: str
+    """`policy` or `reward`: what its checkpoints are."""
     out: Path
     supervision: Supervision
     status: Status
     text: Text
-    model: Any
-    optimizer: torch.optim.Optimizer
-    pairs: list[Pair]
+    trained: dict[str, Trained]
+    """Models in training by role; the first is what the run is for."""
+    reference: Any | None = None
+    """The frozen policy that KL is measured to; None: the trained one with its adapter off."""
+    items: Sequence[ItemT]
     plan: list[list[int]]
+    """Indices of the items that each iteration begins with."""
+    inner: int = 1
+    """Optimizer steps of an iteration, when none is skipped."""
+    epoch_iterations: int
+    """Iterations that go once over the items."""
     lineage: Lineage
     progress: Progress
     metrics: LineFile
@@ -77,14 +108,48 @@ class Run:
     first_step: int
     saved: Saved | None = None
     """The newest checkpoint."""
-    dropped: int = 0
-    """Training pairs that were too long."""
+    best_by: Best = field(default_factory=Best)
+    facts: dict[str, float] = field(default_factory=dict)
+    """Metrics about the data, written once, with the line of step 0."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """What `winnow.json` of a checkpoint says beyond what every run knows."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the method itself must find again after a kill, as JSON."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """The same as tensors."""
+    ended: tuple[str, str] | None = None
+    """Status and reason of an end that the method asked for."""
 
     # --- where it stands ----------------------------------------------------------------------------------------------
 
     @property
+    def model(self) -> Any:
+        return next(iter(self.trained.values())).model
+
+    @property
+    def planned(self) -> int:
+        """Optimizer steps, those included that were skipped: the schedule is laid over them."""
+        return len(self.plan) * self.inner
+
+    @property
+    def position(self) -> int:
+        """Planned steps that are behind."""
+        return self.progress.step + self.progress.skipped
+
+    @property
     def steps(self) -> int:
-        return len(self.plan)
+        """Optimizer steps of the run, as far as one can know."""
+        return self.planned - self.progress.skipped
+
+    @property
+    def iteration(self) -> int:
+        """Number of the iteration that the next step belongs to, from 0."""
+        return self.position // self.inner
+
+    @property
+    def inner_step(self) -> int:
+        """Number of the next step within its iteration, from 0."""
+        return self.position % self.inner
 
     @property
     def is_open(self) -> bool:
@@ -92,26 +157,29 @@ class Run:
 
     @property
     def is_last(self) -> bool:
-        return self.progress.step == self.steps
+        return self.position == self.planned
 
     @property
     def is_over(self) -> bool:
-        """All steps are closed, or a stop was asked for and only an evaluation or a further step is ahead."""
+        """All is closed, or an end was asked for: by the method, or from outside with an evaluation or a step ahead."""
+        if self.ended is not None and not self.is_open:
+            return True
         if self.is_open:
             return self.supervision.stop_requested and self.evaluation_is_due
         return self.is_last or self.supervision.stop_requested
 
     @property
     def evaluation_is_due(self) -> bool:
-        every = self.config.eval.every or math.ceil(self.steps / EVALUATIONS)
+        every = self.config.eval.every or math.ceil(self.planned / EVALUATIONS)
         return self.is_last or self.progress.step % every == 0
 
     @property
     def folder(self) -> Path:
         return self.out / "checkpoints"
 
-    def next_batch(self) -> list[Pair]:
-        return [self.pairs[index] for index in self.plan[self.progress.step]]
+    def next_batch(self) -> list[ItemT]:
+        """The items of the iteration that the next step belongs to."""
+        return [self.items[index] for index in self.plan[self.iteration]]
 
     def check_stop(self) -> None:
         """Between micro-batches and token batches. Raises StopRun when the grace after a stop is over."""
@@ -135,24 +203,31 @@ class Run:
         self.progress.step += 1
         self.progress.pending = values
 
-    def close_step(self, evaluated: dict[str, float], *, alarms: Sequence[str] = ()) -> None:
+    def skip_rest(self) -> None:
+        """Leave out the steps of the present iteration that are ahead. Call it before the step is opened or after."""
+        if self.position % self.inner:
+            self.progress.skipped += self.inner - self.position % self.inner
+
+    def end(self, status: str, *, reason: str) -> None:
+        """End the run after the present step with a status of the method's own, such as `stopped_kl`."""
+        self.ended = (status, reason)
+
+    def close_step(self, evaluated: dict[str, float], *, alarms: Sequence[str] = (), may_be_best: bool = True) -> None:
         """Write the step's line, and a checkpoint where one is due, asked for, or the best so far."""
         progress = self.progress
         assert progress.pending is not None
         values = {**progress.pending, **evaluated, **{f"alarm/{name}": 1.0 for name in alarms}}
         if progress.step == 0:
-            values |= {
-                "data/pairs": float(len(self.pairs)),
-                "data/ties": float(sum(pair.q == 0.5 for pair in self.pairs)),
-                "data/dropped_too_long": float(self.dropped),
-            }
+            values |= self.facts
         check_values(values, step=progress.step, examples=[])
         line = {"step": progress.step, "time": round(time.time(), 3), "tokens": progress.tokens}
         self.metrics.write({**line, **values})
         progress.pending = None
         progress.latest.update(values)
         progress.alarms += [{"name": name, "step": progress.step} for name in alarms]
-        best = self._note_best(values)
+        if alarms and self.config.stop.on_alarm is OnAlarm.PAUSE and not self.is_last:
+            self.end("paused", reason=f"alarm {', '.join(alarms)} at step {progress.step}")
+        best = may_be_best and self._note_best(values)
         asked = self.supervision.take_checkpoint_request()
         if asked:
             progress.asked.append(progress.step)
@@ -162,42 +237,47 @@ class Run:
         self.tell("training")
 
     def _note_best(self, values: dict[str, float]) -> bool:
-        """The least held-out loss of a trained model; without a validation part there is no best."""
-        loss = values.get("eval/loss")
+        """The best held-out figure of a trained model; without a held-out part there is no best."""
+        value = values.get(self.best_by.metric)
         progress = self.progress
-        if loss is None or not progress.step or (progress.best is not None and loss >= progress.best["value"]):
+        if value is None or not progress.step:
             return False
-        progress.best = {"step": progress.step, "value": loss}
+        sign = 1 if self.best_by.higher else -1
+        if progress.best is not None and sign * value <= sign * progress.best["value"]:
+            return False
+        progress.best = {"step": progress.step, "value": value}
         return True
 
     def save(self) -> None:
         """Write a checkpoint of the present state and delete the ones that are no longer wanted."""
         self.tell("saving")
         progress = self.progress
-        following = [] if self.is_last else [pair.id for pair in self.next_batch()]
+        following = [] if self.is_last else [item.id for item in self.next_batch()]
         version, internal, gauss = random.getstate()
         scores = progress.scores
         self.saved = checkpoints.save_checkpoint(
             self.folder,
-            model=self.model,
+            trained=self.trained,
             text=self.text,
-            optimizer=self.optimizer,
             step=progress.step,
             adapter=self.config.adapter is not None,
             facts={
                 "method": self.config.method,
                 "kind": self.kind,
-                "base_sha256": self.lineage.base,
+                "base_sha256": self.lineage.models["base"],
                 "snapshot_sha256": self.lineage.snapshot,
                 "template_sha256": self.text.template_sha256,
                 "reward": scores if scores is not None and scores["step"] == progress.step else None,
+                **self.card,
             },
             state={
                 "progress": checkpoints.progress_to_dict(progress),
                 "next_batch": following,
                 "config": to_dict(self.config),
                 "python_generator": [version, list(internal), gauss],
+                "method": self.state,
             },
+            tensors=self.tensors,
         )
         kept = {int(progress.best["step"])} if progress.best else set()
         checkpoints.prune_checkpoints(
@@ -220,7 +300,7 @@ class Run:
                 "checkpoints": {"best": self._named(best), "last": self._named(self.saved)},
                 "metrics": progress.latest,
                 "alarms": progress.alarms,
-                "lineage": {"snapshot": self.lineage.snapshot, "models": {"base": self.lineage.base}},
+                "lineage": {"snapshot": self.lineage.snapshot, "models": self.lineage.models},
             },
         )
         self.tell(status)
@@ -237,24 +317,29 @@ class Run:
             with contextlib.suppress(StopRun):
                 yield
         except Diverged as error:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
             self.write_result("diverged", reason=str(error))
             raise
         if self.is_last and not self.is_open:
             self.write_result("done")
             return
         # A step that was given up left its gradients behind, the weights are those of the step before.
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.saved is None or self.saved.step != self.progress.step or self.is_open:
             self.save()
-        self.write_result("stopped", reason="a stop was asked for")
+        status, reason = self.ended or ("stopped", "a stop was asked for")
+        self.write_result(status, reason=reason)
+
+    def _forget_gradients(self) -> None:
+        for part in self.trained.values():
+            part.optimizer.zero_grad(set_to_none=True)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
 def plan_batches(count: int, *, size: int, epochs: int, seed: int, max_steps: int | None) -> list[list[int]]:
-    """Indices of the pairs of each optimizer step; the last batch of an epoch may be smaller.
+    """Indices of the items of each iteration; the last batch of an epoch may be smaller.
 
     The order of an epoch depends on the seed and its number alone.
     """
@@ -266,6 +351,19 @@ def plan_batches(count: int, *, size: int, epochs: int, seed: int, max_steps: in
         if max_steps is not None and len(plan) >= max_steps:
             return plan[:max_steps]
     return plan
+
+
+def plan_rollouts(count: int, *, prompts: int, iterations: int, seed: int) -> list[list[int]]:
+    """Indices of the prompts of each iteration: epoch after epoch, each in an order of its own, none left over.
+
+    Where an iteration wants more prompts than there are, it takes some of them twice.
+    """
+    order: list[int] = []
+    for epoch in range(math.ceil(iterations * prompts / count)):
+        part = list(range(count))
+        random.Random(f"{seed}:{epoch}").shuffle(part)  # noqa: S311 - an order, no secret
+        order += part
+    return [order[start : start + prompts] for start in range(0, iterations * prompts, prompts)]
 
 
 def learning_rate(step: int, *, steps: int, optim: OptimConfig) -> float:
@@ -285,7 +383,7 @@ def learning_rate(step: int, *, steps: int, optim: OptimConfig) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """What the forward passes of an optimizer step gave, in the order of its pairs; [B] each, on the host."""
+    """What the forward passes of an optimizer step gave, in the order of its items; [B] each, on the host."""
 
     losses: Tensor
     weights: Tensor
@@ -293,11 +391,11 @@ class Batch:
     tokens: int
 
 
-def micro_batches(run: Run, pairs: list[Pair]) -> Iterator[tuple[list[int], list[Pair], Pack]]:
-    """The packs of some pairs: their indices, the pairs, and the pack with chosen and rejected of each in turn."""
-    for indices in plan_packs([pair.sharing.positions for pair in pairs], micro_tokens=run.config.memory.micro_tokens):
-        chosen = [pairs[index] for index in indices]
-        yield indices, chosen, build_pack([pair.sharing for pair in chosen], device=run.device)
+def micro_batches(run: Run[Any], items: Sequence[ItemT]) -> Iterator[tuple[list[int], list[ItemT], Pack]]:
+    """The packs of some items: their indices, the items, and the pack with the completions of each in turn."""
+    for indices in plan_packs([item.sharing.positions for item in items], micro_tokens=run.config.memory.micro_tokens):
+        chosen = [items[index] for index in indices]
+        yield indices, chosen, build_pack([item.sharing for item in chosen], device=run.device)
 
 
 def precision(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -305,72 +403,122 @@ def precision(config: RunConfig, device: torch.device) -> contextlib.AbstractCon
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision.dtype is Dtype.BF16)
 
 
-def forward_batch(run: Run, pairs: list[Pair], terms: Terms, *, train: bool) -> Batch:
-    """Losses and figures of all pairs; with `train`, gradients of Σ w·loss / Σ w are left in the parameters.
+def forward_batch(
+    run: Run[Any], items: Sequence[ItemT], terms: Terms[ItemT], *, train: bool, divisor: float | None = None
+) -> Batch:
+    """Losses and figures of all items; with `train`, gradients of Σ w·loss / divisor are left in the parameters.
 
-    The divisor is the weight of the whole batch, known before the first backward pass, so the split into micro-batches
-    changes nothing beyond rounding.
+    The divisor is known before the first backward pass, so the split into micro-batches changes nothing beyond
+    rounding.
+
+    Args:
+        divisor: what the sum of weighted losses is divided by; None: the weight of all items.
 
     Raises:
         Diverged: a loss or figure is not finite.
         StopRun: the grace after a stop is over; gradients are then incomplete.
     """
-    total = sum(pair.weight for pair in pairs)
-    losses = torch.zeros(len(pairs), dtype=torch.float64)
-    figures: dict[str, Tensor] = {}
+    total = sum(item.weight for item in items) if divisor is None else divisor
+    columns: dict[str, Tensor] = {}
     tokens = 0
-    for indices, chosen, pack in micro_batches(run, pairs):
+    for indices, chosen, pack in micro_batches(run, items):
         run.check_stop()
         with torch.set_grad_enabled(train):
             with precision(run.config, run.device):
                 loss, found = terms(pack, chosen)
-            weights = torch.tensor([pair.weight for pair in chosen], device=loss.device, dtype=loss.dtype)
+            weights = torch.tensor([item.weight for item in chosen], device=loss.device, dtype=loss.dtype)
             if train:
                 ((loss * weights).sum() / total).backward()  # type: ignore[no-untyped-call]
-        found["loss"] = loss.detach()
-        for name, value in found.items():
-            column = figures.setdefault(name, torch.zeros(len(pairs), dtype=torch.float64))
+        for name, value in {**found, "loss": loss}.items():
+            column = columns.setdefault(name, torch.zeros(len(items), dtype=torch.float64))
             column[indices] = value.detach().double().cpu()
-            if not bool(torch.isfinite(column[indices]).all()):
-                bad = [
-                    pair.id for pair, x in zip(chosen, column[indices].tolist(), strict=True) if not math.isfinite(x)
-                ]
-                worst = next(x for x in column[indices].tolist() if not math.isfinite(x))
-                step = run.progress.step + int(train)
-                raise Diverged(metric=f"{'train' if train else 'eval'}/{name}", value=worst, step=step, examples=bad)
+            _check_finite(run, name, column[indices], chosen, train=train)
         tokens += pack.tokens
         run.tell("training" if train else "evaluating")
-    losses = figures.pop("loss")
-    weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float64)
-    return Batch(losses=losses, weights=weights, figures=figures, tokens=tokens)
+    return Batch(
+        losses=columns.pop("loss", torch.zeros(0, dtype=torch.float64)),
+        weights=torch.tensor([item.weight for item in items], dtype=torch.float64),
+        figures=columns,
+        tokens=tokens,
+    )
 
 
-def update_weights(run: Run, pairs: list[Pair]) -> dict[str, float]:
-    """Clip, check and apply the gradients; the figures that every method writes.
+def _check_finite(run: Run[Any], name: str, values: Tensor, items: Sequence[Item], *, train: bool) -> None:
+    if bool(torch.isfinite(values).all()):
+        return
+    bad = [(item.id, x) for item, x in zip(items, values.tolist(), strict=True) if not math.isfinite(x)]
+    raise Diverged(
+        metric=f"{'train' if train else 'eval'}/{name}",
+        value=bad[0][1],
+        step=run.progress.step + int(train),
+        examples=[identity for identity, _ in bad],
+    )
+
+
+def infer(
+    run: Run[Any], items: Sequence[ItemT], values_of: Callable[[Pack], Tensor], *, per: Literal["token", "completion"]
+) -> list[Tensor]:
+    """One tensor an item, without gradient, on the host, in the packs of a training step over the same items.
+
+    Args:
+        values_of: a pack → a value for each scored token [C] or each completion [K], as `per` says.
+
+    Returns:
+        For each item the values of its completions, one after the other: [tokens] or [completions].
+
+    Raises:
+        Diverged: a value is not finite.
+        StopRun: the grace after a stop is over.
+    """
+    found: list[Tensor] = [torch.zeros(0)] * len(items)
+    for indices, chosen, pack in micro_batches(run, items):
+        run.check_stop()
+        with torch.no_grad(), precision(run.config, run.device):
+            values = values_of(pack).cpu()
+        if not bool(torch.isfinite(values).all()):
+            bad = float(values[~torch.isfinite(values)][0])
+            step = run.progress.step
+            raise Diverged(metric=f"inference per {per}", value=bad, step=step, examples=[item.id for item in chosen])
+        counts = [len(item.sharing.completions) for item in chosen]
+        if per == "token":
+            per_item = torch.split(pack.lengths, counts)
+            counts = [int(lengths.sum()) for lengths in per_item]
+        for index, part in zip(indices, torch.split(values, counts), strict=True):
+            found[index] = part
+        run.tell("evaluating")
+    return found
+
+
+def update_weights(run: Run[Any], items: Sequence[Item], *, name: str | None = None) -> dict[str, float]:
+    """Clip, check and apply the gradients of one model in training; the figures that every method writes.
+
+    Args:
+        name: the model's role in `run.trained`; None: the first. Figures of another carry its role in their names.
 
     Raises:
         Diverged: the gradient norm is not finite; the weights are untouched.
     """
-    step = run.progress.step + 1
-    rate = learning_rate(step, steps=run.steps, optim=run.config.optim)
-    trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
-    norm = float(torch.nn.utils.clip_grad_norm_(trained, run.config.optim.clip_norm))
+    first = next(iter(run.trained))
+    part = run.trained[name or first]
+    suffix = "" if name in (None, first) else f"{name}_"
+    rate = learning_rate(run.position + 1, steps=run.planned, optim=part.optim)
+    norm = float(torch.nn.utils.clip_grad_norm_(part.parameters, part.optim.clip_norm))
     if not math.isfinite(norm):
-        raise Diverged(metric="train/grad_norm", value=norm, step=step, examples=[pair.id for pair in pairs])
-    for group in run.optimizer.param_groups:
+        step = run.progress.step + 1
+        raise Diverged(metric=f"train/{suffix}grad_norm", value=norm, step=step, examples=[item.id for item in items])
+    for group in part.optimizer.param_groups:
         group["lr"] = rate
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return {"train/learning_rate": rate, "train/grad_norm": norm}
+    part.optimizer.step()
+    part.optimizer.zero_grad(set_to_none=True)
+    return {f"train/{suffix}learning_rate": rate, f"train/{suffix}grad_norm": norm}
 
 
-def step_figures(run: Run, *, tokens: int, seconds: float) -> dict[str, float]:
-    """Counters and speed of a step that took `seconds`."""
+def step_figures(run: Run[Any], *, tokens: int, seconds: float) -> dict[str, float]:
+    """Counters and speed of a step that took `seconds`. Call it before the step is opened."""
     run.progress.tokens += tokens
-    batches = math.ceil(len(run.pairs) / run.config.batch.pairs)
     return {
         "train/tokens": float(run.progress.tokens),
-        "train/epoch": (run.progress.step + 1) / batches,
+        "train/epoch": (run.position + 1) / (run.inner * run.epoch_iterations),
         "time/step": seconds,
         "speed/tokens_per_second": tokens / seconds,
         "memory/peak_bytes": float(peak_bytes(run.device)),

@@ -193,6 +193,10 @@ def score_head(model: Any) -> nn.Linear:
     return head
 
 
+def has_score_head(model: Any) -> bool:
+    return base_of(model).get_output_embeddings() is None
+
+
 def context_tokens(model: Any) -> int:
     """The longest prompt and completion together that the model has positions for."""
     return int(base_of(model).config.max_position_embeddings)

@@ -153,6 +153,15 @@ def drop_too_long(
     return kept, dropped
 
 
+def data_figures(part: Part) -> dict[str, float]:
+    """Metrics about the training pairs, for the line of step 0."""
+    return {
+        "data/pairs": float(len(part.pairs)),
+        "data/ties": float(sum(pair.q == 0.5 for pair in part.pairs)),
+        "data/dropped_too_long": float(part.dropped),
+    }
+
+
 def _votes(line: dict[str, Any]) -> tuple[int, int]:
     votes = line.get("meta", {}).get("votes")
     if not isinstance(votes, dict):  # a snapshot from elsewhere may mean something else by it

@@ -11,7 +11,9 @@ B pairs; K = 2B completions of a pack; N its rows; D hidden size.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +30,13 @@ from training.engine.evaluate import (
     probability_metrics,
     vote_accuracy_metrics,
 )
-from training.engine.files import Status, directory_hash
 from training.engine.loop import Batch, Run
 from training.engine.models import load_reward_model, score_head
 from training.engine.packing import Pack, use_packed_attention
-from training.engine.pairs import Pair, check_scored_tokens, load_part, verify_preferences
+from training.engine.pairs import Pair, check_scored_tokens, data_figures, load_part
 from training.engine.scoring import scores
+from training.engine.starting import Opening
 from training.engine.supervision import Supervision
-from training.engine.text import load_text
 
 
 def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
@@ -44,41 +45,22 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
     Raises:
         SnapshotError, ModelError, Diverged.
     """
-    status = Status(out)
-    status.update("loading")
-    manifest = verify_preferences(config.data.snapshot)
-    device = starting.prepare_device(config)
-    saved = starting.find_resume(out, resume)
-    if saved is not None:
-        starting.check_same_run(config, saved)
-    base = Path(config.models.base)
-    text = load_text(base)
+    opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=("preferences",))
+    text = opening.text
     train, validation, test = (
         load_part(part, data=config.data, labels=config.reward.labels, text=text)
         for part in ("train", "validation", "test")
     )
     check_scored_tokens(train.pairs, text)
-    whole = saved is not None and config.adapter is None
-    model = load_reward_model(
-        saved.path / "model" if saved is not None and whole else base, seed=config.seed, device=device.type
-    )
-    use_packed_attention(model)
-    model = starting.make_trainable(model, config, saved)
-    score_head(model).weight.requires_grad_(True)
-    if saved is not None and not whole:
-        load_head(model, saved.path)
+    model = _load(config, opening)
     session = starting.start_run(
         config,
+        opening,
         kind="reward",
-        out=out,
-        supervision=supervision,
-        status=status,
-        text=text,
-        model=model,
-        train=train,
-        lineage=loop.Lineage(snapshot=manifest.content_hash, base=directory_hash(base)),
-        saved=saved,
-        device=device,
+        trained={"reward": starting.make_trained(model, config.optim)},
+        items=train.pairs,
+        size=config.batch.pairs,
+        facts=data_figures(train),
     )
     starting.check_packing(session, lambda pack: scores(model, pack))
     with session.ending():
@@ -92,7 +74,21 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
                 session.close_step({})
 
 
-def _forward(session: Run, config: RewardConfig, pairs: list[Pair], *, train: bool) -> Batch:
+def _load(config: RewardConfig, opening: Opening) -> Any:
+    """The trunk with its head: from the base, or from the checkpoint that the run goes on from."""
+    saved = opening.saved
+    whole = saved is not None and config.adapter is None
+    place = saved.path / "model" if saved is not None and whole else opening.base
+    model = load_reward_model(place, seed=config.seed, device=opening.device.type)
+    use_packed_attention(model)
+    model = starting.make_trainable(model, config, saved)
+    score_head(model).weight.requires_grad_(True)
+    if saved is not None and not whole:
+        load_head(model, saved.path)
+    return model
+
+
+def _forward(session: Run[Pair], config: RewardConfig, pairs: Sequence[Pair], *, train: bool) -> Batch:
     def terms(pack: Pack, chosen: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
         score_w, score_l = scores(session.model, pack).view(-1, 2).unbind(dim=1)  # [B] each
         q = torch.tensor([pair.q for pair in chosen], device=score_w.device)
@@ -104,7 +100,7 @@ def _forward(session: Run, config: RewardConfig, pairs: list[Pair], *, train: bo
     return loop.forward_batch(session, pairs, terms, train=train)
 
 
-def _take_step(session: Run, config: RewardConfig, pairs: list[Pair]) -> dict[str, float]:
+def _take_step(session: Run[Pair], config: RewardConfig, pairs: Sequence[Pair]) -> dict[str, float]:
     started = time.monotonic()
     batch = _forward(session, config, pairs, train=True)
     updated = loop.update_weights(session, pairs)
@@ -122,7 +118,9 @@ def _take_step(session: Run, config: RewardConfig, pairs: list[Pair]) -> dict[st
     }
 
 
-def _evaluate(session: Run, config: RewardConfig, validation: list[Pair], test: list[Pair]) -> dict[str, float]:
+def _evaluate(
+    session: Run[Pair], config: RewardConfig, validation: Sequence[Pair], test: Sequence[Pair]
+) -> dict[str, float]:
     """`eval/*` on the first validation pairs; at the end `test/*` too, and the scores' mean and spread."""
     started = time.monotonic()
     session.tell("evaluating")
@@ -134,7 +132,7 @@ def _evaluate(session: Run, config: RewardConfig, validation: list[Pair], test: 
         if pairs:
             batch = batches[part] = _forward(session, config, pairs, train=False)
             values |= _held_out_metrics(batch, pairs, part=part)
-    shown_pairs = held_out or session.pairs[: config.eval.pairs]
+    shown_pairs = held_out or session.items[: config.eval.pairs]
     shown = batches["eval"] if held_out else _forward(session, config, shown_pairs, train=False)
     mean, spread = mean_and_spread(_all_scores(shown))
     step = session.progress.step
@@ -143,7 +141,7 @@ def _evaluate(session: Run, config: RewardConfig, validation: list[Pair], test: 
     return {**values, "time/eval": time.monotonic() - started}
 
 
-def _held_out_metrics(batch: Batch, pairs: list[Pair], *, part: str) -> dict[str, float]:
+def _held_out_metrics(batch: Batch, pairs: Sequence[Pair], *, part: str) -> dict[str, float]:
     judged = _judge(batch, pairs)
     lengths = [float(length) for pair in pairs for length in pair.lengths]
     return {
@@ -156,7 +154,7 @@ def _held_out_metrics(batch: Batch, pairs: list[Pair], *, part: str) -> dict[str
     }
 
 
-def _judge(batch: Batch, pairs: list[Pair]) -> list[Judged]:
+def _judge(batch: Batch, pairs: Sequence[Pair]) -> list[Judged]:
     margins = (batch.figures["score_chosen"] - batch.figures["score_rejected"]).tolist()
     return [
         Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1], votes=p.votes)
@@ -171,7 +169,7 @@ def _all_scores(batch: Batch) -> list[float]:
     return values
 
 
-def _write_samples(session: Run, pairs: list[Pair], batch: Batch) -> None:
+def _write_samples(session: Run[Pair], pairs: Sequence[Pair], batch: Batch) -> None:
     found = _all_scores(batch)
     for number, pair in enumerate(pairs):
         for side in (0, 1):

@@ -7,25 +7,84 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.engine import checkpoint as checkpoints
-from training.engine.checkpoint import Progress, Saved
-from training.engine.config import RunConfig, to_dict
+from training.engine.checkpoint import Progress, Saved, Trained
+from training.engine.config import RolloutConfig, RunConfig, to_dict
 from training.engine.errors import ConfigError, ModelError, SnapshotError
-from training.engine.files import Status, open_lines
-from training.engine.loop import Lineage, Run, plan_batches, precision
-from training.engine.models import add_lora, load_adapter
-from training.engine.packing import Pack, Sharing, build_pack
-from training.engine.pairs import Part
+from training.engine.files import Status, directory_hash, open_lines
+from training.engine.loop import Best, ItemT, Lineage, Run, plan_batches, plan_rollouts, precision
+from training.engine.models import add_lora, load_adapter, load_policy
+from training.engine.packing import Pack, Sharing, build_pack, use_packed_attention
+from training.engine.records import Manifest, verify_snapshot
 from training.engine.sections import Dtype, OptimConfig
 from training.engine.supervision import Supervision
-from training.engine.text import Text
+from training.engine.text import Text, load_text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """What every run has at hand before it reads its data."""
+
+    out: Path
+    supervision: Supervision
+    status: Status
+    manifest: Manifest
+    device: torch.device
+    saved: Saved | None
+    """The checkpoint that it goes on from."""
+    base: Path
+    text: Text
+    lineage: Lineage
+
+
+def open_run(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: Path | None,
+    supervision: Supervision,
+    kinds: Collection[str],
+    models: Mapping[str, str] | None = None,
+) -> Opening:
+    """Verify the snapshot, find the checkpoint to go on from, and read the tokenizer.
+
+    Args:
+        kinds: of snapshots that the method can read.
+        models: directories of other models by role, whose hashes the result names.
+
+    Raises:
+        SnapshotError, ModelError, ConfigError: something that the run would need is not what it must be.
+    """
+    status = Status(out)
+    status.update("loading")
+    manifest = verify_snapshot(config.data.snapshot)
+    if manifest.kind not in kinds:
+        raise SnapshotError(f"holds {manifest.kind}, not {' or '.join(kinds)}", file=config.data.snapshot)
+    device = prepare_device(config)
+    saved = find_resume(out, resume)
+    if saved is not None:
+        check_same_run(config, saved)
+    base = Path(config.models.base)
+    hashes = {role: directory_hash(Path(path)) for role, path in {"base": str(base), **(models or {})}.items()}
+    return Opening(
+        out=out,
+        supervision=supervision,
+        status=status,
+        manifest=manifest,
+        device=device,
+        saved=saved,
+        base=base,
+        text=load_text(base),
+        lineage=Lineage(snapshot=manifest.content_hash, models=hashes),
+    )
 
 
 def prepare_device(config: RunConfig) -> torch.device:
@@ -77,110 +136,154 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def make_trainable(model: Any, config: RunConfig, saved: Saved | None) -> Any:
-    """The model with its adapter (new, or that of the checkpoint), or with all weights trained."""
+def load_policies(opening: Opening, config: RunConfig) -> tuple[Any, Any | None]:
+    """The policy in training, ready for packs, and its frozen reference (None: the same with its adapter off)."""
+    device = opening.device.type
+    model = load_policy(opening.base, device=device)
+    use_packed_attention(model)
+    reference = None
+    if config.adapter is None:
+        reference = model.requires_grad_(requires_grad=False)
+        saved = opening.saved
+        model = load_policy(saved.path / "model" if saved is not None else opening.base, device=device)
+        use_packed_attention(model)
+    return make_trainable(model, config, opening.saved), reference
+
+
+def make_trainable(model: Any, config: RunConfig, saved: Saved | None, *, role: str | None = None) -> Any:
+    """The model with its adapter (new, or that of the checkpoint), or with all weights trained.
+
+    Args:
+        role: of a model that is not the run's first, as its checkpoint's folder is named.
+    """
     if config.adapter is None:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return model
     if saved is not None:
-        return load_adapter(model, saved.path / "adapter")
+        return load_adapter(model, (saved.path / role if role else saved.path) / "adapter")
     return add_lora(model, seed=config.seed, rank=config.adapter.rank, alpha=config.adapter.alpha)
 
 
-def make_optimizer(model: Any, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters, fused."""
+def make_trained(model: Any, optim: OptimConfig, *, extra: Mapping[str, nn.Parameter] | None = None) -> Trained:
+    """A model with its optimizer: AdamW over the trained parameters, fused."""
+    extra = dict(extra or {})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        trained,
+    optimizer = torch.optim.AdamW(
+        [*trained, *extra.values()],
         lr=optim.learning_rate,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         fused=True,
     )
+    return Trained(model=model, optimizer=optimizer, optim=optim, extra=extra)
+
+
+def plan_of(config: RunConfig, count: int, *, size: int) -> tuple[list[list[int]], int]:
+    """The iterations of a run over `count` examples (their indices), and how many go once over all of them.
+
+    Args:
+        size: examples (prompts) of an iteration.
+    """
+    if isinstance(config, RolloutConfig):
+        iterations = config.batch.iterations
+        return plan_rollouts(count, prompts=size, iterations=iterations, seed=config.seed), max(1, count // size)
+    plan = plan_batches(count, size=size, epochs=config.batch.epochs, seed=config.seed, max_steps=config.stop.max_steps)
+    return plan, -(-count // size)
 
 
 def start_run(
     config: RunConfig,
+    opening: Opening,
     *,
     kind: str,
-    out: Path,
-    supervision: Supervision,
-    status: Status,
-    text: Text,
-    model: Any,
-    train: Part,
-    lineage: Lineage,
-    saved: Saved | None,
-    device: torch.device,
-) -> Run:
+    trained: dict[str, Trained],
+    items: Sequence[ItemT],
+    size: int,
+    inner: int = 1,
+    reference: Any | None = None,
+    facts: Mapping[str, float] | None = None,
+    best_by: Best | None = None,
+) -> Run[ItemT]:
     """Put the parts together; with a checkpoint, give them the state that it holds.
 
     The JSON Lines files are cut back to the lines that the checkpoint had seen, so no step appears twice; in a new
     directory they begin with the following step. A checkpoint of another directory is brought along, and its best one.
 
+    Args:
+        size: items of an iteration; `inner`: its optimizer steps.
+        facts: metrics about the data, for the line of step 0.
+
     Raises:
-        SnapshotError: the part is empty, or the data no longer gives the batch that the checkpoint expects next.
+        SnapshotError: there are no items, or the data no longer gives the batch that the checkpoint expects next.
     """
-    pairs = train.pairs
-    if not pairs:
-        raise SnapshotError("holds no pair to train on", file="train.jsonl")
-    plan = plan_batches(
-        len(pairs),
-        size=config.batch.pairs,
-        epochs=config.batch.epochs,
-        seed=config.seed,
-        max_steps=config.stop.max_steps,
-    )
-    optimizer = make_optimizer(model, config.optim)
-    progress, inside = Progress(), False
-    if saved is not None:
-        state = saved.state
-        progress = checkpoints.progress_from(state)
-        checkpoints.restore_optimizer(model, optimizer, saved.path)
-        checkpoints.restore_python_generator(state)
-        following = [pairs[index].id for index in plan[progress.step]] if progress.step < len(plan) else []
-        if following != state["next_batch"]:
-            raise SnapshotError("the snapshot does not give the batch that the checkpoint expects next")
-        inside = saved.path.resolve().parent == (out / "checkpoints").resolve()
-        checkpoints.drop_after(out / "checkpoints", step=saved.step)
+    if not items:
+        raise SnapshotError("holds nothing to train on", file="train.jsonl")
+    plan, per_epoch = plan_of(config, len(items), size=size)
+    if config.stop.max_steps is not None:
+        plan = plan[: -(-config.stop.max_steps // inner)]
+    saved, out = opening.saved, opening.out
+    progress = Progress() if saved is None else checkpoints.progress_from(saved.state)
     written = progress.step + (progress.pending is None) if saved is not None else 0
-    run = Run(
+    inside = saved is not None and saved.path.resolve().parent == (out / "checkpoints").resolve()
+    run: Run[ItemT] = Run(
         config=config,
         kind=kind,
         out=out,
-        supervision=supervision,
-        status=status,
-        text=text,
-        model=model,
-        optimizer=optimizer,
-        pairs=pairs,
+        supervision=opening.supervision,
+        status=opening.status,
+        text=opening.text,
+        trained=trained,
+        reference=reference,
+        items=items,
         plan=plan,
-        lineage=lineage,
+        inner=inner,
+        epoch_iterations=per_epoch,
+        lineage=opening.lineage,
         progress=progress,
         metrics=open_lines(out / "metrics.jsonl", before_step=written),
         samples=open_lines(out / "samples.jsonl", before_step=written),
-        device=device,
+        device=opening.device,
         started_at=time.monotonic(),
         first_step=progress.step,
         saved=saved if inside else None,
-        dropped=train.dropped,
+        best_by=best_by or Best(),
+        facts=dict(facts or {}),
     )
-    if saved is not None and not inside:
-        run.saved = checkpoints.adopt_checkpoint(saved.path, run.folder)
-        if progress.best is not None and progress.best["step"] != saved.step:
-            former = saved.path.parent / f"step-{int(progress.best['step'])}"
-            try:
-                checkpoints.verify_checkpoint(former)
-                checkpoints.adopt_checkpoint(former, run.folder)
-            except ModelError:  # it was pruned or is broken: the next evaluation finds a new best
-                progress.best = None
+    if saved is not None:
+        _restore(run, saved, inside=inside)
     return run
 
 
-def check_packing(run: Run, values_of: Callable[[Pack], Tensor]) -> None:
-    """The four shortest pairs give the same numbers packed and one completion at a time (before step 1).
+def _restore(run: Run[Any], saved: Saved, *, inside: bool) -> None:
+    """Optimizers, generators and the method's own state out of a checkpoint; the checkpoint itself is brought along."""
+    state = saved.state
+    following = [] if run.is_last else [item.id for item in run.next_batch()]
+    if following != state["next_batch"]:
+        raise SnapshotError("the snapshot does not give the batch that the checkpoint expects next")
+    for number, (role, part) in enumerate(run.trained.items()):
+        checkpoints.restore_trained(part, saved.path, role=role if number else None)
+    checkpoints.restore_generators(saved.path)
+    checkpoints.restore_python_generator(state)
+    run.state = state["method"]
+    run.tensors = checkpoints.method_tensors(saved.path)
+    checkpoints.drop_after(run.folder, step=saved.step)
+    if inside:
+        return
+    run.saved = checkpoints.adopt_checkpoint(saved.path, run.folder)
+    best = run.progress.best
+    if best is not None and best["step"] != saved.step:
+        former = saved.path.parent / f"step-{int(best['step'])}"
+        try:
+            checkpoints.verify_checkpoint(former)
+            checkpoints.adopt_checkpoint(former, run.folder)
+        except ModelError:  # it was pruned or is broken: the next evaluation finds a new best
+            run.progress.best = None
+
+
+def check_packing(run: Run[Any], values_of: Callable[[Pack], Tensor]) -> None:
+    """The four shortest items give the same numbers packed and one completion at a time (before step 1).
 
     Args:
         values_of: a pack → one number a completion, [K].
@@ -188,15 +291,15 @@ def check_packing(run: Run, values_of: Callable[[Pack], Tensor]) -> None:
     Raises:
         ModelError: they differ; a model with recurrent layers or a sliding window cannot be read in packs.
     """
-    shortest = sorted(run.pairs, key=lambda pair: (pair.sharing.positions, pair.id))[:4]
+    shortest = sorted(run.items, key=lambda item: (item.sharing.positions, item.id))[:4]
     tolerance = 1e-2 if run.config.precision.dtype is Dtype.BF16 else 1e-5
     with torch.no_grad(), precision(run.config, run.device):
-        packed = values_of(build_pack([pair.sharing for pair in shortest], device=run.device))
+        packed = values_of(build_pack([item.sharing for item in shortest], device=run.device))
         alone = torch.cat(
             [
-                values_of(build_pack([Sharing(prompt=pair.sharing.prompt, completions=(ids,))], device=run.device))
-                for pair in shortest
-                for ids in pair.sharing.completions
+                values_of(build_pack([Sharing(prompt=item.sharing.prompt, completions=(ids,))], device=run.device))
+                for item in shortest
+                for ids in item.sharing.completions
             ]
         )
     scale = float(alone.abs().max().clamp(min=1.0))

@@ -1,0 +1,251 @@
+"""Completions that a policy in training writes: sampled, scored, held beside the reference, shown. Knows no loss.
+
+Methods that sample work on groups, a prompt with its G completions; a group is an item of the loop, so its completions
+share their prompt in every pass. What samples and what scores are protocols: the engine's own decoder and reward
+models fill them, a server can, and the exact tests put an enumerated policy there.
+
+K completions; C completion tokens; T tokens of one completion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from training.engine import loop
+from training.engine.logprobs import token_logprobs
+from training.engine.loop import Run
+from training.engine.models import adapters_off
+from training.engine.packing import Pack, Sharing
+from training.engine.sampling import Completion, Prompt, generate
+from training.engine.sections import DecodingConfig, SampledEvalConfig
+
+
+class Asked(Protocol):
+    """A prompt that can be sampled: its messages, and its ids as `sharing.prompt`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def prompt(self) -> Sequence[Mapping[str, str]]: ...
+    @property
+    def sharing(self) -> Sharing: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A prompt and the G completions that were sampled for it; `sharing` holds all of them."""
+
+    id: str
+    group: str
+    prompt: Sequence[Mapping[str, str]]
+    sharing: Sharing
+    completions: tuple[Completion, ...]
+    weight: float = 1.0
+
+
+class Sampler(Protocol):
+    """Completions of prompts by the policy in training, in the order of the prompts."""
+
+    def __call__(
+        self, prompts: Sequence[Asked], *, per_prompt: int, stream: str, temperature: float = 1.0
+    ) -> list[Group]: ...
+
+
+class Scorer(Protocol):
+    """Scores of all completions of some groups, one after the other: [K] fp64 on the host, nats (log-odds)."""
+
+    def __call__(self, groups: Sequence[Group]) -> Tensor: ...
+
+
+def own_sampler(run: Run[Any], decoding: DecodingConfig) -> Sampler:
+    """The engine's decoder on the run's model. `stream` names the use of the seed, `iteration 3` for one."""
+
+    def sample(prompts: Sequence[Asked], *, per_prompt: int, stream: str, temperature: float = 1.0) -> list[Group]:
+        def go_on(_tokens: int) -> bool:
+            run.check_stop()
+            run.tell("sampling")
+            return True
+
+        found: dict[str, list[Completion]] = {prompt.id: [] for prompt in prompts}
+        with torch.no_grad(), loop.precision(run.config, run.device):
+            for completion in generate(
+                run.model,
+                run.text,
+                [Prompt(id=p.id, messages=p.prompt, ids=p.sharing.prompt) for p in prompts],
+                seed=run.config.seed,
+                stream=stream,
+                completions=per_prompt,
+                temperature=temperature,
+                max_new_tokens=decoding.max_new_tokens,
+                batch_size=decoding.batch_size,
+                after_tokens=go_on,
+            ):
+                found[completion.prompt_id].append(completion)
+        return [make_group(prompt, sorted(found[prompt.id], key=lambda c: c.index)) for prompt in prompts]
+
+    return sample
+
+
+def make_group(prompt: Asked, completions: Sequence[Completion]) -> Group:
+    return Group(
+        id=prompt.id,
+        group=prompt.group,
+        prompt=prompt.prompt,
+        sharing=Sharing(prompt=prompt.sharing.prompt, completions=tuple(c.token_ids for c in completions)),
+        completions=tuple(completions),
+    )
+
+
+@contextlib.contextmanager
+def as_reference(model: Any, reference: Any | None) -> Iterator[Any]:
+    """Inside, the model that is the reference: a frozen one, or the trained one with its adapter off."""
+    if reference is not None:
+        yield reference
+        return
+    with adapters_off(model):
+        yield model
+
+
+def policy_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
+    """log π of every completion token under the present weights; for each group [tokens of its completions]."""
+    return loop.infer(run, groups, lambda pack: token_logprobs(run.model, pack), per="token")
+
+
+def reference_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
+    """log π_ref of the same tokens, on the same path."""
+
+    def values_of(pack: Pack) -> Tensor:
+        with as_reference(run.model, run.reference) as reference:
+            return token_logprobs(reference, pack)
+
+    return loop.infer(run, groups, values_of, per="token")
+
+
+def by_completion(groups: Sequence[Group], values: Sequence[Tensor]) -> list[Tensor]:
+    """Values per group [tokens] as values per completion [T], in the order of the completions."""
+    return [
+        part
+        for group, tokens in zip(groups, values, strict=True)
+        for part in torch.split(tokens, [len(ids) for ids in group.sharing.completions])
+    ]
+
+
+def length_figures(groups: Sequence[Group]) -> dict[str, float]:
+    """Lengths of the completions and how many hit the limit."""
+    lengths = sorted(len(c.token_ids) for group in groups for c in group.completions)
+    finishes = [c.finish for group in groups for c in group.completions]
+    return {
+        "rollout/length_mean": sum(lengths) / len(lengths),
+        "rollout/length_p95": float(lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]),
+        "rollout/unfinished_share": sum(finish == "length" for finish in finishes) / len(finishes),
+        "rollout/samples": float(len(lengths)),
+    }
+
+
+def kl_figures(ratios: Sequence[Tensor]) -> dict[str, float]:
+    """KL(π‖π_ref) from d_t = log π − log π_ref of sampled completions [T] each: the mean of their sums.
+
+    k1, the mean of Σ d, is unbiased and may be negative; k3, the mean of Σ (e^−d − 1 + d), never is (Schulman 2020).
+    """
+    sums = torch.stack([ratio.double().sum() for ratio in ratios])
+    tokens = max(1, sum(len(ratio) for ratio in ratios))
+    k3 = torch.stack([(torch.expm1(-ratio.double()) + ratio.double()).sum() for ratio in ratios])
+    return {
+        "rollout/kl": float(sums.mean()),
+        "rollout/kl_k3": float(k3.mean()),
+        "rollout/kl_per_token": float(sums.sum()) / tokens,
+    }
+
+
+def sample_held_out(
+    run: Run[Any], prompts: Sequence[Asked], config: SampledEvalConfig, *, reward_per_nat: float | None = None
+) -> dict[str, float]:
+    """Completions of the first prompts at temperature 1, with the same random numbers at every evaluation.
+
+    Writes them to `samples.jsonl`, with their log-ratio to the reference and the reward that it implies.
+
+    Args:
+        reward_per_nat: β of an implicit reward β·d(y); None: no reward is written.
+    """
+    first = {prompt.group: prompt for prompt in reversed(prompts)}  # one prompt a group, the first by id
+    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.prompts]
+    if not asked:
+        return {}
+    sampler = own_sampler(run, DecodingConfig(max_new_tokens=config.max_new_tokens, batch_size=len(asked)))
+    groups = sampler(asked, per_prompt=1, stream="evaluation")
+    ratios = by_completion(
+        groups,
+        [
+            ours - theirs
+            for ours, theirs in zip(policy_logprobs(run, groups), reference_logprobs(run, groups), strict=True)
+        ],
+    )
+    for group, ratio in zip(groups, ratios, strict=True):
+        change = float(ratio.double().sum())
+        reward = {} if reward_per_nat is None else {"reward": reward_per_nat * change}
+        run.samples.write({**sample_line(run, group, 0), **reward, "kl": change})
+    return {**length_figures(groups), **kl_figures(ratios)}
+
+
+def sample_line(run: Run[Any], group: Group, index: int) -> dict[str, Any]:
+    """What every line of `samples.jsonl` says about a sampled completion."""
+    completion = group.completions[index]
+    return {
+        "step": run.progress.step,
+        "prompt_id": group.id,
+        "prompt": list(group.prompt),
+        "completion": completion.text,
+        "finish": completion.finish,
+        "length": len(completion.token_ids),
+    }
+
+
+def groups_to_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Sampled groups for a checkpoint; `groups_from_json` reads them beside the prompts that were asked."""
+    return [
+        {
+            "id": group.id,
+            "completions": [
+                {
+                    "index": c.index,
+                    "text": c.text,
+                    "token_ids": list(c.token_ids),
+                    "token_logprobs": list(c.token_logprobs),
+                    "sampler_logprob": c.sampler_logprob,
+                    "finish": c.finish,
+                }
+                for c in group.completions
+            ],
+        }
+        for group in groups
+    ]
+
+
+def groups_from_json(stored: Sequence[Mapping[str, Any]], prompts: Sequence[Asked]) -> list[Group]:
+    """The groups again, bit for bit; `prompts` are those that were asked, in the same order."""
+    groups = []
+    for entry, prompt in zip(stored, prompts, strict=True):
+        assert entry["id"] == prompt.id
+        completions = [
+            Completion(
+                prompt_id=prompt.id,
+                index=c["index"],
+                text=c["text"],
+                token_ids=tuple(c["token_ids"]),
+                token_logprobs=tuple(c["token_logprobs"]),
+                logprob=sum(c["token_logprobs"]),
+                sampler_logprob=c["sampler_logprob"],
+                finish=c["finish"],
+            )
+            for c in entry["completions"]
+        ]
+        groups.append(make_group(prompt, completions))
+    return groups
