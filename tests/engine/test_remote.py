@@ -16,7 +16,7 @@ import pytest
 from tests.engine.engine_runs import wait_until
 from tests.engine.openai_server import Answer, Server, said, serving
 from tests.engine.tiny import tiny_model
-from training.engine import remote_sampling
+from training.engine import sampling
 from training.engine.config import SampleConfig, ServerConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.metrics import METRICS
@@ -302,7 +302,7 @@ def _run(
     config = parse_config({**raw, "sampling": {**raw["sampling"], "server": {"url": server.url, "parallel": 2}}})
     assert isinstance(config, SampleConfig)
     out.mkdir(exist_ok=True)
-    return remote_sampling.run(config, out, resume=resume, supervision=stop or Supervision())
+    return sampling.run(config, out, resume=resume, supervision=stop or Supervision())
 
 
 def _lines(out: Path) -> dict[tuple[str, str, int], dict[str, Any]]:

@@ -321,6 +321,11 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     one is cut off, and only the missing completions are sampled. A stop is heeded after the current token: what is in
     work is dropped, and a resumed run writes it again, alike.
     """
+    if config.sampling.server is not None:
+        # Imported here, since it takes its values and the reading of prompts from this module.
+        from training.engine import remote_sampling  # noqa: PLC0415
+
+        return remote_sampling.run(config, out, resume=resume, supervision=supervision)
     status = Status(out)
     status.update("loading")
     policies = [_load_policy(policy) for policy in config.models.policies]
