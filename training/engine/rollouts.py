@@ -1,289 +1,267 @@
-"""Figures of completions that a policy writes at an evaluation: length, end, repetition, score, KL. Knows no model.
+"""Completions that a policy in training writes: sampled, scored, held beside the reference, shown. Knows no loss.
 
-The reference's figures are those of the first evaluation, when the policy still is the reference: the same prompts and
-random numbers. Lengths in tokens, scores and KL in nats a completion, entropy in nats a token.
+Methods that sample work on groups, a prompt with its G completions; a group is an item of the loop, so its completions
+share their prompt in every pass. What samples and what scores are protocols: the engine's own decoder and reward
+models fill them, a server can, and the exact tests put an enumerated policy there.
+
+K completions; C completion tokens; T tokens of one completion.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from training.engine.evaluate import (
-    Estimate,
-    clustered_mean,
-    clustered_ratio,
-    clustered_share,
-    mean_and_spread,
-    percentile,
-    with_interval,
-)
+import torch
+from torch import Tensor
 
-Tokens = Sequence[int]
+from training.engine import loop
+from training.engine.logprobs import token_logprobs
+from training.engine.loop import Run
+from training.engine.models import adapters_off
+from training.engine.packing import Pack, Sharing
+from training.engine.sampling import Completion, Prompt, generate
+from training.engine.sections import DecodingConfig, SampledEvalConfig
 
-REFERENCE_RANGE = 0.99
-"""Share of the reference's single values below the top of its range."""
-DISTINCT_TOKENS = 64
-"""Only the beginnings count for distinct-n: it falls with length, whatever is written."""
-BLEU_ORDER = 4
+
+class Asked(Protocol):
+    """A prompt that can be sampled: its messages, and its ids as `sharing.prompt`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def prompt(self) -> Sequence[Mapping[str, str]]: ...
+    @property
+    def sharing(self) -> Sharing: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
-    """One sampled completion. A figure that any completion of an evaluation lacks is not computed.
+class Group:
+    """A prompt and the G completions that were sampled for it; `sharing` holds all of them."""
 
-    Attributes:
-        group: prompt group, by which intervals are clustered; `prompt_id`: completions of one prompt share it.
-        token_ids: with the end token if it finished.
-        score: by the reward models that training uses, each less its stored mean, before any end-token rule.
-        held_out_score: by reward models that training never sees; of an ensemble the least one.
-        kl: d(y) = log π(y) − log π_ref(y); `kl_token_max`: the largest d_t.
-        entropy: of π at the completion's tokens, mean.
-    """
-
-    prompt_id: str
+    id: str
     group: str
-    token_ids: tuple[int, ...]
-    finished: bool
-    score: float | None = None
-    held_out_score: float | None = None
-    kl: float | None = None
-    kl_token_max: float | None = None
-    entropy: float | None = None
+    prompt: Sequence[Mapping[str, str]]
+    sharing: Sharing
+    completions: tuple[Completion, ...]
+    weight: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a run knows before it samples, for figures that compare with it; None where it is not known.
+class Sampler(Protocol):
+    """Completions of prompts by the policy in training, in the order of the prompts."""
 
-    Attributes:
-        p99: 99th percentile of the reward model's scores in its own training, less its stored mean (`reward.p99`).
-        length_slope: nats that the reward model pays for a token, within a prompt (`reward.length_slope`).
-        kl_budget: nats a completion.
-    """
-
-    p99: float | None = None
-    length_slope: float | None = None
-    kl_budget: float | None = None
+    def __call__(
+        self, prompts: Sequence[Asked], *, per_prompt: int, stream: str, temperature: float = 1.0
+    ) -> list[Group]: ...
 
 
-def rollout_metrics(
-    rollouts: Sequence[Rollout], *, limits: Limits, reference: dict[str, float] | None
-) -> dict[str, float]:
-    """`rollout/*` of an evaluation, and how they compare with the limits and the reference (`reference_metrics`).
+class Scorer(Protocol):
+    """Scores of all completions of some groups, one after the other: [K] fp64 on the host, nats (log-odds)."""
 
-    Where the reward run did not say what length is worth, the slope of the score on length within a prompt is taken
-    from the rollouts themselves; with one completion a prompt there is none, and no share of the gain either.
-    """
-    groups = [rollout.group for rollout in rollouts]
-    lengths = [float(len(rollout.token_ids)) for rollout in rollouts]
-    found = {
-        "rollout/samples": float(len(rollouts)),
-        **with_interval("rollout/length_mean", clustered_mean(lengths, groups)),
-        "rollout/length_p95": percentile(lengths, 0.95),
-        **with_interval("rollout/unfinished_share", clustered_share([float(not r.finished) for r in rollouts], groups)),
-        **_repetition(rollouts),
-        **_entropy(rollouts),
-        **_divergence(rollouts, budget=limits.kl_budget),
-        **_scores(rollouts, p99=limits.p99),
-    }
-    if reference:
-        found |= _growth(rollouts, found, reference, slope=limits.length_slope)
-    return found
+    def __call__(self, groups: Sequence[Group]) -> Tensor: ...
 
 
-def reference_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """`reference/*`: what later evaluations are compared with, from completions of the reference policy."""
-    values = rollout_metrics(rollouts, limits=Limits(), reference=None)
-    kept = (
-        *("length_mean", "length_p95", "unfinished_share", "duplicate_4grams"),
-        *("self_bleu", "distinct_2", "entropy", "score"),
+def own_sampler(run: Run[Any], decoding: DecodingConfig) -> Sampler:
+    """The engine's decoder on the run's model. `stream` names the use of the seed, `iteration 3` for one."""
+
+    def sample(prompts: Sequence[Asked], *, per_prompt: int, stream: str, temperature: float = 1.0) -> list[Group]:
+        def go_on(_tokens: int) -> bool:
+            run.check_stop()
+            run.tell("sampling")
+            return True
+
+        # A prompt that is asked twice in one call gets other random numbers the second time.
+        names = _occurrences([prompt.id for prompt in prompts])
+        found: dict[str, list[Completion]] = {name: [] for name in names}
+        with torch.no_grad(), loop.precision(run.config, run.device):
+            for completion in generate(
+                run.model,
+                run.text,
+                [Prompt(id=n, messages=p.prompt, ids=p.sharing.prompt) for n, p in zip(names, prompts, strict=True)],
+                seed=run.config.seed,
+                stream=stream,
+                completions=per_prompt,
+                temperature=temperature,
+                max_new_tokens=decoding.max_new_tokens,
+                batch_size=decoding.batch_size,
+                after_tokens=go_on,
+            ):
+                found[completion.prompt_id].append(completion)
+        return [
+            make_group(prompt, sorted(found[name], key=lambda c: c.index))
+            for name, prompt in zip(names, prompts, strict=True)
+        ]
+
+    return sample
+
+
+def _occurrences(ids: Sequence[str]) -> list[str]:
+    """Each id at its first occurrence, and with its number from then on: a, b, a#1."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in ids:
+        names.append(f"{name}#{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return names
+
+
+def make_group(prompt: Asked, completions: Sequence[Completion]) -> Group:
+    return Group(
+        id=prompt.id,
+        group=prompt.group,
+        prompt=prompt.prompt,
+        sharing=Sharing(prompt=prompt.sharing.prompt, completions=tuple(c.token_ids for c in completions)),
+        completions=tuple(completions),
     )
-    found = {f"reference/{name}": values[f"rollout/{name}"] for name in kept if f"rollout/{name}" in values}
-    repeats = [duplicate_share(rollout.token_ids, order=4) for rollout in rollouts]
-    found["reference/duplicate_4grams_top"] = percentile(repeats, REFERENCE_RANGE)
-    alike = list(_self_bleus(rollouts).values())
-    if alike:
-        found["reference/self_bleu_top"] = percentile([value for value, _ in alike], REFERENCE_RANGE)
-    for name, scores in (
-        ("score", _all_of(rollouts, "score")),
-        ("held_out_score", _all_of(rollouts, "held_out_score")),
-    ):
-        if scores:
-            found[f"reference/{name}_std"] = mean_and_spread(scores)[1]
-    return found
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def as_reference(model: Any, reference: Any | None) -> Iterator[Any]:
+    """Inside, the model that is the reference: a frozen one, or the trained one with its adapter off."""
+    if reference is not None:
+        yield reference
+        return
+    with adapters_off(model):
+        yield model
 
 
-def _repetition(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    groups = [rollout.group for rollout in rollouts]
-    repeats = [duplicate_share(rollout.token_ids, order=4) for rollout in rollouts]
-    found = with_interval("rollout/duplicate_4grams", clustered_share(repeats, groups))
-    beginnings = [rollout.token_ids[:DISTINCT_TOKENS] for rollout in rollouts]
-    for order in (1, 2):
-        found[f"rollout/distinct_{order}"] = distinct_share(beginnings, order=order)
-    alike = list(_self_bleus(rollouts).values())
-    if alike:
-        mean = clustered_share([value for value, _ in alike], [group for _, group in alike])
-        found |= with_interval("rollout/self_bleu", mean)
-    return found
+def policy_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
+    """log π of every completion token under the present weights; for each group [tokens of its completions]."""
+    return loop.infer(run, groups, lambda pack: token_logprobs(run.model, pack), per="token")
 
 
-def _self_bleus(rollouts: Sequence[Rollout]) -> dict[str, tuple[float, str]]:
-    """Self-BLEU of each prompt with two completions or more, and the prompt's group."""
-    by_prompt: dict[str, list[Rollout]] = defaultdict(list)
-    for rollout in rollouts:
-        by_prompt[rollout.prompt_id].append(rollout)
+def reference_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
+    """log π_ref of the same tokens, on the same path."""
+
+    def values_of(pack: Pack) -> Tensor:
+        with as_reference(run.model, run.reference) as reference:
+            return token_logprobs(reference, pack)
+
+    return loop.infer(run, groups, values_of, per="token")
+
+
+def by_completion(groups: Sequence[Group], values: Sequence[Tensor]) -> list[Tensor]:
+    """Values per group [tokens] as values per completion [T], in the order of the completions."""
+    return [
+        part
+        for group, tokens in zip(groups, values, strict=True)
+        for part in torch.split(tokens, [len(ids) for ids in group.sharing.completions])
+    ]
+
+
+def length_figures(groups: Sequence[Group]) -> dict[str, float]:
+    """Lengths of the completions and how many hit the limit."""
+    lengths = sorted(len(c.token_ids) for group in groups for c in group.completions)
+    finishes = [c.finish for group in groups for c in group.completions]
     return {
-        prompt_id: (self_bleu([rollout.token_ids for rollout in several]), several[0].group)
-        for prompt_id, several in by_prompt.items()
-        if len(several) > 1
+        "rollout/length_mean": sum(lengths) / len(lengths),
+        "rollout/length_p95": float(lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]),
+        "rollout/unfinished_share": sum(finish == "length" for finish in finishes) / len(finishes),
+        "rollout/samples": float(len(lengths)),
     }
 
 
-def _entropy(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Mean over tokens, not over completions."""
-    entropies = _all_of(rollouts, "entropy")
-    lengths = [float(len(rollout.token_ids)) for rollout in rollouts]
-    if not entropies or not any(lengths):
-        return {}
-    sums = [entropy * length for entropy, length in zip(entropies, lengths, strict=True)]
-    return with_interval("rollout/entropy", clustered_ratio(sums, lengths, [rollout.group for rollout in rollouts]))
+def kl_figures(ratios: Sequence[Tensor]) -> dict[str, float]:
+    """KL(π‖π_ref) from d_t = log π − log π_ref of sampled completions [T] each: the mean of their sums.
+
+    k1, the mean of Σ d, is unbiased and may be negative; k3, the mean of Σ (e^−d − 1 + d), never is (Schulman 2020).
+    """
+    sums = torch.stack([ratio.double().sum() for ratio in ratios])
+    tokens = max(1, sum(len(ratio) for ratio in ratios))
+    k3 = torch.stack([(torch.expm1(-ratio.double()) + ratio.double()).sum() for ratio in ratios])
+    return {
+        "rollout/kl": float(sums.mean()),
+        "rollout/kl_k3": float(k3.mean()),
+        "rollout/kl_per_token": float(sums.sum()) / tokens,
+    }
 
 
-def _divergence(rollouts: Sequence[Rollout], *, budget: float | None) -> dict[str, float]:
-    found: dict[str, float] = {}
-    kl = _all_of(rollouts, "kl")
-    if kl:
-        mean = clustered_mean(kl, [rollout.group for rollout in rollouts])
-        # The estimate is unbiased and may be negative; the divergence is not.
-        found |= {**with_interval("rollout/kl", mean), "rollout/kl_root": math.sqrt(max(mean.value, 0.0))}
-        if budget is not None:
-            found["rollout/kl_budget_share"] = mean.value / budget
-    if largest := _all_of(rollouts, "kl_token_max"):
-        found["rollout/kl_token_max"] = max(largest)
-    return found
-
-
-def _scores(rollouts: Sequence[Rollout], *, p99: float | None) -> dict[str, float]:
-    groups = [rollout.group for rollout in rollouts]
-    found: dict[str, float] = {}
-    scores, held_out = _all_of(rollouts, "score"), _all_of(rollouts, "held_out_score")
-    if scores:
-        found |= with_interval("rollout/score", clustered_mean(scores, groups))
-        if p99 is not None:
-            found["rollout/score_above_p99"] = sum(score > p99 for score in scores) / len(scores)
-    if held_out:
-        found |= with_interval("rollout/held_out_score", clustered_mean(held_out, groups))
-    return found
-
-
-def _growth(
-    rollouts: Sequence[Rollout], found: dict[str, float], reference: dict[str, float], *, slope: float | None
+def sample_held_out(
+    run: Run[Any], prompts: Sequence[Asked], config: SampledEvalConfig, *, reward_per_nat: float | None = None
 ) -> dict[str, float]:
-    """Length against the reference's; where the score has risen, the share of the gain that slope × ΔT explains."""
-    usual = reference["reference/length_mean"]
-    growth = {"rollout/length_ratio": found["rollout/length_mean"] / usual} if usual else {}
-    if slope is None:
-        own = length_slope(rollouts)
-        slope = own.value if own is not None else None
-    if slope is None or "rollout/score" not in found or "reference/score" not in reference:
-        return growth
-    gain = found["rollout/score"] - reference["reference/score"]
-    if gain > 0:
-        growth["rollout/length_gain_share"] = slope * (found["rollout/length_mean"] - usual) / gain
-    return growth
+    """Completions of the first prompts at temperature 1, with the same random numbers at every evaluation.
 
+    Writes them to `samples.jsonl`, with their log-ratio to the reference and the reward that it implies.
 
-def length_slope(rollouts: Sequence[Rollout]) -> Estimate | None:
-    """Slope of the score on length within a prompt, nats a token; None where no prompt has two lengths and scores."""
-    by_prompt: dict[str, list[Rollout]] = defaultdict(list)
-    for rollout in rollouts:
-        by_prompt[rollout.prompt_id].append(rollout)
-    products, squares, groups = [], [], []
-    for several in by_prompt.values():
-        scores = _all_of(several, "score")
-        if not scores:
-            return None
-        lengths = [float(len(rollout.token_ids)) for rollout in several]
-        middle_length, middle_score = sum(lengths) / len(lengths), sum(scores) / len(scores)
-        pairs = zip(lengths, scores, strict=True)
-        products.append(sum((t - middle_length) * (s - middle_score) for t, s in pairs))
-        squares.append(sum((t - middle_length) ** 2 for t in lengths))
-        groups.append(several[0].group)
-    return clustered_ratio(products, squares, groups) if any(squares) else None
-
-
-def _all_of(rollouts: Sequence[Rollout], name: str) -> list[float]:
-    """The values of an optional figure; none at all where one of them is missing."""
-    picked = {
-        "score": lambda r: r.score,
-        "held_out_score": lambda r: r.held_out_score,
-        "kl": lambda r: r.kl,
-        "kl_token_max": lambda r: r.kl_token_max,
-        "entropy": lambda r: r.entropy,
-    }[name]
-    values = [picked(rollout) for rollout in rollouts]
-    return [value for value in values if value is not None] if None not in values else []
-
-
-# --- repetition -------------------------------------------------------------------------------------------------------
-
-
-def duplicate_share(tokens: Tokens, *, order: int) -> float:
-    """n-grams that stand in the completion a second time or more, by all of them; 0 for one that is shorter."""
-    grams = _grams(tokens, order)
-    return 1 - len(grams) / total if (total := grams.total()) else 0.0
-
-
-def distinct_share(completions: Sequence[Tokens], *, order: int) -> float:
-    """distinct-n: different n-grams of all completions together, by all of them; 1 where there are none.
-
-    Source: Li et al. 2016, section 5.
+    Args:
+        reward_per_nat: β of an implicit reward β·d(y); None: no reward is written.
     """
-    grams: Counter[tuple[int, ...]] = Counter()
-    for tokens in completions:
-        grams += _grams(tokens, order)
-    return len(grams) / total if (total := grams.total()) else 1.0
+    first = {prompt.group: prompt for prompt in reversed(prompts)}  # one prompt a group, the first by id
+    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.prompts]
+    if not asked:
+        return {}
+    sampler = own_sampler(run, DecodingConfig(max_new_tokens=config.max_new_tokens, batch_size=len(asked)))
+    groups = sampler(asked, per_prompt=1, stream="evaluation")
+    ratios = by_completion(
+        groups,
+        [
+            ours - theirs
+            for ours, theirs in zip(policy_logprobs(run, groups), reference_logprobs(run, groups), strict=True)
+        ],
+    )
+    for group, ratio in zip(groups, ratios, strict=True):
+        change = float(ratio.double().sum())
+        reward = {} if reward_per_nat is None else {"reward": reward_per_nat * change}
+        run.samples.write({**sample_line(run, group, 0), **reward, "kl": change})
+    return {**length_figures(groups), **kl_figures(ratios)}
 
 
-def self_bleu(completions: Sequence[Tokens]) -> float:
-    """Mean BLEU-4 of each completion against all others, in [0, 1]; two completions or more. 1: all the same.
-
-    Source: Zhu et al. 2018 (Texygen), section 2; smoothed for single sentences by adding 1 to both counts of the
-    orders above 1 (Lin & Och 2004).
-    """
-    counts = [[_grams(tokens, order) for order in range(1, BLEU_ORDER + 1)] for tokens in completions]
-    lengths = [len(tokens) for tokens in completions]
-    values = []
-    for number, own in enumerate(counts):
-        others = counts[:number] + counts[number + 1 :]
-        values.append(_bleu(own, others, lengths[number], lengths[:number] + lengths[number + 1 :]))
-    return sum(values) / len(values)
+def sample_line(run: Run[Any], group: Group, index: int) -> dict[str, Any]:
+    """What every line of `samples.jsonl` says about a sampled completion."""
+    completion = group.completions[index]
+    return {
+        "step": run.progress.step,
+        "prompt_id": group.id,
+        "prompt": list(group.prompt),
+        "completion": completion.text,
+        "finish": completion.finish,
+        "length": len(completion.token_ids),
+    }
 
 
-def _bleu(
-    own: list[Counter[tuple[int, ...]]], others: list[list[Counter[tuple[int, ...]]]], length: int, lengths: list[int]
-) -> float:
-    """BLEU-4 with clipped counts and the brevity penalty of the nearest length (Papineni et al. 2002)."""
-    if not length:
-        return float(0 in lengths)
-    logs = 0.0
-    for order, grams in enumerate(own):
-        most: Counter[tuple[int, ...]] = Counter()
-        for other in others:
-            most |= other[order]
-        matched, total = (grams & most).total() + (order > 0), grams.total() + (order > 0)
-        if not matched:
-            return 0.0
-        logs += math.log(matched / total)
-    nearest = min(lengths, key=lambda other: (abs(other - length), other))
-    return math.exp(logs / BLEU_ORDER + min(0.0, 1 - nearest / length))
+def groups_to_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Sampled groups for a checkpoint; `groups_from_json` reads them beside the prompts that were asked."""
+    return [
+        {
+            "id": group.id,
+            "completions": [
+                {
+                    "index": c.index,
+                    "text": c.text,
+                    "token_ids": list(c.token_ids),
+                    "token_logprobs": list(c.token_logprobs),
+                    "sampler_logprob": c.sampler_logprob,
+                    "finish": c.finish,
+                }
+                for c in group.completions
+            ],
+        }
+        for group in groups
+    ]
 
 
-def _grams(tokens: Tokens, order: int) -> Counter[tuple[int, ...]]:
-    return Counter(tuple(tokens[start : start + order]) for start in range(len(tokens) - order + 1))
+def groups_from_json(stored: Sequence[Mapping[str, Any]], prompts: Sequence[Asked]) -> list[Group]:
+    """The groups again, bit for bit; `prompts` are those that were asked, in the same order."""
+    groups = []
+    for entry, prompt in zip(stored, prompts, strict=True):
+        assert entry["id"] == prompt.id
+        completions = [
+            Completion(
+                prompt_id=prompt.id,
+                index=c["index"],
+                text=c["text"],
+                token_ids=tuple(c["token_ids"]),
+                token_logprobs=tuple(c["token_logprobs"]),
+                logprob=sum(c["token_logprobs"]),
+                sampler_logprob=c["sampler_logprob"],
+                finish=c["finish"],
+            )
+            for c in entry["completions"]
+        ]
+        groups.append(make_group(prompt, completions))
+    return groups
