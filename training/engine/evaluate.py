@@ -8,6 +8,7 @@ metric is a curve over the steps and can be compared between runs, which edges t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -266,6 +267,7 @@ def with_interval(name: str, found: Estimate) -> dict[str, float]:
     return {name: found.value, **{key: value for key, value in ends.items() if math.isfinite(value)}}
 
 
+@functools.lru_cache(maxsize=1024)  # an evaluation asks for few degrees, many times each
 def student_t_quantile(probability: float, *, degrees: int) -> float:
     """The t with P(T ≤ t) = probability, for ½ ≤ probability < 1 and a whole number of degrees of freedom."""
     low, high = 0.0, 1.0
