@@ -1,6 +1,6 @@
 """Preference losses: pure functions of tensors, no config, no state. In nats, in the dtype of their inputs.
 
-Each gives a term per pair or completion, never a mean: whoever calls divides by the count over the whole optimiser
+Each gives a term per pair or completion, never a mean: whoever calls divides by the count over the whole optimizer
 batch. Rankings, which are ragged, are one prompt a call.
 
 Δs, Δ, u: margins of chosen over rejected; q: probability that chosen is the better one; ½ is a tie.
@@ -101,7 +101,7 @@ def kto(log_ratio: Tensor, *, reference_point: Tensor, beta: float, desirable: T
 
     Args:
         log_ratio: [B], u = d(y), summed over the completion's tokens.
-        reference_point: scalar z0 of the whole optimiser batch, from `kto_reference_point`; no gradient.
+        reference_point: scalar z0 of the whole optimizer batch, from `kto_reference_point`; no gradient.
         desirable: [B] bool.
 
     Returns:
@@ -114,7 +114,7 @@ def kto(log_ratio: Tensor, *, reference_point: Tensor, beta: float, desirable: T
 def kto_reference_point(mismatched: Tensor) -> Tensor:
     """z0 = max(0, mean d(x_i, y_i')) with the completion y_i' of the next different prompt; detached, scalar.
 
-    `mismatched` holds the log-ratios of the whole optimiser batch, all ranks: it is a statistic of the batch, and
+    `mismatched` holds the log-ratios of the whole optimizer batch, all ranks: it is a statistic of the batch, and
     micro-batches must not change it. An empty one gives 0.
     """
     return mismatched.detach().sum().div(max(mismatched.numel(), 1)).clamp(min=0)

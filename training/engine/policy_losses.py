@@ -1,7 +1,7 @@
 """Policy-gradient losses: pure functions of flat tensors, no config, no state. In the dtype of their inputs.
 
 Each gives a term per token [C] or per completion [K], never a mean: whoever calls divides by the count over the whole
-optimiser batch. Tokens are flat, without padding; a completion without tokens has no term [C] and a term [K] with an
+optimizer batch. Tokens are flat, without padding; a completion without tokens has no term [C] and a term [K] with an
 empty sum, ρ = 1 and d = 0.
 
 **What is maximised.** π_old sampled the completions. The surrogate
