@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training.engine.assembling import assemble
 from training.engine.config import AnyConfig, ConvertConfig, ConvertModelsConfig, parse_config, to_dict
 from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotError
 from training.engine.files import write_json
+from training.engine.records import KINDS, PARTS
 from training.engine.supervision import StopRun, Supervision, install
 
 MODULES = {
@@ -57,6 +59,8 @@ EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "de
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse_arguments(arguments)
+    if options.command == "snapshot":
+        return _snapshot(options)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     for name in ("result.json", "error.json"):
@@ -97,7 +101,53 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument(
             "--lease", type=float, default=60.0, metavar="SECONDS", help="silence that kills is 5 s shorter (60)"
         )
+    _add_snapshot(commands)
     return parser.parse_args(arguments)
+
+
+def _add_snapshot(commands: Any) -> None:
+    about = "check, group and split a JSON Lines file into a snapshot directory"
+    command = commands.add_parser(
+        "snapshot",
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}. Lines: prompt; prompt, completion (or messages); prompt, chosen, "
+        "rejected; prompt, completions, ranking; prompt, completion, desirable. A text is plain or a list of turns.",
+    )
+    command.add_argument("source", type=Path, metavar="FILE.jsonl", help="one JSON object a line")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory that is made; none may be there"
+    )
+    command.add_argument("--kind", choices=KINDS, help="what the lines are (told from their keys)")
+    command.add_argument("--seed", type=int, default=1, help="of the draw into parts (1)")
+    command.add_argument(
+        "--shares",
+        type=_shares,
+        default=(0.8, 0.1, 0.1),
+        metavar="A,B,C",
+        help="of train, validation and test, by prompt group (0.8,0.1,0.1); not used where lines have a split",
+    )
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != len(PARTS) or min(found) < 0 or abs(sum(found) - 1) > 1e-9:
+        raise argparse.ArgumentTypeError(f"needs three numbers that add up to 1, such as 0.8,0.1,0.1, got {text!r}")
+    return found
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    """Has no config and trains nothing, so it leaves nothing behind but the snapshot."""
+    try:
+        manifest = assemble(options.source, options.out, kind=options.kind, seed=options.seed, shares=options.shares)
+    except SnapshotError as error:
+        sys.stderr.write(f"data: {error}\n")
+        return EXIT_CODES["data"]
+    counts = ", ".join(f"{part} {manifest.counts[part]}" for part in (*PARTS, "total"))
+    sys.stdout.write(f"{options.out}: {manifest.kind}, {counts} lines\ncontent_hash {manifest.content_hash}\n")
+    return 0
 
 
 def _read_config(command: str, path: Path) -> AnyConfig:

@@ -122,6 +122,7 @@ _REQUIRED: dict[str, dict[str, Check]] = {
     },
     "ratings": {"completion": _TEXT, "desirable": (lambda value: isinstance(value, bool), "true or false")},
 }
+KINDS = tuple(_REQUIRED)
 _OPTIONAL_BY_KIND: dict[str, dict[str, Check]] = {
     "prompts": {},
     "demonstrations": {"finish": _FINISH},
@@ -136,8 +137,12 @@ _OPTIONAL_BY_KIND: dict[str, dict[str, Check]] = {
 }
 
 
-def _check_line(record: object, *, kind: str, file: str, line: int) -> dict[str, Any]:
-    """The record, if it is a line of this kind; keys outside the list belong under `meta`."""
+def check_line(record: object, *, kind: str, file: str, line: int) -> dict[str, Any]:
+    """The record, if it is a line of this kind; keys outside the list belong under `meta`.
+
+    Raises:
+        SnapshotError: names the file, the line, and the key with its value.
+    """
     if not isinstance(record, dict):
         raise SnapshotError("a line must be a JSON object", file=file, line=line)
     required = _BASE | _REQUIRED[kind]
@@ -166,6 +171,11 @@ def _check_ranking(record: dict[str, Any], *, file: str, line: int) -> None:
         raise SnapshotError(f"ranking must name each of 0 … {count - 1} at most once", file=file, line=line)
     if len(record.get("finishes", record["completions"])) != count:
         raise SnapshotError(f"finishes must have one entry for each of {count} completions", file=file, line=line)
+
+
+def known_keys(kind: str) -> frozenset[str]:
+    """The keys that a line of this kind may have."""
+    return frozenset(_BASE | _REQUIRED[kind] | _OPTIONAL_BY_KIND[kind] | _OPTIONAL)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -198,6 +208,23 @@ def write_snapshot(
     partial = target.parent / f".partial-{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        manifest = _write_files(partial, kind=kind, label_policy=label_policy, split=split, lines=lines)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.replace(target)
+    return manifest
+
+
+def _write_files(
+    directory: Path,
+    *,
+    kind: str,
+    label_policy: dict[str, Any],
+    split: dict[str, Any],
+    lines: Mapping[str, Iterable[dict[str, Any]]],
+) -> Manifest:
     files, seen = [], _Seen()
     for part in PARTS:
         records = sorted(lines.get(part, ()), key=lambda record: str(record.get("id", "")))
@@ -205,10 +232,10 @@ def write_snapshot(
             continue
         name = f"{part}.jsonl"
         for number, record in enumerate(records, start=1):
-            _check_line(record, kind=kind, file=name, line=number)
+            check_line(record, kind=kind, file=name, line=number)
             seen.add(record, file=name, line=number)
         data = "".join(canonical_json(record) + "\n" for record in records).encode()
-        _write_synced(partial / name, data)
+        _write_synced(directory / name, data)
         files.append(
             SnapshotFile(
                 name=name, split=part, sha256=hashlib.sha256(data).hexdigest(), lines=len(records), bytes=len(data)
@@ -217,12 +244,13 @@ def write_snapshot(
     digest = _content_digest(kind, label_policy, split)
     for item in files:
         digest.update(f"{item.split}\n".encode())
-        digest.update((partial / item.name).read_bytes())
+        digest.update((directory / item.name).read_bytes())
     manifest = Manifest(
         kind=kind, content_hash=digest.hexdigest(), files=tuple(files), label_policy=label_policy, split=split
     )
-    _write_synced(partial / MANIFEST, (json.dumps(_manifest_dict(manifest), indent=1, sort_keys=True) + "\n").encode())
-    partial.replace(target)
+    _write_synced(
+        directory / MANIFEST, (json.dumps(_manifest_dict(manifest), indent=1, sort_keys=True) + "\n").encode()
+    )
     return manifest
 
 
@@ -307,7 +335,7 @@ def verify_snapshot(directory: str | os.PathLike[str]) -> Manifest:
                     file_digest.update(raw)
                     digest.update(raw)
                     size += len(raw)
-                    record = _check_line(
+                    record = check_line(
                         _parse_line(raw, file=item.name, line=lines), kind=manifest.kind, file=item.name, line=lines
                     )
                     if record["id"] < last_id:
@@ -338,7 +366,7 @@ def iter_lines(directory: str | os.PathLike[str], split: str) -> Iterator[dict[s
         if item.split == split:
             with (Path(directory) / item.name).open("rb") as file:
                 for number, raw in enumerate(file, start=1):
-                    yield _check_line(
+                    yield check_line(
                         _parse_line(raw, file=item.name, line=number), kind=manifest.kind, file=item.name, line=number
                     )
 
