@@ -301,10 +301,14 @@ def run(config: ScoreConfig, out: Path, *, resume: Path | None, supervision: Sup
         width=width,
         features=config.features,
     )
-    for window in _windows(fitting[output.kept :], micro_tokens=config.memory.micro_tokens):
+    start = 0
+    for window in _windows(fitting, micro_tokens=config.memory.micro_tokens):
+        there, start = output.kept - start, start + len(window)
+        if there >= len(window):
+            continue
         if supervision.stop_requested:
             break
-        _score_window(config, member, window, output)
+        _score_window(config, member, window, output, first=max(there, 0))
         done, seconds = output.kept + output.made, time.monotonic() - output.started_at
         eta = seconds / output.made * (len(fitting) - done)
         speed = output.values()["speed/tokens_per_second"]
@@ -330,7 +334,7 @@ def run(config: ScoreConfig, out: Path, *, resume: Path | None, supervision: Sup
 
 
 def _windows(lines: Sequence[ScoreLine], *, micro_tokens: int) -> Iterator[list[ScoreLine]]:
-    """Runs of lines with about `WINDOW` packs' positions."""
+    """Runs of lines with about `WINDOW` packs' positions; always the same, so a resumed attempt packs alike."""
     window: list[ScoreLine] = []
     positions = 0
     for line in lines:
@@ -343,8 +347,10 @@ def _windows(lines: Sequence[ScoreLine], *, micro_tokens: int) -> Iterator[list[
         yield window
 
 
-def _score_window(config: ScoreConfig, member: RewardModel, window: Sequence[ScoreLine], output: ScoreOutput) -> None:
-    """Completions of one prompt share it; lines are written in the order of the input."""
+def _score_window(
+    config: ScoreConfig, member: RewardModel, window: Sequence[ScoreLine], output: ScoreOutput, *, first: int
+) -> None:
+    """Completions of one prompt share it; lines are written from number `first` on, in the order of the input."""
     places: dict[tuple[int, ...], list[int]] = {}
     for place, line in enumerate(window):
         places.setdefault(line.sharing.prompt, []).append(place)
@@ -359,5 +365,5 @@ def _score_window(config: ScoreConfig, member: RewardModel, window: Sequence[Sco
     raw, states = raw[order], states[order.to(states.device)]
     if not bool(torch.isfinite(raw).all()):
         raise _not_finite([line.key["prompt_id"] for line in window], raw)
-    for line, score, state in zip(window, raw.tolist(), states, strict=True):
+    for line, score, state in list(zip(window, raw.tolist(), states, strict=True))[first:]:
         output.write(line, score, state, mean=member.mean)
