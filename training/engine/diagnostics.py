@@ -23,6 +23,8 @@ from training.engine.alarms import CUSUM_SLACK, raised
 from training.engine.evaluate import mean_and_spread
 from training.engine.rollout_figures import Limits, Rollout, reference_metrics, rollout_metrics
 
+ROUNDING = 1e-9
+"""A standard error below this, in spreads of the score, is rounding: the changes of all prompts are one number."""
 REWARD_ALARMS = ("length_bias", "calibration", "noise_ceiling")
 
 
@@ -88,7 +90,7 @@ class Cusum:
         gaps = [rise - held_out for rise, held_out in zip(rises, held_out_rises, strict=True)]
         mean, spread = mean_and_spread(gaps)
         error = spread / math.sqrt(len(gaps) - 1)
-        shift = mean / error if error > 0 else 0.0
+        shift = mean / error if error > ROUNDING else 0.0
         parted = sum(rises) > 0 > sum(held_out_rises)
         return Cusum(
             value=max(0.0, self.value + shift - CUSUM_SLACK),

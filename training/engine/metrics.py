@@ -39,7 +39,10 @@ def _with_interval(name: str, metric: Metric) -> dict[str, Metric]:
 def _evaluated(part: str, where: str) -> dict[str, Metric]:
     """The metrics of one held-out part, `eval` (validation) or `test`."""
     return {
-        f"{part}/loss": Metric("nats/pair", f"mean training loss on {where}", "lower"),
+        f"{part}/loss": Metric("nats", f"the loss that is trained, on {where}; a mean as train/loss", "lower"),
+        f"{part}/end_probability": Metric(
+            "share", f"mean probability of the end token where the texts of {where} end", "higher"
+        ),
         **_with_interval(
             f"{part}/accuracy",
             Metric("share", f"decisive pairs of {where} that the model orders as the votes do", "higher"),
@@ -203,7 +206,11 @@ def _wins(name: str, how: str) -> dict[str, Metric]:
 
 
 METRICS: dict[str, Metric] = {
-    "train/loss": Metric("nats/pair", "loss of the step's batch, weighted mean over its pairs", "lower"),
+    "train/loss": Metric(
+        "nats", "loss of the step's batch, mean over its pairs, completions or (sft, ppo, grpo, quark) tokens", "lower"
+    ),
+    "train/token_accuracy": Metric("share", "scored tokens of the batch that the model finds likeliest", "higher"),
+    "train/entropy": Metric("nats/token", "entropy of π at the scored tokens of the batch"),
     "train/accuracy": Metric("share", "decisive pairs of the batch with a positive margin", "higher"),
     "train/margin": Metric("nats", "mean score difference of chosen and rejected in the batch", "higher"),
     "train/score_mean": Metric("nats", "mean score of the batch's completions"),
@@ -220,9 +227,13 @@ METRICS: dict[str, Metric] = {
     "rollout/kl_per_token": Metric("nats/token", "Σ log π − log π_ref of the sampled completions by their tokens"),
     "rollout/length_p95": Metric("tokens", "95th percentile of the lengths of the sampled completions"),
     "rollout/samples": Metric("completions", "sampled completions behind the rollout figures"),
+    "ppo/explained_variance": Metric("share", "variance of the returns that the critic explains", "higher"),
+    "ppo/clip_share": Metric("share", "tokens whose ratio to π_old is clipped"),
     "data/pairs": Metric("pairs", "training pairs that are used"),
+    "data/examples": Metric("examples", "training examples (no pairs) that are used"),
+    "data/dropped_empty": Metric("examples", "training examples dropped, they have no token to learn", "lower"),
     "data/ties": Metric("pairs", "training pairs whose label is exactly one half"),
-    "data/dropped_too_long": Metric("pairs", "training pairs dropped, longer than data.max_tokens", "lower"),
+    "data/dropped_too_long": Metric("examples", "training pairs or examples dropped for their length", "lower"),
     "time/step": Metric("s", "wall time of the optimizer step"),
     "time/eval": Metric("s", "wall time of the evaluation"),
     "speed/tokens_per_second": Metric("tokens/s", "tokens of the step by its wall time", "higher"),

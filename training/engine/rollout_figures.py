@@ -59,7 +59,7 @@ class Limits:
     """What a run knows before it samples, for figures that compare with it; None where it is not known.
 
     Attributes:
-        p99: 99th percentile of the reward model's scores in its own training, less its mean (`winnow.json`: reward.p99).
+        p99: 99th percentile of the reward model's scores in its training, less its mean (`reward.p99 − reward.mean`).
         length_slope: nats that the reward model pays for a token, within a prompt (`reward.length_slope`).
         kl_budget: nats a completion.
     """
