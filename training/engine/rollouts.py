@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -145,6 +145,13 @@ def reference_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
     return loop.infer(run, groups, values_of, per="token")
 
 
+def with_prompts(groups: Sequence[Group], prompts: Mapping[str, tuple[int, ...]] | None) -> list[Group]:
+    """The same completions after other prompts, by id; their scored tokens stay in the same order."""
+    if prompts is None:
+        return list(groups)
+    return [replace(group, sharing=replace(group.sharing, prompt=prompts[group.id])) for group in groups]
+
+
 def by_completion(groups: Sequence[Group], values: Sequence[Tensor]) -> list[Tensor]:
     """Values per group [tokens] as values per completion [T], in the order of the completions."""
     return [
@@ -182,7 +189,12 @@ def kl_figures(ratios: Sequence[Tensor]) -> dict[str, float]:
 
 
 def sample_held_out(
-    run: Run[Any], prompts: Sequence[Asked], config: SampledEvalConfig, *, reward_per_nat: float | None = None
+    run: Run[Any],
+    prompts: Sequence[Asked],
+    config: SampledEvalConfig,
+    *,
+    reward_per_nat: float | None = None,
+    bare: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, float]:
     """Completions of the first prompts at temperature 1, with the same random numbers at every evaluation.
 
@@ -190,6 +202,7 @@ def sample_held_out(
 
     Args:
         reward_per_nat: β of an implicit reward β·d(y); None: no reward is written.
+        bare: by prompt id, the ids that the reference reads where the policy reads a control before them.
     """
     first = {prompt.group: prompt for prompt in reversed(prompts)}  # one prompt a group, the first by id
     asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.prompts]
@@ -201,7 +214,9 @@ def sample_held_out(
         groups,
         [
             ours - theirs
-            for ours, theirs in zip(policy_logprobs(run, groups), reference_logprobs(run, groups), strict=True)
+            for ours, theirs in zip(
+                policy_logprobs(run, groups), reference_logprobs(run, with_prompts(groups, bare)), strict=True
+            )
         ],
     )
     for group, ratio in zip(groups, ratios, strict=True):

@@ -297,12 +297,21 @@ def check_packing(run: Run[Any], values_of: Callable[[Pack], Tensor]) -> None:
         packed = values_of(build_pack([item.sharing for item in shortest], device=run.device))
         alone = torch.cat(
             [
-                values_of(build_pack([Sharing(prompt=item.sharing.prompt, completions=(ids,))], device=run.device))
+                values_of(build_pack([sharing], device=run.device))
                 for item in shortest
-                for ids in item.sharing.completions
+                for sharing in _one_by_one(item.sharing)
             ]
         )
     scale = float(alone.abs().max().clamp(min=1.0))
     worst = float((packed - alone).abs().max())
     if not worst <= tolerance * scale:
         raise ModelError(f"the model reads packed completions differently: {worst:.2e} of {scale:.2e} off")
+
+
+def _one_by_one(sharing: Sharing) -> list[Sharing]:
+    """Each completion with the prompt alone, its unscored tokens unscored."""
+    scored = sharing.scored or (None,) * len(sharing.completions)
+    return [
+        Sharing(prompt=sharing.prompt, completions=(ids,), scored=None if flags is None else (flags,))
+        for ids, flags in zip(sharing.completions, scored, strict=True)
+    ]
