@@ -1,178 +1,338 @@
-"""Token by token: a key/value cache with a cursor for each row, and one forward step of all rows.
+"""Token by token: prompts are read once, without padding, and one forward step gives every row in work its next logits.
 
-Rows are completions in work. A prompt is read (prefilled) once and its keys and values are copied to each of its
-completions; a finished row's place is taken by the last row, so that no time goes into finished ones. There is no
-padding: every row knows its own length, and positions come from it.
+Rows are completions in work. A prompt's keys and values are copied to each of its completions; positions come from
+each row's own length, and a finished row leaves at once (`row_cache`). Models of Llama's plan are read and stepped
+through here, with weights held for few rows (`held_weights`); others by their own code with our cache.
 Knows nothing of sampling, text or files.
 
-B rows in work, R rows of room, S positions of room, P prompts, L layers, H key/value heads, G query heads for each of
+B rows in work, P prompts, N tokens of all prompts together, L layers, H key/value heads, G query heads for each of
 them, E size of a head, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from training.engine import models
+from training.engine.held_weights import Product, has_plain_weight, hold, joined
+from training.engine.row_cache import Prefix, RowCache, Step
 from training.engine.sections import Weights
 
+Owner = TypeVar("Owner")
+
+_Parts = tuple[tuple[Tensor, Tensor], ...]  # `Prefix.parts`
+
 _ATTENTION = "winnow_decoding"
+_READ_TOKENS = 2048  # positions of prompts read at one time: bounds memory, and larger products are no faster
+_SHARED_TOKENS = 8  # a beginning that prompts have in common is read once if it is as long as this
+# Rotary embeddings that are a table of positions; others depend on the longest text in the batch.
+_TABLES = {"default", "linear", "llama3", "yarn"}
+
+
+class _Plan(Protocol):
+    """How a model is run. Both methods give hidden states after the last norm."""
+
+    def read(self, prompts: Sequence[list[int]]) -> tuple[Tensor, list[_Parts]]:
+        """Hidden states [P, D] at the last tokens, and keys and values of each prompt as in `Prefix.parts`."""
+        ...
+
+    def step(self, tokens: Tensor, step: Step, cache: RowCache[Any]) -> Tensor:
+        """[B] → [B, D]."""
+        ...
+
+
+class Decoder(Generic[Owner]):
+    """The rows in work of one model, each known by what the caller gave to `add`.
+
+    `room` is the most positions of a row, prompt included. Weights are copied: a decoder is made for a batch of
+    completions, and does not see what training does later.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: Any, *, room: int, weights: Weights = Weights.FP32) -> None:
+        trunk = models.trunk(model)
+        head = models.lm_head_weight(model).detach()
+        kind = head.device.type
+        if weights is Weights.FP32 and torch.is_autocast_enabled(kind):
+            weights = Weights.BF16  # autocast over fp32 weights means that products are in bf16
+        self._device = head.device
+        self._head = hold(head, None, weights=weights)
+        config = trunk.config
+        self.steps_by_own_code = not _is_plain_llama(trunk)
+        self._plan: _Plan = _OwnCode(trunk) if self.steps_by_own_code else _Llama(trunk, room=room, weights=weights)
+        self._cache: RowCache[Owner] = RowCache(
+            layers=config.num_hidden_layers,
+            heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            room=room,
+            like=head,
+            split=kind == "cpu" and not self.steps_by_own_code,  # on a GPU a call costs more than what it looks at
+        )
+
+    @property
+    def rows(self) -> list[Owner]:
+        return self._cache.owners
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[list[int]]) -> list[Prefix]:
+        """Run P prompts through the model; no row is begun."""
+        found: list[Prefix] = []
+        for begin, end in _portions([len(ids) for ids in prompts]):
+            hidden, parts = self._plan.read(prompts[begin:end])
+            found += [Prefix(parts=p, logits=row) for p, row in zip(parts, self._head(hidden), strict=True)]
+        return found
+
+    @torch.inference_mode()
+    def add(self, entering: Sequence[tuple[Owner, Prefix]]) -> None:
+        """Begin rows with prompts that have been read."""
+        self._cache.add(entering)
+
+    @torch.inference_mode()
+    def drop(self, row: Owner) -> None:
+        self._cache.drop(row)
+
+    @torch.inference_mode()
+    def step(self, next_token: Callable[[Owner], int]) -> tuple[list[Owner], Tensor]:
+        """Give each row its next token; returns the rows and, in their order, the logits after it, [B, V] fp32."""
+        step = self._cache.begin_step()
+        rows = self._cache.owners
+        tokens = torch.tensor([next_token(row) for row in rows], device=self._device)
+        return rows, self._head(self._plan.step(tokens, step, self._cache))
+
+
+def _portions(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring prompts whose tokens fit into _READ_TOKENS together; a longer one alone."""
+    begin, used = 0, 0
+    for place, length in enumerate(lengths):
+        if place > begin and used + length > _READ_TOKENS:
+            yield begin, place
+            begin, used = place, 0
+        used += length
+    if lengths:
+        yield begin, len(lengths)
+
+
+# --- Llama's plan -----------------------------------------------------------------------------------------------------
+
+
+def _is_plain_llama(trunk: Any) -> bool:
+    """Whether the trunk is Llama's with nothing in it that `_Llama` does not know."""
+    kind: type = type(trunk)
+    if kind is not LlamaModel or trunk.config.rope_parameters["rope_type"] not in _TABLES:
+        return False
+    return all(has_plain_weight(part) for layer in trunk.layers for part in _linears(layer))
+
+
+def _linears(layer: Any) -> list[Any]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.o_proj,
+        mlp.gate_proj,
+        mlp.up_proj,
+        mlp.down_proj,
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prefix:
-    """A prompt that has been read: keys and values of its n tokens, and the logits of the token after them."""
+class _Layer:
+    before: Tensor  # weight of the norm before attention
+    qkv: Product
+    out: Product
+    between: Tensor  # weight of the norm before the MLP
+    gate_up: Product
+    down: Product
 
-    keys: Tensor  # [L, H, n, E]
-    values: Tensor  # [L, H, n, E]
-    logits: Tensor  # [V]
+
+class _Llama:
+    """`LlamaModel.forward` over a flat list of tokens, of prompts or of one token a row."""
+
+    def __init__(self, trunk: Any, *, room: int, weights: Weights) -> None:
+        config, attention = trunk.config, trunk.layers[0].self_attn
+        self._embeddings = trunk.embed_tokens.weight.detach()
+        self._eps = config.rms_norm_eps
+        self._activation = trunk.layers[0].mlp.act_fn
+        self._scale = attention.scaling
+        self._heads, self._groups = config.num_key_value_heads, attention.num_key_value_groups  # H, G
+        self._layers = [
+            _Layer(
+                before=layer.input_layernorm.weight.detach(),
+                qkv=joined([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], weights=weights),
+                out=joined([layer.self_attn.o_proj], weights=weights),
+                between=layer.post_attention_layernorm.weight.detach(),
+                gate_up=joined([layer.mlp.gate_proj, layer.mlp.up_proj], weights=weights),
+                down=joined([layer.mlp.down_proj], weights=weights),
+            )
+            for layer in trunk.layers
+        ]
+        self._last_norm = trunk.norm.weight.detach()
+        positions = torch.arange(room, device=self._embeddings.device)[None]
+        cos, sin = trunk.rotary_emb(self._embeddings, position_ids=positions)  # [1, room, E]
+        half = cos.shape[-1] // 2
+        self._cos = cos[0]
+        self._sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)  # rotate_half's sign: a roll is enough
+
+    def step(self, tokens: Tensor, step: Step, cache: RowCache[Any]) -> Tensor:
+        H, G, B = self._heads, self._groups, len(tokens)
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            own_keys, own_values = cache.keys[layer], cache.values[layer]
+            own_keys.index_copy_(0, step.places, keys)
+            own_values.index_copy_(0, step.places, values)
+            # The G queries that share a key/value head stand where a sequence would: nothing is copied G times.
+            grouped = queries.view(B, H, G, -1)
+            found = [
+                scaled_dot_product_attention(
+                    grouped[look.begin : look.end],
+                    cache.seen(own_keys, look),
+                    cache.seen(own_values, look),
+                    attn_mask=look.mask,
+                    scale=self._scale,
+                )
+                for look in step.looks
+            ]
+            return (found[0] if len(found) == 1 else torch.cat(found)).reshape(B, -1)
+
+        return self._run(tokens, step.positions, attend)
+
+    def read(self, prompts: Sequence[list[int]]) -> tuple[Tensor, list[_Parts]]:
+        """All prompts as one flat list of tokens; what they begin with in common stands before them, once."""
+        shared = _common_beginning(prompts)
+        device, c = self._embeddings.device, shared
+        owns = [ids[c:] for ids in prompts]
+        tokens = [*prompts[0][:c], *(token for ids in owns for token in ids)]
+        positions = [*range(c), *(c + place for ids in owns for place in range(len(ids)))]
+        ends = torch.tensor([len(ids) for ids in owns]).cumsum(0).add(c).tolist()
+        spans = [(end - len(ids), end) for ids, end in zip(owns, ends, strict=True)]
+        H, G, E = self._heads, self._groups, self._cos.shape[-1]
+        all_keys, all_values = (self._embeddings.new_empty(len(self._layers), len(tokens), H, E) for _ in range(2))
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            all_keys[layer], all_values[layer] = keys, values
+            q = queries.transpose(0, 1)[None]  # [1, H·G, N, E]
+            k, v = (own.repeat_interleave(G, dim=1).transpose(0, 1)[None] for own in (keys, values))
+            found = q.new_empty(len(tokens), H * G, E)
+            if c:
+                found[:c] = _causal(q[:, :, :c], k[:, :, :c], v[:, :, :c], self._scale)
+            for begin, end in spans:
+                own_k, own_v = k[:, :, begin:end], v[:, :, begin:end]
+                if c:
+                    own_k = torch.cat((k[:, :, :c], own_k), dim=2)
+                    own_v = torch.cat((v[:, :, :c], own_v), dim=2)
+                found[begin:end] = _causal(q[:, :, begin:end], own_k, own_v, self._scale)
+            return found.view(len(tokens), -1)
+
+        hidden = self._run(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attend)
+        common = ((all_keys[:, :c], all_values[:, :c]),) if c else ()
+        parts: list[_Parts] = [(*common, (all_keys[:, begin:end], all_values[:, begin:end])) for begin, end in spans]
+        return hidden[[end - 1 for _, end in spans]], parts
+
+    def _run(
+        self, tokens: Tensor, positions: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """[N] → [N, D]; `attend` gets queries [N, H·G, E], keys and values [N, H, E] of a layer, returns [N, H·G·E]."""
+        H, HG, N = self._heads, self._heads * self._groups, len(tokens)
+        x = embedding(tokens, self._embeddings)
+        cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]  # [N, 1, E]
+        E = cos.shape[-1]
+        for index, layer in enumerate(self._layers):
+            heads = layer.qkv(self._norm(x, layer.before)).view(N, HG + 2 * H, E)
+            turned = heads[:, : HG + H]
+            turned = torch.addcmul(turned * cos, turned.roll(E // 2, -1), sin)
+            x = x + layer.out(attend(index, turned[:, :HG], turned[:, HG:], heads[:, HG + H :]))
+            gate, up = layer.gate_up(self._norm(x, layer.between)).chunk(2, dim=-1)
+            x = x + layer.down(self._activation(gate) * up)
+        return self._norm(x, self._last_norm)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm(x, weight.shape, weight, self._eps)
 
 
-class _Cache:
-    """What the transformers decoder sees as its cache: `update` stores and returns keys and values of one layer."""
+def _causal(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """The last n of m positions look at those up to themselves: [1, heads, n, E], [1, heads, m, E] → [n, heads, E]."""
+    n, m = queries.shape[2], keys.shape[2]
+    mask = None
+    if n < m:
+        mask = torch.ones(n, m, dtype=torch.bool, device=queries.device).tril(m - n)
+    out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return out[0].transpose(0, 1)
 
-    def __init__(self, *, layers: int, rows: int, heads: int, room: int, size: int, like: Tensor) -> None:
-        kind = like.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
-        # Zeros, not empty: a NaN left in memory would pass through a masked position.
-        self.keys = like.new_zeros(layers, rows, heads, room, size, dtype=dtype)  # [L, R, H, S, E]
-        self.values = like.new_zeros(layers, rows, heads, room, size, dtype=dtype)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)  # [R]
-        self.all_rows = torch.arange(rows, device=like.device)
-        self.rows = self.all_rows[:0]
-        self.cursors = self.lengths[:0]
-        self.window = 0
-        self.read: list[tuple[Tensor, Tensor]] | None = None
+
+def _common_beginning(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with (a system message, mostly), less what each needs of its own."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # what the least and the greatest share, those between share too
+    most = min(len(ids) for ids in prompts) - 1
+    common = next((i for i in range(most) if first[i] != last[i]), most)
+    return common if common >= _SHARED_TOKENS else 0
+
+
+# --- other plans ------------------------------------------------------------------------------------------------------
+
+
+class _OwnCode:
+    """Any decoder of transformers: its own forward, which sees this as its cache."""
+
+    def __init__(self, trunk: Any) -> None:
+        self._trunk = trunk
+        self._read: list[tuple[Tensor, Tensor]] | None = None
+        self._at: tuple[Step, RowCache[Any]] | None = None
+
+    def read(self, prompts: Sequence[list[int]]) -> tuple[Tensor, list[_Parts]]:
+        """Prompts filled up on the right, where nothing looks."""
+        lengths = [len(ids) for ids in prompts]
+        device, T = self._trunk.embed_tokens.weight.device, max(lengths)
+        tokens = torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in prompts], device=device)  # [P, T]
+        causal = torch.ones(1, 1, T, T, dtype=torch.bool, device=device).tril()
+        self._read = []
+        try:
+            hidden = self._forward(tokens, torch.arange(T, device=device).expand(len(prompts), -1), causal)
+            keys, values = (torch.stack(side).transpose(2, 3) for side in zip(*self._read, strict=True))
+        finally:
+            self._read = None
+        last = torch.tensor(lengths, device=device) - 1
+        parts: list[_Parts] = [((keys[:, p, :n], values[:, p, :n]),) for p, n in enumerate(lengths)]  # [L, n, H, E]
+        return hidden[torch.arange(len(prompts), device=device), last], parts
+
+    def step(self, tokens: Tensor, step: Step, cache: RowCache[Any]) -> Tensor:
+        (look,) = step.looks
+        if look.mask is None:
+            mask = torch.ones(len(tokens), 1, 1, look.window, dtype=torch.bool, device=tokens.device)
+        else:
+            mask = look.mask == 0
+        self._at = step, cache
+        try:
+            return self._forward(tokens[:, None], step.positions[:, None], mask)[:, 0]
+        finally:
+            self._at = None
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, 1, E] of one step; while prompts are read [P, H, n, E], which are set aside."""
-        if self.read is not None:
-            self.read.append((keys, values))
+        """The cache's part that transformers calls: keys and values [B, H, T, E] of a layer; returns what is seen."""
+        if self._read is not None:
+            self._read.append((keys, values))
             return keys, values
-        return self.store(keys[:, :, 0], values[:, :, 0], layer)
-
-    def store(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write [B, H, E] at the rows' cursors; returns what the rows attend to, [B, H, window, E] twice."""
-        all_keys, all_values = self.keys[layer], self.values[layer]
-        all_keys[self.rows, :, self.cursors] = keys.to(all_keys.dtype)
-        all_values[self.rows, :, self.cursors] = values.to(all_values.dtype)
-        active = len(self.rows)
-        return all_keys[:active, :, : self.window], all_values[:active, :, : self.window]
+        assert self._at is not None
+        step, cache = self._at
+        (look,) = step.looks
+        cache.keys[layer].index_copy_(0, step.places, keys[:, :, 0].to(cache.keys[layer].dtype))
+        cache.values[layer].index_copy_(0, step.places, values[:, :, 0].to(cache.values[layer].dtype))
+        return cache.seen(cache.keys[layer], look), cache.seen(cache.values[layer], look)
 
     def get_seq_length(self, _layer: int = 0) -> int:
-        return self.window
+        return 0 if self._at is None else self._at[0].looks[0].window
 
-
-def _attend(
-    _module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Attention as transformers asks for it: queries [B, H·G, T, E] → [B, T, H·G, E]."""
-    B, heads, T, E = queries.shape
-    scale = options.get("scaling")
-    if T > 1 or mask is None:
-        out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
-        return out.transpose(1, 2), None
-    # The G queries that share a key/value head stand where a sequence would: no key or value is copied G times.
-    H = keys.shape[1]
-    grouped = queries.reshape(B, H, heads // H, E)
-    out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-    return out.reshape(B, 1, heads, E), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
-
-
-class Decoder:
-    """The rows in work of one model. `rows` rows of room, each for `room` positions, prompt included."""
-
-    def __init__(self, model: Any, *, rows: int, room: int, weights: Weights = Weights.FP32) -> None:
-        assert weights is Weights.FP32
-        self._trunk = models.trunk(model)
-        self._head = models.lm_head_weight(model)
-        config = self._trunk.config
-        heads = config.num_attention_heads
-        self._cache = _Cache(
-            layers=config.num_hidden_layers,
-            rows=rows,
-            heads=getattr(config, "num_key_value_heads", None) or heads,
-            room=room,
-            size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            like=self._head.detach(),
-        )
-        # Layers of Llama's plan are stepped through here, with few small operations; others by their own code.
-        self.steps_by_own_code = type(self._trunk) is not LlamaModel
-        self._step = self._own_step if self.steps_by_own_code else self._llama_step
-        self.active = 0
-
-    @torch.no_grad()
-    def read(self, prompts: Sequence[list[int]]) -> list[Prefix]:
-        """Run P prompts through the model, filled up on the right where nothing looks; no row is begun."""
-        lengths = [len(ids) for ids in prompts]
-        device, n = self._head.device, max(lengths)
-        tokens = torch.tensor([[*ids, *[0] * (n - len(ids))] for ids in prompts], device=device)  # [P, n]
-        self._cache.read = []
-        try:
-            hidden = self._forward(tokens, torch.arange(n, device=device).expand(len(prompts), -1), None)
-            keys = torch.stack([k for k, _ in self._cache.read], dim=1)  # [P, L, H, n, E]
-            values = torch.stack([v for _, v in self._cache.read], dim=1)
-        finally:
-            self._cache.read = None
-        last = torch.tensor(lengths, device=device) - 1
-        logits = self._logits(hidden[torch.arange(len(prompts), device=device), last])
-        # Cloned, so that a kept prefix does not keep the whole batch in memory.
-        return [
-            Prefix(keys=keys[p, :, :, :length].clone(), values=values[p, :, :, :length].clone(), logits=logits[p])
-            for p, length in enumerate(lengths)
-        ]
-
-    def add(self, prefix: Prefix) -> None:
-        """Begin a row behind the others with a prompt that has been read."""
-        row, length = self.active, prefix.keys.shape[2]
-        self._cache.keys[:, row, :, :length] = prefix.keys
-        self._cache.values[:, row, :, :length] = prefix.values
-        self._cache.lengths[row] = length
-        self.active += 1
-
-    def drop(self, row: int) -> None:
-        """End a row; the last row takes its place (and its number)."""
-        cache, last = self._cache, self.active - 1
-        if row != last:
-            length = int(cache.lengths[last])
-            cache.keys[:, row, :, :length] = cache.keys[:, last, :, :length]
-            cache.values[:, row, :, :length] = cache.values[:, last, :, :length]
-            cache.lengths[row] = length
-        self.active = last
-
-    @torch.no_grad()
-    def step(self, tokens: list[int]) -> Tensor:
-        """Give each row its next token; returns the logits of the one after, [B, V] fp32."""
-        cache, active = self._cache, self.active
-        assert len(tokens) == active
-        cursors = cache.lengths[:active]
-        cache.rows, cache.cursors, cache.window = cache.all_rows[:active], cursors.clone(), int(cursors.max()) + 1
-        mask = torch.arange(cache.window, device=cursors.device) <= cursors[:, None]  # [B, S]
-        hidden = self._step(torch.tensor(tokens, device=cursors.device), cursors, mask[:, None, None])
-        cursors += 1
-        return self._logits(hidden)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return _product(hidden, self._head, None).float()
-
-    def _own_step(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        return self._forward(tokens[:, None], positions[:, None], mask)[:, 0]
-
-    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """The model's own code with our cache and attention; `mask` None reads a prompt."""
-        T = tokens.shape[1]
-        causal = torch.ones(1, 1, T, T, dtype=torch.bool, device=tokens.device).tril() if mask is None else mask
+    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         config = self._trunk.config
         before = config._attn_implementation
         config._attn_implementation = _ATTENTION
@@ -180,8 +340,8 @@ class Decoder:
             out = self._trunk(
                 input_ids=tokens,
                 position_ids=positions,
-                attention_mask=causal,
-                past_key_values=self._cache,
+                attention_mask=mask,
+                past_key_values=self,
                 use_cache=True,
             )
         finally:
@@ -189,50 +349,16 @@ class Decoder:
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    def _llama_step(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """`LlamaModel.forward` for one token a row, with the same modules (adapters included) and weights."""
-        trunk, B = self._trunk, tokens.shape[0]
-        x = trunk.embed_tokens(tokens)  # [B, D]
-        cos, sin = trunk.rotary_emb(x, position_ids=positions[:, None])  # [B, 1, E]
-        half = cos.shape[-1] // 2
-        sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)  # rotate_half's sign, so that a roll is enough
-        for index, layer in enumerate(trunk.layers):
-            attention, mlp = layer.self_attn, layer.mlp
-            h = _norm(x, layer.input_layernorm)
-            queries, keys, values = (
-                _apply(getattr(attention, name), h).view(B, -1, attention.head_dim)
-                for name in ("q_proj", "k_proj", "v_proj")
-            )
-            queries = queries * cos + queries.roll(half, -1) * sin  # [B, H·G, E]
-            keys = keys * cos + keys.roll(half, -1) * sin
-            all_keys, all_values = self._cache.store(keys, values, index)
-            out, _ = _attend(attention, queries[:, :, None], all_keys, all_values, mask, scaling=attention.scaling)
-            x = x + _apply(attention.o_proj, out.view(B, -1))
-            h = _norm(x, layer.post_attention_layernorm)
-            x = x + _apply(mlp.down_proj, mlp.act_fn(_apply(mlp.gate_proj, h)) * _apply(mlp.up_proj, h))
-        return _norm(x, trunk.norm)
+
+def _attend(
+    _module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it: queries [B, H·G, T, E] → [B, T, H·G, E]."""
+    out = scaled_dot_product_attention(
+        queries, keys.to(queries.dtype), values.to(queries.dtype), attn_mask=mask, scale=options.get("scaling"),
+        enable_gqa=True,
+    )  # fmt: skip
+    return out.transpose(1, 2), None
 
 
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def _apply(layer: Any, x: Tensor) -> Tensor:
-    """A linear layer of few rows; one that is wrapped (an adapter) runs its own code."""
-    if type(layer) is nn.Linear:
-        return _product(x, layer.weight, layer.bias)
-    out: Tensor = layer(x)
-    return out
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b; for few rows as (W xᵀ)ᵀ: MKL shares such a product between threads by rows of its first factor.
-
-    All products of a step of SmolLM2-135M on two threads: 8 rows 32 against 41 ms, 32 rows 64 against 73; on one thread
-    it is 10 % slower.
-    """
-    few = 2 <= x.shape[0] <= 32 and x.device.type == "cpu" and torch.get_num_threads() > 1
-    if not few:
-        return linear(x, weight, bias)
-    out = torch.mm(weight, x.t()).t().contiguous()
-    return out if bias is None else out + bias
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)

@@ -24,15 +24,14 @@ from torch import Tensor
 
 from training.engine import models
 from training.engine.config import PolicyConfig, SampleConfig
-from training.engine.decoding import Decoder, Prefix
+from training.engine.decoding import Decoder
 from training.engine.drawing import Law, draw, uniforms
 from training.engine.errors import Diverged, ModelError, SnapshotError
 from training.engine.files import LineFile, Status, directory_hash, write_json
+from training.engine.row_cache import Prefix
 from training.engine.sections import Weights
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
-
-_READ_TOKENS = 4096  # positions of prompts read at one time: bounds memory, and larger products are no faster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,33 +186,30 @@ def generate(
         return
     longest = max(len(waiting.ids[prompt_id]) for prompt_id, _ in waiting.queue)
     room = min(longest + max_new_tokens, context)
-    decoder = Decoder(model, rows=min(batch_size, len(waiting.queue)), room=room, weights=weights)
-    rows: list[_Row] = []
-    while waiting.queue or rows:
-        new_tokens = len(rows)
-        if rows:
-            ended = _advance(rows, decoder.step([row.token_ids[-1] for row in rows]), law=law, text=text, stop=stop)
-            for place in reversed([place for place, last in enumerate(ended) if last]):
-                decoder.drop(place)
-                yield rows[place].completion(text)
-                rows[place] = rows[-1]
-                rows.pop()
-        entering = waiting.enter(decoder, batch_size - len(rows))
+    decoder: Decoder[_Row] = Decoder(model, room=room, weights=weights)
+    while waiting.queue or decoder.rows:
+        new_tokens = 0
+        if decoder.rows:
+            rows, logits = decoder.step(lambda row: row.token_ids[-1])
+            new_tokens = len(rows)
+            ended = _advance(rows, logits, law=law, text=text, stop=stop)
+            for row in (row for row, last in zip(rows, ended, strict=True) if last):
+                decoder.drop(row)
+                yield row.completion(text)
+        entering = waiting.enter(decoder, batch_size - len(decoder.rows))
         if entering:
             new_tokens += len(entering)
             begun = []
-            for prompt_id, index, _ in entering:
+            for prompt_id, index, prefix in entering:
                 count = min(max_new_tokens, context - len(waiting.ids[prompt_id]))
                 numbers = uniforms(seed=seed, stream=stream, prompt_id=prompt_id, index=index, count=count)
-                begun.append(_Row(prompt_id=prompt_id, index=index, uniforms=numbers))
-            logits = torch.stack([prefix.logits for _, _, prefix in entering])
-            ended = _advance(begun, logits, law=law, text=text, stop=stop)
-            for row, last, (_, _, prefix) in zip(begun, ended, entering, strict=True):
+                begun.append((_Row(prompt_id=prompt_id, index=index, uniforms=numbers), prefix))
+            logits = torch.stack([prefix.logits for _, prefix in begun])
+            ended = _advance([row for row, _ in begun], logits, law=law, text=text, stop=stop)
+            decoder.add([entry for entry, last in zip(begun, ended, strict=True) if not last])
+            for (row, _), last in zip(begun, ended, strict=True):
                 if last:
                     yield row.completion(text)
-                else:
-                    decoder.add(prefix)
-                    rows.append(row)
         if after_tokens is not None and not after_tokens(new_tokens):
             return
 
@@ -235,30 +231,17 @@ class _Waiting:
     queue: deque[tuple[str, int]]
     prefixes: dict[str, Prefix] = field(default_factory=dict)
 
-    def enter(self, decoder: Decoder, count: int) -> list[tuple[str, int, Prefix]]:
+    def enter(self, decoder: Decoder[_Row], count: int) -> list[tuple[str, int, Prefix]]:
         """Take up to `count` completions from the queue, and read those of their prompts that are new."""
         entering = [self.queue.popleft() for _ in range(min(len(self.queue), count))]
-        unread = {prompt_id for prompt_id, _ in entering} - self.prefixes.keys()
-        for group in _read_together(sorted(unread, key=lambda i: (len(self.ids[i]), i)), self.ids):
-            self.prefixes.update(zip(group, decoder.read([self.ids[i] for i in group]), strict=True))
+        # In the order of their ids' tokens, not of entry: neighbours share more of their beginnings.
+        unread = sorted({prompt_id for prompt_id, _ in entering} - self.prefixes.keys(), key=lambda i: self.ids[i])
+        if unread:
+            self.prefixes.update(zip(unread, decoder.read([self.ids[i] for i in unread]), strict=True))
         found = [(prompt_id, index, self.prefixes[prompt_id]) for prompt_id, index in entering]
         needed = {self.queue[0][0]} if self.queue else set()  # only the last prompt can have more to come
         self.prefixes = {prompt_id: self.prefixes[prompt_id] for prompt_id in needed & self.prefixes.keys()}
         return found
-
-
-def _read_together(ids: list[str], asked: Mapping[str, list[int]]) -> Iterator[list[str]]:
-    """Prompts, sorted by length, in groups that waste little on filling up and fit into memory."""
-    group: list[str] = []
-    for prompt_id in ids:
-        filled = len(asked[prompt_id]) * (len(group) + 1)
-        used = sum(len(asked[i]) for i in group) + len(asked[prompt_id])
-        if group and (filled > _READ_TOKENS or filled > 1.25 * used):
-            yield group
-            group = []
-        group.append(prompt_id)
-    if group:
-        yield group
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
