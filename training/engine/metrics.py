@@ -72,6 +72,12 @@ def _evaluated(part: str, where: str) -> dict[str, Metric]:
         f"{part}/length_correlation": Metric("correlation", f"Pearson correlation of score and tokens on {where}"),
         **_by_length(part, where),
         **_by_votes(part, where),
+        **_with_interval(
+            f"{part}/models_agreement", Metric("share", f"couples of reward models that order a pair of {where} alike")
+        ),
+        f"{part}/models_correlation": Metric(
+            "correlation", f"of the margins of two reward models on {where}, mean over couples"
+        ),
         f"{part}/margin": Metric("nats", f"mean margin Δ between chosen and rejected on {where}", "higher"),
         f"{part}/pairs": Metric("pairs", f"decisive pairs (no ties) of {where} that were counted"),
         f"{part}/groups": Metric("groups", f"prompt groups among the decisive pairs of {where}"),
@@ -224,6 +230,11 @@ METRICS: dict[str, Metric] = {
     "policy/logp_rejected_change": Metric("nats", "mean log π(rejected) − log π_ref(rejected)"),
     "policy/falling_share": Metric("share", "pairs whose chosen completion became less likely", "lower"),
     "rollout/kl_k3": Metric("nats/completion", "the same KL by an estimator that is never negative: Σ (e^−d − 1 + d)"),
+    "rollout/kl_k3_per_token": Metric("nats/token", "rollout/kl_k3 by the tokens of the sampled completions"),
+    **_with_interval(
+        "rollout/best_score", Metric("nats", "expected best score of all completions sampled of a prompt", "higher")
+    ),
+    "rollout/kl_bound": Metric("nats/completion", "most that KL(best of n‖π) can be: log n − (n − 1)/n"),
     "rollout/kl_per_token": Metric("nats/token", "Σ log π − log π_ref of the sampled completions by their tokens"),
     "rollout/length_p95": Metric("tokens", "95th percentile of the lengths of the sampled completions"),
     "rollout/samples": Metric("completions", "sampled completions behind the rollout figures"),
