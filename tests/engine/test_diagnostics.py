@@ -403,3 +403,9 @@ def test_an_alarm_says_what_it_saw_and_where_its_limit_is() -> None:
     figures = {"rollout/samples": 16.0, "rollout/kl_budget_share": 0.93}
     assert raised(figures) == {"kl_budget": ["KL has used 93% of its budget (limit 80%)."]}
     assert rollout_alarms(figures, step=3) == ["kl_budget"]
+
+
+def test_a_policy_that_was_not_trained_rings_nothing_whatever_it_writes() -> None:
+    start = watch_rollouts(None, sampled(1, unfinished=1.0), limits=LIMITS, step=0)
+    assert start.alarms == []
+    assert watch_rollouts(start.state, sampled(1, unfinished=1.0), limits=LIMITS, step=1).alarms == ["end_tokens"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,6 +15,7 @@ from training.engine.rollout_figures import (
     length_slope,
     reference_metrics,
     rollout_metrics,
+    rollouts_of,
     self_bleu,
 )
 
@@ -101,3 +104,54 @@ def test_the_slope_on_length_is_taken_within_prompts() -> None:
     assert found.value == pytest.approx(0.5)
     assert length_slope(rollouts[::2]) is None
     assert length_slope([rollout("a", (1,)), rollout("a", (1, 2))]) is None
+
+
+@dataclass(frozen=True)
+class Text:
+    token_ids: tuple[int, ...]
+    finish: str
+
+
+@dataclass(frozen=True)
+class Prompted:
+    id: str
+    group: str
+    completions: tuple[Text, ...]
+
+
+def test_completions_of_prompts_become_rollouts_in_order() -> None:
+    groups = [
+        Prompted("p", "g", (Text((1, 2), "end"), Text((), "length"))),
+        Prompted("q", "g", (Text((3,), "length"),)),
+    ]
+    found = rollouts_of(groups, log_ratios=[[0.5, -0.25], [], [1.0]], scores=[1.0, 2.0, 3.0])
+    assert [(r.prompt_id, r.finished, r.kl, r.kl_token_max, r.score) for r in found] == [
+        ("p", True, 0.25, 0.5, 1.0),
+        ("p", False, 0, 0, 2.0),
+        ("q", False, 1.0, 1.0, 3.0),
+    ]
+    assert found[0].entropy is None
+    with pytest.raises(ValueError, match="scores has 2 entries for 3 completions"):
+        rollouts_of(groups, scores=[1.0, 2.0])
+
+
+def test_self_bleu_is_sentence_bleu_against_all_the_others() -> None:
+    """Against the definition, written out without the shortcut of the most and second most frequent counts."""
+    rng = random.Random(6)
+
+    def bleu(own: tuple[int, ...], others: list[tuple[int, ...]]) -> float:
+        logs = 0.0
+        for order in range(1, 5):
+            grams = [own[i : i + order] for i in range(len(own) - order + 1)]
+            matched = 0
+            for gram in set(grams):
+                in_others = max(sum(o[i : i + order] == gram for i in range(len(o))) for o in others)
+                matched += min(grams.count(gram), in_others)
+            logs += math.log((matched + (order > 1)) / (len(grams) + (order > 1))) if matched + (order > 1) else -1e9
+        nearest = min((len(o) for o in others), key=lambda n: (abs(n - len(own)), n))
+        return math.exp(logs / 4) * min(1.0, math.exp(1 - nearest / len(own)))
+
+    for _ in range(30):
+        texts = [tuple(rng.randint(0, 4) for _ in range(rng.randint(1, 12))) for _ in range(rng.randint(2, 5))]
+        expected = [bleu(own, texts[:n] + texts[n + 1 :]) for n, own in enumerate(texts)]
+        assert self_bleu(texts) == pytest.approx(sum(expected) / len(expected), abs=1e-12)

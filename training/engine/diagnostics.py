@@ -2,10 +2,12 @@
 
 A method that samples keeps one `Watch` and calls `watch_rollouts` at every evaluation from step 0 on:
 
+    rollouts = rollouts_of(groups, log_ratios=…, scores=…, held_out_scores=…, entropies=…)
     watched = watch_rollouts(state, rollouts, limits=limits, step=step, figures=figures_of_the_step)
     state = watched.state                      # `state.to_dict()` goes into the checkpoint
     session.close_step({**figures, **watched.figures}, alarms=watched.alarms)
 
+A model that has not been trained rings nothing: at step 0 a method calls no alarms but those of `watch_rollouts`.
 Figures that a method adds itself, for the alarm `optimisation`: `ppo/explained_variance`, `ppo/clip_share`,
 `rollout/groups_without_spread` (a share), `rollout/sampler_gap`; of DPO for `displacement`: `displacement_metrics`.
 A reward model calls `reward_alarms`. The rules, thresholds and remedies are in `alarms.py`.
@@ -148,7 +150,8 @@ def watch_rollouts(
     """Figures and alarms of completions sampled at an evaluation, on the same prompts each time.
 
     Args:
-        state: that of the evaluation before; None at step 0, whose completions are the reference's.
+        state: that of the evaluation before; None at step 0, whose completions are the reference's: they ring nothing,
+            since nothing has been trained yet.
         rollouts: all completions of the evaluation, at temperature 1; not empty.
         step: optimizer steps taken.
         figures: others of this evaluation or its step, that alarms read; they are not in the result's figures.
@@ -159,10 +162,11 @@ def watch_rollouts(
     if scores := _scores_by_group(rollouts, reference):
         cusum = cusum.update(scores)
         own |= {"rollout/cusum": cusum.value, "rollout/parting_streak": float(cusum.streak)}
-    # The reference's figures are constants of the run: they are written once.
-    written = own if state is not None else {**own, **reference}
+    kept = Watch(reference=reference, cusum=cusum)
+    if state is None:  # the reference's figures are constants of the run: they are written once
+        return Watched(state=kept, figures={**own, **reference}, alarms=[])
     alarms = rollout_alarms({**(figures or {}), **own}, reference=reference, step=step)
-    return Watched(state=Watch(reference=reference, cusum=cusum), figures=written, alarms=alarms)
+    return Watched(state=kept, figures=own, alarms=alarms)
 
 
 def rollout_alarms(

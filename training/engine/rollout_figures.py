@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from training.engine.evaluate import (
     Estimate,
@@ -22,6 +23,7 @@ from training.engine.evaluate import (
 )
 
 Tokens = Sequence[int]
+Gram = tuple[int, ...]
 
 REFERENCE_RANGE = 0.99
 """Share of the reference's single values below the top of its range."""
@@ -67,6 +69,66 @@ class Limits:
     p99: float | None = None
     length_slope: float | None = None
     kl_budget: float | None = None
+
+
+class Written(Protocol):
+    """A completion as a sampler gives it."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def finish(self) -> str: ...
+
+
+class Answered(Protocol):
+    """A prompt with its completions, `rollouts.Group` for one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def completions(self) -> Sequence[Written]: ...
+
+
+def rollouts_of(
+    groups: Sequence[Answered],
+    *,
+    log_ratios: Sequence[Sequence[float]] | None = None,
+    scores: Sequence[float] | None = None,
+    held_out_scores: Sequence[float] | None = None,
+    entropies: Sequence[float] | None = None,
+) -> list[Rollout]:
+    """The completions of some prompts with what a method knows about them, each in the order of the completions.
+
+    Args:
+        log_ratios: d_t of every token, nats; `scores`, `held_out_scores`: less the reward models' stored means;
+        entropies: mean over a completion's tokens.
+    """
+    written = [(group, completion) for group in groups for completion in group.completions]
+    columns = {
+        "log_ratios": log_ratios,
+        "scores": scores,
+        "held_out_scores": held_out_scores,
+        "entropies": entropies,
+    }
+    for name, values in columns.items():
+        if values is not None and len(values) != len(written):
+            raise ValueError(f"{name} has {len(values)} entries for {len(written)} completions")
+    return [
+        Rollout(
+            prompt_id=group.id,
+            group=group.group,
+            token_ids=completion.token_ids,
+            finished=completion.finish == "end",
+            score=scores[k] if scores is not None else None,
+            held_out_score=held_out_scores[k] if held_out_scores is not None else None,
+            kl=sum(log_ratios[k]) if log_ratios is not None else None,
+            kl_token_max=max(log_ratios[k], default=0.0) if log_ratios is not None else None,
+            entropy=entropies[k] if entropies is not None else None,
+        )
+        for k, (group, completion) in enumerate(written)
+    ]
 
 
 def rollout_metrics(
@@ -238,7 +300,7 @@ def distinct_share(completions: Sequence[Tokens], *, order: int) -> float:
 
     Source: Li et al. 2016, section 5.
     """
-    grams: Counter[tuple[int, ...]] = Counter()
+    grams: Counter[Gram] = Counter()
     for tokens in completions:
         grams.update(_grams(tokens, order))
     return len(grams) / total if (total := grams.total()) else 1.0
@@ -248,35 +310,35 @@ def self_bleu(completions: Sequence[Tokens]) -> float:
     """Mean BLEU-4 of each completion against all others, in [0, 1]; two completions or more. 1: all the same.
 
     Source: Zhu et al. 2018 (Texygen), section 2; smoothed for single sentences by adding 1 to both counts of the
-    orders above 1 (Lin & Och 2004).
+    orders above 1 (Lin & Och 2004); counts clipped, brevity penalty of the nearest length (Papineni et al. 2002).
     """
-    counts = [[_grams(tokens, order) for order in range(1, BLEU_ORDER + 1)] for tokens in completions]
     lengths = [len(tokens) for tokens in completions]
+    logs = [0.0] * len(completions)  # Σ log precision over the orders
+    for order in range(1, BLEU_ORDER + 1):
+        counts = [_grams(tokens, order) for tokens in completions]
+        most: dict[Gram, int] = {}
+        second: dict[Gram, int] = {}  # the second most: that of the others where one completion leads
+        for grams in counts:
+            for gram, n in grams.items():
+                if n > (lead := most.get(gram, 0)):
+                    most[gram], second[gram] = n, lead
+                elif n > second[gram]:
+                    second[gram] = n
+        for number, grams in enumerate(counts):
+            matched = sum(min(n, second[gram] if n == most[gram] else most[gram]) for gram, n in grams.items())
+            added = int(order > 1)
+            precision = (matched + added) / max(grams.total() + added, 1)
+            logs[number] += math.log(precision) if precision else -math.inf
     values = []
-    for number, own in enumerate(counts):
-        others = counts[:number] + counts[number + 1 :]
-        values.append(_bleu(own, others, lengths[number], lengths[:number] + lengths[number + 1 :]))
+    for number, length in enumerate(lengths):
+        others = lengths[:number] + lengths[number + 1 :]
+        if length:
+            nearest = min(others, key=lambda other: (abs(other - length), other))
+            values.append(math.exp(logs[number] / BLEU_ORDER + min(0.0, 1 - nearest / length)))
+        else:
+            values.append(float(0 in others))
     return sum(values) / len(values)
 
 
-def _bleu(
-    own: list[Counter[tuple[int, ...]]], others: list[list[Counter[tuple[int, ...]]]], length: int, lengths: list[int]
-) -> float:
-    """BLEU-4 with clipped counts and the brevity penalty of the nearest length (Papineni et al. 2002)."""
-    if not length:
-        return float(0 in lengths)
-    logs = 0.0
-    for order, grams in enumerate(own):
-        most: Counter[tuple[int, ...]] = Counter()
-        for other in others:
-            most |= other[order]
-        matched, total = (grams & most).total() + (order > 0), grams.total() + (order > 0)
-        if not matched:
-            return 0.0
-        logs += math.log(matched / total)
-    nearest = min(lengths, key=lambda other: (abs(other - length), other))
-    return math.exp(logs / BLEU_ORDER + min(0.0, 1 - nearest / length))
-
-
-def _grams(tokens: Tokens, order: int) -> Counter[tuple[int, ...]]:
+def _grams(tokens: Tokens, order: int) -> Counter[Gram]:
     return Counter(tuple(tokens[start : start + order]) for start in range(len(tokens) - order + 1))

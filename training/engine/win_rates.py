@@ -6,7 +6,6 @@ n contests; G prompt groups.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,8 @@ RIDGE = 0.01
 """Weight of the pull towards 0, in observations: where all contests are won, or length decides every one, the
 likelihood has no maximum."""
 NEWTON_STEPS = 50
+CONVERGED = 1e-9
+"""Logits; a loss that is summed in fp64 cannot tell smaller steps from its rounding."""
 
 Floats = NDArray[np.float64]
 
@@ -64,10 +65,12 @@ def length_controlled_win_rate(contests: Sequence[Contest]) -> Estimate:
     spread = differences.std()
     z = differences / spread if spread > 0 else np.zeros_like(differences)
     names, group = np.unique([contest.group for contest in contests], return_inverse=True)
-    level = _level(z, outcomes)
+    fitted = _fit(z, outcomes, start=np.zeros(2))
+    level = float(fitted[0])
     if len(names) < 2:
         return Estimate(value=sigmoid(level), low=0.0, high=1.0)
-    reach = jackknife_reach([_level(z[group != g], outcomes[group != g]) for g in range(len(names))])
+    without = [float(_fit(z[group != g], outcomes[group != g], start=fitted)[0]) for g in range(len(names))]
+    reach = jackknife_reach(without)
     return Estimate(value=sigmoid(level), low=sigmoid(level - reach), high=sigmoid(level + reach))
 
 
@@ -82,25 +85,23 @@ def win_metrics(contests: Sequence[Contest], *, name: str = "win") -> dict[str, 
     }
 
 
-def _level(z: Floats, outcomes: Floats) -> float:
-    """a of the ridge logistic regression of outcomes in [0, 1] on (1, z), by Newton's method with halved steps."""
+def _fit(z: Floats, outcomes: Floats, *, start: Floats) -> Floats:
+    """(a, b) of the ridge logistic regression of outcomes in [0, 1] on (1, z), by Newton's method with halved steps."""
     x = np.stack([np.ones_like(z), z], axis=1)  # [n, 2]
-    weights = np.zeros(2)
-    loss = _loss(x, outcomes, weights)
+    weights, loss = start, _loss(x, outcomes, start)
     for _ in range(NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-(x @ weights)))
+        p = np.exp(-np.logaddexp(0, -(x @ weights)))
         gradient = x.T @ (p - outcomes) + RIDGE * weights
         curvature = (x * (p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
-        while (tried := _loss(x, outcomes, weights - step)) > loss and np.abs(step).max() > 1e-12:
+        while (tried := _loss(x, outcomes, weights - step)) > loss and np.abs(step).max() > CONVERGED:
             step = step / 2
         weights, loss = weights - step, tried
-        if np.abs(step).max() < 1e-10:
+        if np.abs(step).max() < CONVERGED:
             break
-    return float(weights[0])
+    return weights
 
 
 def _loss(x: Floats, outcomes: Floats, weights: Floats) -> float:
     logits = x @ weights
-    penalty = RIDGE / 2 * float(weights @ weights)
-    return math.fsum(np.logaddexp(0, logits) - outcomes * logits) + penalty
+    return float(np.sum(np.logaddexp(0, logits) - outcomes * logits) + RIDGE / 2 * (weights @ weights))
