@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
+from training.engine.errors import ModelError
+from training.engine.models import read_json
 from training.engine.packing import Sharing
 from training.engine.pairs import E, drop_too_long, label, lines_of
 from training.engine.records import canonical_json, iter_lines, read_manifest
@@ -143,6 +145,19 @@ def with_control(messages: Sequence[Mapping[str, str]], control: str) -> Message
     if turns and turns[0]["role"] == "system":
         return [{"role": "system", "content": f"{control}\n\n{turns[0]['content']}"}, *turns[1:]]
     return [{"role": "system", "content": control}, *turns]
+
+
+def control_of(directory: Path) -> str | None:
+    """The control that a conditioned policy is sampled under: `control` in its `winnow.json`; None for any other.
+
+    Raises:
+        ModelError: it is no text.
+    """
+    path = directory / "winnow.json"
+    control = read_json(path).get("control") if path.is_file() else None
+    if control is not None and not isinstance(control, str):
+        raise ModelError(f"{path}: control must be a text, got {control!r}")
+    return control
 
 
 def demonstration(
