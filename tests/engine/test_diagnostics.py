@@ -396,7 +396,9 @@ def test_every_alarm_has_a_rule_a_remedy_and_figures_that_are_metrics() -> None:
     for rule in RULES:
         assert {*rule.needs} <= set(METRICS), rule
         assert rule.counts is None or rule.counts in METRICS or rule.counts == "train/step"
-    assert all(f"alarm/{name}" in METRICS and alarm.remedy.endswith(".") for name, alarm in ALARMS.items())
+    assert all(
+        f"alarm/{name}" in METRICS and alarm.limit and alarm.remedy.endswith(".") for name, alarm in ALARMS.items()
+    )
 
 
 def test_an_alarm_says_what_it_saw_and_where_its_limit_is() -> None:

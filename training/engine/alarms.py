@@ -62,6 +62,7 @@ class Alarm:
 
     title: str
     measures: str
+    limit: str
     remedy: str
 
 
@@ -69,56 +70,68 @@ ALARMS: dict[str, Alarm] = {
     "length_bias": Alarm(
         "Length bias",
         "scores follow length, or order pairs no better than “pick the longer”",
+        f"correlation above {LENGTH_CORRELATION}, or accuracy not above that of “pick the longer”",
         "Balance pairs by length, add length as a covariate, and check what the guideline says about length.",
     ),
     "length_growth": Alarm(
         "Length growth",
         "completions grow, and most of the score's gain is what the reward model pays for length",
+        f"above {LENGTH_RATIO} times the reference's length, and above {LENGTH_GAIN_SHARE:.0%} of the score's gain",
         "Use a loss per token (dpo_avg, SimPO), RLOO without division by length, or retrain the reward model.",
     ),
     "displacement": Alarm(
         "Likelihood displacement",
         "the chosen completions lose likelihood in training",
+        f"above {FALLING_SHARE:.0%} of the chosen completions, and below {FALL_NATS} nats in the mean",
         "Add the NLL term, lower the learning rate, or leave out the pairs of the top CHES decile and have them read.",
     ),
     "over_optimisation": Alarm(
         "Over-optimisation",
         "the score that is optimised rises while that of a reward model which training never sees does not",
+        f"CUSUM above {CUSUM_LIMIT}, or {PARTING_STREAK} evaluations in a row with one up and the other down",
         "Pause, and collect human labels on the completions with the highest scores.",
     ),
     "score_range": Alarm(
         "Score range",
         "scores lie above what the reward model gave in its own training",
+        f"above {SCORE_TAIL_SHARE:.0%} of the scores beyond the 99th percentile",
         "Pause, and collect human labels on the completions with the highest scores.",
     ),
     "kl_budget": Alarm(
         "KL budget",
         "the policy's KL from the reference nears its budget",
+        f"above {KL_BUDGET_SHARE:.0%} of the budget",
         "Raise β or lower the learning rate.",
     ),
     "end_tokens": Alarm(
         "End tokens",
         "completions do not end before the token limit",
+        f"above {UNFINISHED_SHARE:.0%} of the completions, or {UNFINISHED_RATIO:.0f} times the reference's share",
         "Give unfinished completions a low score, or raise the limit.",
     ),
     "repetition": Alarm(
         "Repetition, collapse",
         "completions repeat themselves or each other, or entropy has collapsed",
+        f"outside 99 % of the reference's completions, or entropy below {ENTROPY_RATIO:.0%} of the start's",
         "Raise β, or take fewer inner epochs.",
     ),
     "calibration": Alarm(
         "Calibration",
         "the model's probabilities differ from the vote shares",
+        f"mean difference above {CALIBRATION_ERROR} and above what sampling explains",
         "Apply the fitted temperature, or collect more data.",
     ),
     "noise_ceiling": Alarm(
         "Noise ceiling",
         "the model agrees with people more than people's agreement among each other allows",
+        "the lower end of the agreement with single votes above the ceiling's upper bound",
         "Check the split: held-out prompts or completions were probably in training.",
     ),
     "optimisation": Alarm(
         "Optimisation",
         "the optimiser works on noise: a useless critic, groups without spread, or a sampler that is not the policy",
+        f"explained variance below {EXPLAINED_VARIANCE:.0f} after {CRITIC_STEPS} steps, above {SPREADLESS_SHARE:.0%} "
+        f"groups without spread, a sampler off by {SAMPLER_GAP} nats a token, or {CLIP_SHARE:.0%} of the tokens clipped",
         "Warm up the critic, choose prompts of other difficulty, or sample with the engine's own decoder.",
     ),
 }
