@@ -131,7 +131,7 @@ ALARMS: dict[str, Alarm] = {
         "Optimisation",
         "the optimiser works on noise: a useless critic, groups without spread, or a sampler that is not the policy",
         f"explained variance below {EXPLAINED_VARIANCE:.0f} after {CRITIC_STEPS} steps, above {SPREADLESS_SHARE:.0%} "
-        f"groups without spread, a sampler off by {SAMPLER_GAP} nats a token, or {CLIP_SHARE:.0%} of the tokens clipped",
+        f"groups without spread, a sampler off by {SAMPLER_GAP} nats a token, or {CLIP_SHARE:.0%} of tokens clipped",
         "Warm up the critic, choose prompts of other difficulty, or sample with the engine's own decoder.",
     ),
 }
