@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from training.engine.config import AnyConfig, ConvertConfig, ConvertModelsConfig
 from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotError
 from training.engine.files import write_json
 from training.engine.records import KINDS, PARTS
-from training.engine.supervision import StopRun, Supervision, install
+from training.engine.supervision import StopRun, install
 
 MODULES = {
     "sft": "sft",
@@ -38,7 +39,7 @@ MODULES = {
     "expert_iteration": "bestofn",
     "feedme": "conditioning",
     "binary_conditioning": "conditioning",
-    "quark": "conditioning",
+    "quark": "quark",
     "sample": "sampling",
     "score": "scoring",
     "evaluate": "evaluation",
@@ -61,26 +62,37 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse_arguments(arguments)
     if options.command == "snapshot":
         return _snapshot(options)
-    out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    # torchrun's name for which of several processes this is: the first one writes for all.
+    if os.environ.get("RANK", "0") == "0":
+        return _guarded(options, notes=options.out)
+    with tempfile.TemporaryDirectory(prefix="winnow-rank-") as notes:
+        return _guarded(options, notes=Path(notes))
+
+
+def _guarded(options: argparse.Namespace, *, notes: Path) -> int:
+    """Run the command; whatever ends it becomes an exit code, and a note beside the result."""
     for name in ("result.json", "error.json"):
-        (out / name).unlink(missing_ok=True)
+        (notes / name).unlink(missing_ok=True)
     supervision = install(supervised=options.supervised, lease_seconds=options.lease)
     try:
         config = _read_config(options.command, options.config)
-        write_json(out / "config.json", to_dict(config))
-        _run(config, out, resume=options.resume, supervision=supervision)
+        write_json(notes / "config.json", to_dict(config))
+        # Imported after the config was checked: torch takes seconds to load, and a bad key should not.
+        module = importlib.import_module(f"training.engine.{MODULES[config.method]}")
+        write_json(notes / "environment.json", _environment())
+        module.run(config, options.out, resume=options.resume, supervision=supervision)
     except StopRun:
-        write_json(out / "result.json", _bare_result("stopped", "a stop was asked for before the first step"))
+        write_json(notes / "result.json", _bare_result("stopped", "a stop was asked for before the first step"))
         return 0
     except (Exception, MemoryError) as error:  # the last line of defence: everything ends in error.json and a code
         kind = _kind(error)
         if kind == "defect":
             traceback.print_exc()
         sys.stderr.write(f"{kind}: {error}\n")
-        write_json(out / "error.json", {"kind": kind, "message": str(error) or type(error).__name__})
-        if not (out / "result.json").exists():
-            write_json(out / "result.json", _bare_result("failed", str(error) or type(error).__name__))
+        write_json(notes / "error.json", {"kind": kind, "message": str(error) or type(error).__name__})
+        if not (notes / "result.json").exists():
+            write_json(notes / "result.json", _bare_result("failed", str(error) or type(error).__name__))
         return EXIT_CODES[kind]
     return 0
 
@@ -164,13 +176,6 @@ def _read_config(command: str, path: Path) -> AnyConfig:
             key="method", value=config.method, message=f"method {config.method} is not for the command {command}"
         )
     return config
-
-
-def _run(config: AnyConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
-    # Imported after the config was checked: torch and transformers take seconds to load, and a bad key should not.
-    module = importlib.import_module(f"training.engine.{MODULES[config.method]}")
-    write_json(out / "environment.json", _environment())
-    module.run(config, out, resume=resume, supervision=supervision)
 
 
 def _environment() -> dict[str, Any]:

@@ -29,9 +29,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.engine import ranks
 from training.engine.errors import ModelError
 from training.engine.files import read_json, sha256_of_file, write_json
-from training.engine.models import has_score_head, save_adapter, score_head, write_model
+from training.engine.models import adapter_state, base_of, has_score_head, save_adapter, score_head, write_model
+from training.engine.ranks import Root
 from training.engine.sections import OptimConfig
 from training.engine.text import Text
 
@@ -47,6 +49,8 @@ class Trained:
     optimizer: torch.optim.Optimizer
     optim: OptimConfig
     extra: dict[str, nn.Parameter] = field(default_factory=dict)
+    root: Root | None = None
+    """The model sharded over several ranks; None where it is whole."""
 
     @property
     def named(self) -> dict[str, Tensor]:
@@ -117,16 +121,15 @@ def save_checkpoint(
     Raises:
         OSError: no space (checked first) or another failure; former checkpoints stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     kept = _generator_tensors() | {f"method/{name}": value.cpu().contiguous() for name, value in tensors.items()}
     for number, (role, part) in enumerate(trained.items()):
         kept |= _trained_tensors(part, prefix="" if number == 0 else f"{role}/")
-    weights = sum(
-        p.numel() * p.element_size()
-        for part in trained.values()
-        for p in part.model.parameters()
-        if p.requires_grad or not adapter
-    )
+    states = {role: _whole_weights(part.model, adapter=adapter) for role, part in trained.items()}
+    if not ranks.is_main():
+        ranks.wait_for_all()
+        return Saved(path=folder / f"step-{step}", step=step, sha256="")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = sum(t.numel() * t.element_size() for state in states.values() for t in state.values())
     needed = int(1.1 * (weights + sum(t.numel() * t.element_size() for t in kept.values()))) + 2**20
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes", str(folder))
@@ -135,7 +138,7 @@ def save_checkpoint(
     partial.mkdir()
     for number, (role, part) in enumerate(trained.items()):
         place = partial if number == 0 else partial / role
-        _write_weights(part.model, text, place, adapter=adapter, facts=facts)
+        _write_weights(part.model, text, place, state=states[role], adapter=adapter, facts=facts)
     write_json(partial / "winnow.json", {**facts, "format": FORMAT, "step": step})
     save_file(kept, partial / "state.safetensors")
     write_json(partial / "state.json", dict(state))
@@ -154,23 +157,39 @@ def save_checkpoint(
     partial.rename(target)
     _sync(folder)
     shutil.rmtree(former, ignore_errors=True)
+    ranks.wait_for_all()
     return Saved(path=target, step=step, sha256=sha256_of_file(target / MANIFEST))
 
 
-def _write_weights(model: Any, text: Text, place: Path, *, adapter: bool, facts: Mapping[str, Any]) -> None:
+def _whole_weights(model: Any, *, adapter: bool) -> dict[str, Tensor]:
+    """What a checkpoint keeps of one model, whole and on the host; every rank must ask."""
+    if not adapter:
+        return ranks.full_state(base_of(model))
+    state = {name: ranks.full(tensor) for name, tensor in adapter_state(model).items()}
+    if has_score_head(model):
+        state["score.weight"] = ranks.full(score_head(model).weight)
+    return state
+
+
+def _write_weights(
+    model: Any, text: Text, place: Path, *, state: dict[str, Tensor], adapter: bool, facts: Mapping[str, Any]
+) -> None:
     """The weights of one model in training into a folder, which is made if need be."""
     place.mkdir(exist_ok=True)
     if not adapter:
         (place / "model").mkdir()
-        write_model(model, text, place / "model", winnow={**facts, "format": FORMAT})
+        write_model(model, text, place / "model", winnow={**facts, "format": FORMAT}, state=state)
         return
-    save_adapter(model, place / "adapter")
-    if has_score_head(model):
-        save_file({"score.weight": score_head(model).weight.detach().cpu()}, place / "head.safetensors")
+    head = state.pop("score.weight", None)
+    save_adapter(model, place / "adapter", state=state)
+    if head is not None:
+        save_file({"score.weight": head}, place / "head.safetensors")
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep_steps: set[int]) -> None:
     """Delete all but the newest `keep_last` and those named."""
+    if not ranks.is_main():
+        return
     steps = _steps(folder)
     for step in steps[:-keep_last]:
         if step not in keep_steps:
@@ -273,7 +292,8 @@ def restore_trained(part: Trained, path: Path, *, role: str | None = None) -> No
             if tensor is not None:
                 # AdamW keeps its step counter on the host unless it is fused on a GPU.
                 device = parameter.device if key != "step" or parameter.is_cuda else "cpu"
-                part.optimizer.state[parameter][key] = tensor.to(device)
+                moved = tensor.to(device)
+                part.optimizer.state[parameter][key] = moved if key == "step" else ranks.as_sharded(moved, parameter)
 
 
 def restore_generators(path: Path) -> None:
@@ -305,7 +325,7 @@ def progress_to_dict(progress: Progress) -> dict[str, Any]:
 
 def _trained_tensors(part: Trained, *, prefix: str) -> dict[str, Tensor]:
     moments = {
-        f"{prefix}optimizer/{name}/{key}": value.detach().cpu().contiguous()
+        f"{prefix}optimizer/{name}/{key}": ranks.full(value)
         for name, parameter in part.named.items()
         for key, value in part.optimizer.state.get(parameter, {}).items()
     }

@@ -67,8 +67,20 @@ class LineFile:
         self._file.close()
 
 
-def open_lines(path: Path, *, before_step: int) -> LineFile:
+class NoLines:
+    """In the place of a `LineFile` where somebody else writes the file."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+Lines = LineFile | NoLines
+
+
+def open_lines(path: Path, *, before_step: int, writes: bool = True) -> Lines:
     """Open a file of steps for appending after the last whole line whose `step` is below `before_step`."""
+    if not writes:
+        return NoLines()
     kept = 0
     if path.exists():
         with path.open("rb") as file:
@@ -82,7 +94,8 @@ def open_lines(path: Path, *, before_step: int) -> LineFile:
 class Status:
     """`status.json`: what a run is doing now, for the supervisor and the run page."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, writes: bool = True) -> None:
+        self._writes = writes
         self._path = directory / "status.json"
         self._written_at = -math.inf
         self._phase = ""
@@ -98,7 +111,7 @@ class Status:
     ) -> None:
         """Write, unless the same phase was written a moment ago. Call it as often as you like."""
         now = time.monotonic()
-        if phase == self._phase and now - self._written_at < STATUS_SECONDS:
+        if not self._writes or (phase == self._phase and now - self._written_at < STATUS_SECONDS):
             return
         self._phase, self._written_at = phase, now
         write_json(

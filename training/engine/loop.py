@@ -9,7 +9,8 @@ written and the next batch may begin. A method's loop reads
         else:           run.open_step(take_step(...))
 
 Its plan is a list of iterations, each with the items that it begins with. Offline an iteration is one optimizer step;
-a method that samples takes `inner` steps on what it sampled, and may skip the rest of them.
+a method that samples takes `inner` steps on what it sampled, and may skip the rest of them. The file is long because
+the life of a run and of a step are told in one place.
 
 B items of an optimizer step; K completions and C scored tokens of a pack.
 """
@@ -17,6 +18,7 @@ B items of an optimizer step; K completions and C scored tokens of a pack.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 import resource
@@ -31,11 +33,13 @@ import torch
 from torch import Tensor
 
 from training.engine import checkpoint as checkpoints
+from training.engine import ranks
 from training.engine.checkpoint import Progress, Saved, Trained
 from training.engine.config import RunConfig, to_dict
 from training.engine.errors import Diverged
-from training.engine.files import LineFile, Status, check_values, write_json
+from training.engine.files import Lines, Status, check_values, write_json
 from training.engine.packing import Pack, Sharing, build_pack, plan_packs
+from training.engine.ranks import Root
 from training.engine.sections import Dtype, OnAlarm, OptimConfig, Schedule
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text
@@ -100,8 +104,8 @@ class Run(Generic[ItemT]):
     """Iterations that go once over the items."""
     lineage: Lineage
     progress: Progress
-    metrics: LineFile
-    samples: LineFile
+    metrics: Lines
+    samples: Lines
     device: torch.device
     started_at: float
     """`time.monotonic()` at the first step of this attempt, for the time that is left."""
@@ -125,6 +129,11 @@ class Run(Generic[ItemT]):
     @property
     def model(self) -> Any:
         return next(iter(self.trained.values())).model
+
+    @property
+    def roots(self) -> list[Root | None]:
+        """The sharded models, which a forward pass must go through."""
+        return [part.root for part in self.trained.values()]
 
     @property
     def planned(self) -> int:
@@ -161,12 +170,16 @@ class Run(Generic[ItemT]):
 
     @property
     def is_over(self) -> bool:
-        """All is closed, or an end was asked for: by the method, or from outside with an evaluation or a step ahead."""
+        """All is closed, or an end was asked for: by the method, or from outside with an evaluation or a step ahead.
+
+        The ranks of a run agree on it here: a stop that one of them has heard of holds for all.
+        """
+        stop = ranks.any_rank(self.supervision.stop_requested)
         if self.ended is not None and not self.is_open:
             return True
         if self.is_open:
-            return self.supervision.stop_requested and self.evaluation_is_due
-        return self.is_last or self.supervision.stop_requested
+            return stop and self.evaluation_is_due
+        return self.is_last or stop
 
     @property
     def evaluation_is_due(self) -> bool:
@@ -182,8 +195,12 @@ class Run(Generic[ItemT]):
         return [self.items[index] for index in self.plan[self.iteration]]
 
     def check_stop(self) -> None:
-        """Between micro-batches and token batches. Raises StopRun when the grace after a stop is over."""
-        self.supervision.raise_if_overdue(grace_seconds=self.config.stop.grace_seconds)
+        """Between micro-batches and token batches. Raises StopRun when the grace after a stop is over.
+
+        One of several ranks finishes its step instead: the others are waiting for its part of it.
+        """
+        if ranks.world() == 1:
+            self.supervision.raise_if_overdue(grace_seconds=self.config.stop.grace_seconds)
 
     def tell(self, phase: str) -> None:
         done = self.progress.step - self.first_step
@@ -228,7 +245,7 @@ class Run(Generic[ItemT]):
         if alarms and self.config.stop.on_alarm is OnAlarm.PAUSE and not self.is_last:
             self.end("paused", reason=f"alarm {', '.join(alarms)} at step {progress.step}")
         best = may_be_best and self._note_best(values)
-        asked = self.supervision.take_checkpoint_request()
+        asked = ranks.any_rank(self.supervision.take_checkpoint_request())
         if asked:
             progress.asked.append(progress.step)
         every = progress.step % self.config.checkpoint.every == 0
@@ -286,6 +303,8 @@ class Run(Generic[ItemT]):
 
     def write_result(self, status: str, *, reason: str | None = None) -> None:
         """`result.json`, the last file that a run writes."""
+        if not ranks.is_main():
+            return
         progress = self.progress
         best = None
         if progress.best is not None:
@@ -391,11 +410,15 @@ class Batch:
     tokens: int
 
 
-def micro_batches(run: Run[Any], items: Sequence[ItemT]) -> Iterator[tuple[list[int], list[ItemT], Pack]]:
-    """The packs of some items: their indices, the items, and the pack with the completions of each in turn."""
-    for indices in plan_packs([item.sharing.positions for item in items], micro_tokens=run.config.memory.micro_tokens):
+def micro_batches(run: Run[Any], items: Sequence[ItemT]) -> Iterator[tuple[tuple[list[int], list[ItemT], Pack], bool]]:
+    """This rank's packs of some items, and whether each counts (one that does not keeps the ranks in step).
+
+    A pack comes with the indices of its items, the items, and the completions of each in turn.
+    """
+    plan = plan_packs([item.sharing.positions for item in items], micro_tokens=run.config.memory.micro_tokens)
+    for indices, counts in ranks.own_share(plan):
         chosen = [items[index] for index in indices]
-        yield indices, chosen, build_pack([item.sharing for item in chosen], device=run.device)
+        yield (indices, chosen, build_pack([item.sharing for item in chosen], device=run.device)), counts
 
 
 def precision(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -420,27 +443,50 @@ def forward_batch(
     """
     total = sum(item.weight for item in items) if divisor is None else divisor
     columns: dict[str, Tensor] = {}
-    tokens = 0
-    for indices, chosen, pack in micro_batches(run, items):
+    tokens = torch.zeros(1, dtype=torch.float64)
+    for (indices, chosen, pack), counts in micro_batches(run, items):
         run.check_stop()
-        with torch.set_grad_enabled(train):
-            with precision(run.config, run.device):
-                loss, found = terms(pack, chosen)
-            weights = torch.tensor([item.weight for item in chosen], device=loss.device, dtype=loss.dtype)
-            if train:
-                ((loss * weights).sum() / total).backward()  # type: ignore[no-untyped-call]
-        for name, value in {**found, "loss": loss}.items():
+        found = _forward_pack(run, chosen, pack, terms, scale=ranks.world() * counts / total if train else None)
+        for name, value in found.items() if counts else ():
             column = columns.setdefault(name, torch.zeros(len(items), dtype=torch.float64))
-            column[indices] = value.detach().double().cpu()
-            _check_finite(run, name, column[indices], chosen, train=train)
-        tokens += pack.tokens
+            column[indices] = value.double().cpu()
+        tokens += pack.tokens * counts
         run.tell("training" if train else "evaluating")
+    columns = {name: ranks.sum_over_ranks(column) for name, column in _on_all_ranks(columns, len(items)).items()}
+    for name, column in columns.items():
+        _check_finite(run, name, column, items, train=train)
     return Batch(
         losses=columns.pop("loss", torch.zeros(0, dtype=torch.float64)),
         weights=torch.tensor([item.weight for item in items], dtype=torch.float64),
         figures=columns,
-        tokens=tokens,
+        tokens=int(ranks.sum_over_ranks(tokens)),
     )
+
+
+def _forward_pack(
+    run: Run[Any], items: list[ItemT], pack: Pack, terms: Terms[ItemT], *, scale: float | None
+) -> dict[str, Tensor]:
+    """Figures and losses of one pack; with `scale`, the gradient of Σ w·loss·scale is added to the parameters'."""
+
+    def passed() -> tuple[Tensor, dict[str, Tensor]]:
+        loss, found = terms(pack, items)
+        weights = torch.tensor([item.weight for item in items], device=loss.device, dtype=loss.dtype)
+        # The sum comes first: what leaves a sharded model is what its backward pass begins with.
+        return (loss * weights).sum(), {**found, "loss": loss.detach()}
+
+    with torch.set_grad_enabled(scale is not None):
+        with precision(run.config, run.device):
+            total, found = ranks.call(run.roots, passed)
+        if scale is not None:
+            (total * scale).backward()  # type: ignore[no-untyped-call]
+    return {name: value.detach() for name, value in found.items()}
+
+
+def _on_all_ranks(columns: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The columns under the names that every rank has, in one order: a rank without a pack of its own has none."""
+    names = ranks.gather_dict({ranks.rank(): list(columns)})
+    longest = max(names.values(), key=len, default=[])
+    return {name: columns.get(name, torch.zeros(count, dtype=torch.float64)) for name in longest}
 
 
 def _check_finite(run: Run[Any], name: str, values: Tensor, items: Sequence[Item], *, train: bool) -> None:
@@ -470,23 +516,24 @@ def infer(
         Diverged: a value is not finite.
         StopRun: the grace after a stop is over.
     """
-    found: list[Tensor] = [torch.zeros(0)] * len(items)
-    for indices, chosen, pack in micro_batches(run, items):
+    found: dict[int, Tensor] = {}
+    for (indices, chosen, pack), counts in micro_batches(run, items):
         run.check_stop()
         with torch.no_grad(), precision(run.config, run.device):
-            values = values_of(pack).cpu()
-        if not bool(torch.isfinite(values).all()):
-            bad = float(values[~torch.isfinite(values)][0])
-            step = run.progress.step
-            raise Diverged(metric=f"inference per {per}", value=bad, step=step, examples=[item.id for item in chosen])
-        counts = [len(item.sharing.completions) for item in chosen]
+            values = ranks.call(run.roots, functools.partial(values_of, pack)).cpu()
+        sizes = [len(item.sharing.completions) for item in chosen]
         if per == "token":
-            per_item = torch.split(pack.lengths, counts)
-            counts = [int(lengths.sum()) for lengths in per_item]
-        for index, part in zip(indices, torch.split(values, counts), strict=True):
-            found[index] = part
+            sizes = [int(lengths.sum()) for lengths in torch.split(pack.lengths.cpu(), sizes)]
+        if counts:
+            found |= dict(zip(indices, torch.split(values, sizes), strict=True))
         run.tell("evaluating")
-    return found
+    found = ranks.gather_dict(found)
+    for index, part in found.items():
+        if not bool(torch.isfinite(part).all()):
+            bad = float(part[~torch.isfinite(part)][0])
+            step = run.progress.step
+            raise Diverged(metric=f"inference per {per}", value=bad, step=step, examples=[items[index].id])
+    return [found[index] for index in range(len(items))]
 
 
 def update_weights(run: Run[Any], items: Sequence[Item], *, name: str | None = None) -> dict[str, float]:
@@ -502,7 +549,7 @@ def update_weights(run: Run[Any], items: Sequence[Item], *, name: str | None = N
     part = run.trained[name or first]
     suffix = "" if name in (None, first) else f"{name}_"
     rate = learning_rate(run.position + 1, steps=run.planned, optim=part.optim)
-    norm = float(torch.nn.utils.clip_grad_norm_(part.parameters, part.optim.clip_norm))
+    norm = ranks.clip(part.parameters, limit=part.optim.clip_norm)
     if not math.isfinite(norm):
         step = run.progress.step + 1
         raise Diverged(metric=f"train/{suffix}grad_norm", value=norm, step=step, examples=[item.id for item in items])

@@ -244,13 +244,23 @@ def adapters_off(model: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def save_adapter(model: Any, directory: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, without naming where the base came from."""
+def adapter_state(model: Any) -> dict[str, Tensor]:
+    """The adapter's tensors by PEFT's names."""
+    state: dict[str, Tensor] = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
+
+
+def save_adapter(model: Any, directory: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, without naming where the base came from.
+
+    Args:
+        state: the adapter's tensors, where the model's own are spread over several ranks.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"]
     config.base_model_name_or_path = None
-    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({k: v.contiguous().cpu() for k, v in state.items()}, directory / "adapter_model.safetensors")
+    kept = adapter_state(model) if state is None else state
+    save_file({k: v.contiguous().cpu() for k, v in kept.items()}, directory / "adapter_model.safetensors")
     config.save_pretrained(str(directory))
 
 
@@ -331,8 +341,14 @@ def publish(aside: Path, directory: Path) -> None:
     aside.rename(directory)
 
 
-def write_model(model: Any, text: Text, directory: Path, *, winnow: Mapping[str, object]) -> None:
-    """The files of a model directory, into an existing directory that the caller will rename (a checkpoint, say)."""
+def write_model(
+    model: Any, text: Text, directory: Path, *, winnow: Mapping[str, object], state: dict[str, Tensor] | None = None
+) -> None:
+    """The files of a model directory, into an existing directory that the caller will rename (a checkpoint, say).
+
+    Args:
+        state: the model's tensors, where its own are spread over several ranks.
+    """
     inner = base_of(model)
     reward = inner.get_output_embeddings() is None
     config = inner.config
@@ -342,7 +358,7 @@ def write_model(model: Any, text: Text, directory: Path, *, winnow: Mapping[str,
         # transformers reads the score at the last id that is not pad: with pad = end that is one token too early.
         config.pad_token_id = _other_special_id(text)
         text.tokenizer.pad_token = text.tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    inner.save_pretrained(directory)
+    inner.save_pretrained(directory, state_dict=state)
     text.tokenizer.chat_template = text.template
     for key in ("is_local", "local_files_only"):  # how it was loaded here is no part of the model
         text.tokenizer.init_kwargs.pop(key, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from training.engine import checkpoint as checkpoints
+from training.engine import ranks
 from training.engine.checkpoint import Progress, Saved, Trained
 from training.engine.config import RolloutConfig, RunConfig, to_dict
 from training.engine.errors import ConfigError, ModelError, SnapshotError
 from training.engine.files import Status, directory_hash, open_lines
-from training.engine.loop import Best, ItemT, Lineage, Run, plan_batches, plan_rollouts, precision
+from training.engine.loop import (
+    Batch,
+    Best,
+    ItemT,
+    Lineage,
+    Run,
+    plan_batches,
+    plan_rollouts,
+    precision,
+    weighted_mean,
+)
 from training.engine.models import add_lora, load_adapter, load_policy
-from training.engine.packing import Pack, Sharing, build_pack, use_packed_attention
+from training.engine.packing import Pack, Sharing, build_pack, use_packed_attention, use_padded_rows
 from training.engine.records import Manifest, verify_snapshot
 from training.engine.sections import Dtype, OptimConfig
 from training.engine.supervision import Supervision
@@ -63,13 +74,14 @@ def open_run(
     Raises:
         SnapshotError, ModelError, ConfigError: something that the run would need is not what it must be.
     """
-    status = Status(out)
+    device = prepare_device(config)
+    status = Status(out, writes=ranks.is_main())
     status.update("loading")
     manifest = verify_snapshot(config.data.snapshot)
     if manifest.kind not in kinds:
         raise SnapshotError(f"holds {manifest.kind}, not {' or '.join(kinds)}", file=config.data.snapshot)
-    device = prepare_device(config)
     saved = find_resume(out, resume)
+    ranks.wait_for_all()
     if saved is not None:
         check_same_run(config, saved)
     base = Path(config.models.base)
@@ -92,7 +104,10 @@ def prepare_device(config: RunConfig) -> torch.device:
     torch.manual_seed(config.seed)
     random.seed(config.seed)
     if not torch.cuda.is_available():
+        ranks.join(torch.device("cpu"))
         return torch.device("cpu")
+    torch.cuda.set_device(ranks.local_device())
+    ranks.join(torch.device("cuda"))
     torch.backends.cuda.matmul.allow_tf32 = False
     if config.precision.deterministic:
         torch.use_deterministic_algorithms(mode=True)
@@ -138,16 +153,21 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def load_policies(opening: Opening, config: RunConfig) -> tuple[Any, Any | None]:
     """The policy in training, ready for packs, and its frozen reference (None: the same with its adapter off)."""
-    device = opening.device.type
-    model = load_policy(opening.base, device=device)
-    use_packed_attention(model)
     reference = None
     if config.adapter is None:
-        reference = model.requires_grad_(requires_grad=False)
-        saved = opening.saved
-        model = load_policy(saved.path / "model" if saved is not None else opening.base, device=device)
-        use_packed_attention(model)
-    return make_trainable(model, config, opening.saved), reference
+        reference = load_policy(opening.base, device=opening.device.type).requires_grad_(requires_grad=False)
+        use_packed_attention(reference)
+    return load_policy_alone(opening, config), reference
+
+
+def load_policy_alone(opening: Opening, config: RunConfig) -> Any:
+    """The policy in training, ready for packs, from the base or from the checkpoint that the run goes on from."""
+    saved = opening.saved
+    whole = saved is not None and config.adapter is None
+    place = saved.path / "model" if saved is not None and whole else opening.base
+    model = load_policy(place, device=opening.device.type)
+    use_packed_attention(model)
+    return make_trainable(model, config, saved)
 
 
 def make_trainable(model: Any, config: RunConfig, saved: Saved | None, *, role: str | None = None) -> Any:
@@ -166,18 +186,21 @@ def make_trainable(model: Any, config: RunConfig, saved: Saved | None, *, role: 
 
 
 def make_trained(model: Any, optim: OptimConfig, *, extra: Mapping[str, nn.Parameter] | None = None) -> Trained:
-    """A model with its optimizer: AdamW over the trained parameters, fused."""
+    """A model with its optimizer: AdamW over the trained parameters, fused. Over several ranks it is sharded first."""
     extra = dict(extra or {})
+    root = ranks.shard(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Groups apart, because one call of the optimizer cannot hold sharded and whole parameters.
+    groups = [{"params": part} for part in (trained, list(extra.values())) if part]
     optimizer = torch.optim.AdamW(
-        [*trained, *extra.values()],
+        groups,
         lr=optim.learning_rate,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         fused=True,
     )
-    return Trained(model=model, optimizer=optimizer, optim=optim, extra=extra)
+    return Trained(model=model, optimizer=optimizer, optim=optim, extra=extra, root=root)
 
 
 def plan_of(config: RunConfig, count: int, *, size: int) -> tuple[list[list[int]], int]:
@@ -242,8 +265,8 @@ def start_run(
         epoch_iterations=per_epoch,
         lineage=opening.lineage,
         progress=progress,
-        metrics=open_lines(out / "metrics.jsonl", before_step=written),
-        samples=open_lines(out / "samples.jsonl", before_step=written),
+        metrics=open_lines(out / "metrics.jsonl", before_step=written, writes=ranks.is_main()),
+        samples=open_lines(out / "samples.jsonl", before_step=written, writes=ranks.is_main()),
         device=opening.device,
         started_at=time.monotonic(),
         first_step=progress.step,
@@ -268,9 +291,12 @@ def _restore(run: Run[Any], saved: Saved, *, inside: bool) -> None:
     checkpoints.restore_python_generator(state)
     run.state = state["method"]
     run.tensors = checkpoints.method_tensors(saved.path)
-    checkpoints.drop_after(run.folder, step=saved.step)
-    if inside:
+    if inside or not ranks.is_main():
+        run.saved = saved
+        if ranks.is_main():
+            checkpoints.drop_after(run.folder, step=saved.step)
         return
+    checkpoints.drop_after(run.folder, step=saved.step)
     run.saved = checkpoints.adopt_checkpoint(saved.path, run.folder)
     best = run.progress.best
     if best is not None and best["step"] != saved.step:
@@ -293,19 +319,49 @@ def check_packing(run: Run[Any], values_of: Callable[[Pack], Tensor]) -> None:
     """
     shortest = sorted(run.items, key=lambda item: (item.sharing.positions, item.id))[:4]
     tolerance = 1e-2 if run.config.precision.dtype is Dtype.BF16 else 1e-5
+
+    def values(groups: Sequence[Sharing]) -> Tensor:
+        return ranks.call(run.roots, lambda: values_of(build_pack(groups, device=run.device)))
+
     with torch.no_grad(), precision(run.config, run.device):
-        packed = values_of(build_pack([item.sharing for item in shortest], device=run.device))
-        alone = torch.cat(
-            [
-                values_of(build_pack([sharing], device=run.device))
-                for item in shortest
-                for sharing in _one_by_one(item.sharing)
-            ]
-        )
+        packed = values([item.sharing for item in shortest])
+        alone = torch.cat([values([sharing]) for item in shortest for sharing in _one_by_one(item.sharing)])
     scale = float(alone.abs().max().clamp(min=1.0))
     worst = float((packed - alone).abs().max())
     if not worst <= tolerance * scale:
         raise ModelError(f"the model reads packed completions differently: {worst:.2e} of {scale:.2e} off")
+
+
+def check_split(run: Run[ItemT], loss_of: Callable[[Sequence[ItemT]], Batch]) -> None:
+    """Four items of the first batch have one loss: in one micro-batch, in one each, and with padding (before step 1).
+
+    Args:
+        loss_of: the losses of some items as a batch, without gradient.
+
+    Raises:
+        AssertionError: the loss depends on `memory.micro_tokens`.
+        ModelError: it depends on how the model is given its completions.
+    """
+    items = [run.items[index] for index in run.plan[0]][:4]
+    config: Any = run.config
+    together = _mean_loss(loss_of(items))
+    run.config = replace(config, memory=replace(config.memory, micro_tokens=1))
+    try:
+        apart = _mean_loss(loss_of(items))
+        use_padded_rows(run.model)
+        padded = _mean_loss(loss_of(items))
+    finally:
+        use_packed_attention(run.model)
+        run.config = config
+    tolerance = (1e-2 if run.config.precision.dtype is Dtype.BF16 else 1e-5) * max(1.0, abs(together))
+    if not abs(apart - together) <= tolerance:
+        raise AssertionError(f"the loss of a batch is {together:.9f} or {apart:.9f}, as it is split")
+    if not abs(padded - apart) <= tolerance:
+        raise ModelError(f"the loss of a batch is {apart:.9f} in packs and {padded:.9f} in padded rows")
+
+
+def _mean_loss(batch: Batch) -> float:
+    return weighted_mean(batch.losses, batch.weights)
 
 
 def _one_by_one(sharing: Sharing) -> list[Sharing]:
