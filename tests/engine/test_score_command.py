@@ -97,7 +97,7 @@ def test_a_broken_attempt_goes_on_to_the_same_bytes(raw: dict[str, Any], tmp_pat
     assert score(raw, tmp_path / "whole") == 0
     out = tmp_path / "broken"
     out.mkdir()
-    stopped = _StopAfterOneWindow()
+    stopped = _StopInTheMiddle()
     config = parse_config(raw)
     assert isinstance(config, ScoreConfig)
     result = scoring.run(config, out, resume=None, supervision=stopped)
@@ -116,14 +116,17 @@ def test_a_broken_attempt_goes_on_to_the_same_bytes(raw: dict[str, Any], tmp_pat
     assert result_of(out)["metrics"]["rollout/samples"] == 16 - result["step"] + 1
 
 
-class _StopAfterOneWindow(Supervision):
-    """Asks for a stop when it was looked at once."""
+class _StopInTheMiddle(Supervision):
+    """Asks for a stop at the fourth look: with two packs a window, inside the second window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
 
     @property
     def stop_requested(self) -> bool:
-        before = super().stop_requested
-        self.request_stop()
-        return before
+        self.looks += 1
+        return self.looks > 3
 
 
 def test_scores_of_another_model_are_not_kept(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -75,14 +75,17 @@ class _Session:
     alarms: list[str]
     details: dict[str, Any]
     """Further entries of result.json: figures of single reward models, the best-of-n curve."""
+    phase: str = "loading"
 
     def between(self) -> None:
         """Between packs and token batches. An evaluation is short and keeps nothing, so a stop ends it at once."""
         if self.supervision.stop_requested:
             raise StopRun
+        self.status.update(self.phase)
 
-    def tell(self, phase: str, *, step: int = 0, steps: int | None = None) -> None:
-        self.status.update(phase, step=step, steps=steps)
+    def tell(self, phase: str) -> None:
+        self.phase = phase
+        self.status.update(phase)
 
 
 def run(config: EvaluateConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def _evaluate_rewards(session: _Session, rewards: RewardModels) -> None:
     pairs = loaded.pairs
     if not pairs:
         raise SnapshotError("every pair is longer than data.max_tokens", file=f"{config.data.part}.jsonl")
-    session.tell("scoring", steps=len(pairs))
+    session.tell("scoring")
     found = rewards.score([_given(pair) for pair in pairs]).view(len(rewards.members), -1, 2)  # [M, pairs, 2]
     both = combined(found.flatten(1), rewards.combine).view(-1, 2)  # [pairs, 2]
     part = "test" if config.data.part == "test" else "eval"
@@ -250,14 +253,14 @@ def _evaluate_policy(session: _Session, rewards: RewardModels | None) -> dict[st
     policy = _load_policy(Path(str(config.models.policy)), session)
     items = _prompts(session, policy)
     groups = _sample(session, policy, items)
-    scores = None if rewards is None else _scores(rewards, groups, policy)
+    scores = None if rewards is None else _scores(session, rewards, groups, policy)
     reference, ratios, theirs, other_scores = None, None, [], None
     if config.models.reference is not None:
         reference = _load_policy(Path(config.models.reference), session)
         if reference.text.tokenizer_sha256 == policy.text.tokenizer_sha256:
             ratios = _log_ratios(session, policy, reference, items, groups)
         theirs = _sample(session, reference, items)
-        other_scores = None if rewards is None else _scores(rewards, theirs, reference)
+        other_scores = None if rewards is None else _scores(session, rewards, theirs, reference)
     rollouts = _rollouts(groups, scores, ratios)
     usual = reference_metrics(_rollouts(theirs, other_scores, None)) if theirs else None
     figures = {**(usual or {}), **rollout_metrics(rollouts, limits=Limits(), reference=usual)}
@@ -306,10 +309,11 @@ def _sample(session: _Session, policy: _Policy, items: Sequence[PromptItem]) -> 
     asked = {item.id: policy.prompt_ids(item) for item in items}
     found: dict[str, list[Completion]] = {item.id: [] for item in items}
     total, done = len(items) * config.evaluate.samples, 0
+    session.phase = "sampling"
 
     def go_on(_tokens: int) -> bool:
         session.between()
-        session.tell("sampling", step=done, steps=total)
+        session.status.update("sampling", step=done, steps=total)
         return True
 
     with _autocast(session), torch.no_grad():
@@ -339,8 +343,9 @@ def _autocast(session: _Session) -> torch.autocast:
     return torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
-def _scores(rewards: RewardModels, groups: Sequence[Group], policy: _Policy) -> Tensor:
+def _scores(session: _Session, rewards: RewardModels, groups: Sequence[Group], policy: _Policy) -> Tensor:
     """[K] of all completions, group after group."""
+    session.tell("scoring")
     return replace(rewards, own=policy.text)(groups)
 
 
@@ -364,6 +369,7 @@ def _log_ratios(
 
 def _token_logprobs(session: _Session, model: Any, groups: Sequence[Sharing]) -> list[Tensor]:
     """log π of the tokens of every completion, [T] fp64 each on the host, in the order of the groups."""
+    session.tell("evaluating")
     by_length = sorted(range(len(groups)), key=lambda number: groups[number].positions)
     some = [groups[number] for number in dict.fromkeys([*by_length[:2], by_length[-1]])]
     found: list[list[Tensor]] = [[] for _ in groups]
@@ -377,7 +383,6 @@ def _token_logprobs(session: _Session, model: Any, groups: Sequence[Sharing]) ->
             parts = iter(values)
             for number in numbers:
                 found[number] = [next(parts) for _ in groups[number].completions]
-            session.tell("evaluating")
     return [part for parts_of_group in found for part in parts_of_group]
 
 

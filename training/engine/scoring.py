@@ -8,6 +8,7 @@ M reward models; N rows of a pack; K completions; D hidden size.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from training.engine.models import score_head
 from training.engine.packing import Pack, Sharing, build_pack, hidden_states, plan_packs, read_in_packs_if_exact
 from training.engine.scorefiles import ScoreLine, ScoreOutput, open_output, read_completions, write_features
 from training.engine.sections import Combine, Dtype
-from training.engine.supervision import Supervision
+from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text, load_text
 
 WINDOW = 16
@@ -276,7 +277,7 @@ def run(config: ScoreConfig, out: Path, *, resume: Path | None, supervision: Sup
     mean, `score_raw`, `tokens` and `finish`. Completions too long for the model are left out and listed in the result.
     With `features`, row i of `features.safetensors` is the state behind line i, and `features.jsonl` is its index.
     Lines of `resume` (or of a former attempt in OUT) by the same model on the same files are kept, a broken last one
-    is cut off. A stop is heeded after each window of packs.
+    is cut off. A stop is heeded between packs; a resumed attempt scores again, alike, what was in work.
 
     Raises:
         SnapshotError: a line of the prompts or completions, by file and line.
@@ -301,18 +302,21 @@ def run(config: ScoreConfig, out: Path, *, resume: Path | None, supervision: Sup
         width=width,
         features=config.features,
     )
-    start = 0
-    for window in _windows(fitting, micro_tokens=config.memory.micro_tokens):
-        there, start = output.kept - start, start + len(window)
-        if there >= len(window):
-            continue
+
+    def between() -> None:
         if supervision.stop_requested:
-            break
-        _score_window(config, member, window, output, first=max(there, 0))
+            raise StopRun
         done, seconds = output.kept + output.made, time.monotonic() - output.started_at
-        eta = seconds / output.made * (len(fitting) - done)
-        speed = output.values()["speed/tokens_per_second"]
+        eta = seconds / output.made * (len(fitting) - done) if output.made else None
+        speed = output.values().get("speed/tokens_per_second")
         status.update("scoring", step=done, steps=len(fitting), tokens_per_second=speed, eta_seconds=eta)
+
+    start = 0
+    with contextlib.suppress(StopRun):
+        for window in _windows(fitting, micro_tokens=config.memory.micro_tokens):
+            there, start = output.kept - start, start + len(window)
+            if there < len(window):
+                _score_window(config, member, window, output, first=max(there, 0), between=between)
     done = output.kept + output.made
     output.close()
     if config.features and done == len(fitting):
@@ -348,7 +352,13 @@ def _windows(lines: Sequence[ScoreLine], *, micro_tokens: int) -> Iterator[list[
 
 
 def _score_window(
-    config: ScoreConfig, member: RewardModel, window: Sequence[ScoreLine], output: ScoreOutput, *, first: int
+    config: ScoreConfig,
+    member: RewardModel,
+    window: Sequence[ScoreLine],
+    output: ScoreOutput,
+    *,
+    first: int,
+    between: Callable[[], None],
 ) -> None:
     """Completions of one prompt share it; lines are written from number `first` on, in the order of the input."""
     places: dict[tuple[int, ...], list[int]] = {}
@@ -359,7 +369,13 @@ def _score_window(
         for prompt, found in places.items()
     ]
     with torch.no_grad():
-        states = states_of(member, groups, dtype=config.precision.dtype, micro_tokens=config.memory.micro_tokens)
+        states = states_of(
+            member,
+            groups,
+            dtype=config.precision.dtype,
+            micro_tokens=config.memory.micro_tokens,
+            between=between,
+        )
         raw = read_scores(member.model, states).double().cpu()
     order = torch.tensor([place for found in places.values() for place in found]).argsort()
     raw, states = raw[order], states[order.to(states.device)]
