@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine.engine_runs import wait_until
+from tests.engine.engine_runs import error_of, own_signals, result_of, wait_until
 from tests.engine.openai_server import Answer, Server, said, serving
 from tests.engine.tiny import tiny_model
 from training.engine import sampling
+from training.engine.__main__ import main
 from training.engine.config import SampleConfig, ServerConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.metrics import METRICS
@@ -394,3 +395,20 @@ def test_a_stop_does_not_wait_for_a_slow_server(raw: dict[str, Any], tmp_path: P
         free.set()
     assert results and results[0]["status"] == "stopped"
     assert results[0]["completions"] == len(_lines(tmp_path / "out")) == 3
+
+
+def test_a_server_that_refuses_ends_the_command_with_code_3_and_without_the_key(
+    raw: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_text("sk-very-secret")
+    out, request = tmp_path / "out", tmp_path / "request.json"
+    with serving(lambda _: Answer(status=401, body={"error": "wrong key: sk-very-secret"})) as server:
+        raw["sampling"]["server"] = {"url": server.url, "key_file": str(tmp_path / "key")}
+        request.write_text(json.dumps(raw))
+        with own_signals():
+            assert main(["sample", str(request), "--out", str(out)]) == 3
+    assert error_of(out)["kind"] == "data"
+    assert "status 401" in error_of(out)["message"]
+    assert result_of(out)["status"] == "failed"
+    written = "".join(path.read_text() for path in out.rglob("*") if path.is_file())
+    assert "secret" not in written + "".join(capsys.readouterr())

@@ -174,6 +174,16 @@ def test_a_long_question_makes_room_without_changing_the_answers_in_work(
     assert _tokens(tmp_path, "long") == list(expected.token_ids)
 
 
+@pytest.mark.parametrize("weights", [Weights.BF16, Weights.INT8])
+def test_weights_may_be_held_smaller(model: Any, text: Text, tmp_path: Path, weights: Weights) -> None:
+    server = Server(model, text, tmp_path, weights=weights)
+    _ask(tmp_path, "q", temperature=0, max_new_tokens=6)
+    _serve_all(server, tmp_path)
+    expected = _sampled(model, text, "q", temperature=0, max_new_tokens=6, weights=weights)
+    assert _tokens(tmp_path, "q") == list(expected.token_ids)
+    assert sum(line["logprob"] for line in _answer(tmp_path, "q")[:-1]) == pytest.approx(expected.logprob, abs=1e-3)
+
+
 def test_an_answer_ends_at_the_models_context(model: Any, text: Text, tmp_path: Path) -> None:
     server = _server(model, text, tmp_path)
     room = 6
