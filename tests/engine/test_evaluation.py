@@ -16,6 +16,7 @@ from tests.engine.planted import LABEL_POLICY, SPLIT, planted_snapshot, preferen
 from tests.engine.tiny import tiny_model
 from training.engine import models
 from training.engine.__main__ import main
+from training.engine.config import parse_config
 from training.engine.evaluation import best_of_n_points
 from training.engine.files import directory_hash
 from training.engine.logprobs import completion_logprobs
@@ -261,3 +262,15 @@ def test_what_cannot_be_evaluated_exits_3(places: dict[str, str], tmp_path: Path
 def test_no_model_at_all_exits_2(places: dict[str, str], tmp_path: Path) -> None:
     assert evaluate(config(places), tmp_path / "out") == 2
     assert "models.policy must be set where no reward model is" in error_of(tmp_path / "out")["message"]
+
+
+def test_help_shows_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("score", "evaluate"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        assert f'{{"method": "{command}"' in shown
+        start = shown.index("{")
+        parsed, _ = json.JSONDecoder().raw_decode(shown[start:])
+        parse_config(parsed)

@@ -55,6 +55,27 @@ OTHER_COMMANDS = {
     "convert": "make a safetensors directory of a GGUF file, an adapter or a model",
 }
 """Methods that train nothing have a command of their own name; every other is for `run`."""
+DESCRIPTIONS = {
+    "score": """Score given completions with a reward model.
+
+The smallest config:
+  {"method": "score", "models": {"reward": "MODEL_DIR"},
+   "data": {"prompts": "prompts.jsonl", "completions": "completions.jsonl"}}
+Prompts are {id, prompt: [{role, content}]} lines, completions {prompt_id, index, text, finish} lines as the command
+sample writes them. DIR/scores.jsonl gets a line for each, in their order: score is less the mean that the model stored
+in training, so 0 is an average completion and a difference of 1 is e : 1. With "features": true the last layer's
+states lie in DIR/features.safetensors.""",
+    "evaluate": """Held-out figures of reward models, of a policy, or of both.
+
+The smallest configs, reward models on preferences and a policy beside its reference:
+  {"method": "evaluate", "models": {"rewards": ["REWARD_DIR"]}, "data": {"snapshot": "SNAPSHOT_DIR"}}
+  {"method": "evaluate", "models": {"policy": "POLICY_DIR", "reference": "SFT_DIR", "rewards": ["REWARD_DIR"]},
+   "data": {"snapshot": "SNAPSHOT_DIR"}, "evaluate": {"prompts": 64, "samples": 4}}
+DIR/result.json holds the figures with their 95 % intervals: accuracy, calibration, agreement of several reward models;
+KL to the reference, scores, win rate as it stands and at equal length, and with more than one sample a prompt the
+expected best of n. DIR/samples.jsonl holds what was written: read it.""",
+}
+"""What `--help` says of a command beyond its line."""
 EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "defect": 1}
 
 
@@ -101,7 +122,12 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.engine", description="Train, sample and convert models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in {"run": "train by a config", **OTHER_COMMANDS}.items():
-        command = commands.add_parser(name, help=about, description=about)
+        command = commands.add_parser(
+            name,
+            help=about,
+            description=DESCRIPTIONS.get(name, about),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         source = "config file, or the source itself" if name == "convert" else "config file"
         command.add_argument("config", type=Path, metavar="CONFIG", help=source)
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for everything written")
