@@ -18,11 +18,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.engine import loop
-from training.engine.logprobs import token_logprobs
+from training.engine import loop, ranks
+from training.engine.diagnostics import Watch, rollout_alarms, watch_rollouts
+from training.engine.logprobs import target_statistics, token_logprobs
 from training.engine.loop import Run
-from training.engine.models import adapters_off
-from training.engine.packing import Pack, Sharing
+from training.engine.models import adapters_off, lm_head_weight
+from training.engine.packing import Pack, Sharing, hidden_states
+from training.engine.rollout_figures import Limits, Rollout
 from training.engine.sampling import Completion, Prompt, generate
 from training.engine.sections import DecodingConfig, SampledEvalConfig
 
@@ -63,7 +65,7 @@ class Sampler(Protocol):
 class Scorer(Protocol):
     """Scores of all completions of some groups, one after the other: [K] fp64 on the host, nats (log-odds)."""
 
-    def __call__(self, groups: Sequence[Group]) -> Tensor: ...
+    def __call__(self, groups: Sequence[Group], /) -> Tensor: ...
 
 
 def own_sampler(run: Run[Any], decoding: DecodingConfig) -> Sampler:
@@ -77,12 +79,15 @@ def own_sampler(run: Run[Any], decoding: DecodingConfig) -> Sampler:
 
         # A prompt that is asked twice in one call gets other random numbers the second time.
         names = _occurrences([prompt.id for prompt in prompts])
-        found: dict[str, list[Completion]] = {name: [] for name in names}
-        with torch.no_grad(), loop.precision(run.config, run.device):
+        asked = [Prompt(id=n, messages=p.prompt, ids=p.sharing.prompt) for n, p in zip(names, prompts, strict=True)]
+        root = run.roots[0]
+
+        def answer(own: list[Prompt]) -> list[list[Completion]]:
+            found: dict[str, list[Completion]] = {prompt.id: [] for prompt in own}
             for completion in generate(
                 run.model,
                 run.text,
-                [Prompt(id=n, messages=p.prompt, ids=p.sharing.prompt) for n, p in zip(names, prompts, strict=True)],
+                own,
                 seed=run.config.seed,
                 stream=stream,
                 completions=per_prompt,
@@ -92,10 +97,11 @@ def own_sampler(run: Run[Any], decoding: DecodingConfig) -> Sampler:
                 after_tokens=go_on,
             ):
                 found[completion.prompt_id].append(completion)
-        return [
-            make_group(prompt, sorted(found[name], key=lambda c: c.index))
-            for name, prompt in zip(names, prompts, strict=True)
-        ]
+            return [sorted(found[prompt.id], key=lambda c: c.index) for prompt in own]
+
+        with torch.no_grad(), loop.precision(run.config, run.device), ranks.whole(root):
+            answers = ranks.share_out(asked, lambda own: ranks.call([root], lambda: answer(own)))
+        return [make_group(prompt, found) for prompt, found in zip(prompts, answers, strict=True)]
 
     return sample
 
@@ -204,26 +210,100 @@ def sample_held_out(
         reward_per_nat: β of an implicit reward β·d(y); None: no reward is written.
         bare: by prompt id, the ids that the reference reads where the policy reads a control before them.
     """
+    groups, ratios = _show_held_out(run, prompts, config, reward_per_nat=reward_per_nat, bare=bare)
+    if not groups:
+        return {}
+    return {**length_figures(groups), **(kl_figures(ratios) if ratios else {})}
+
+
+def watch_held_out(
+    run: Run[Any],
+    prompts: Sequence[Asked],
+    config: SampledEvalConfig,
+    *,
+    reward_per_nat: float | None = None,
+    figures: Mapping[str, float] | None = None,
+) -> tuple[dict[str, float], list[str]]:
+    """`sample_held_out` of a policy trained without a reward model, and the alarms: of its completions, and of others.
+
+    What alarms remember between evaluations is kept in `run.state`, as the last thing done. At step 0 none is raised:
+    nothing was trained yet.
+
+    Args:
+        figures: further figures of this evaluation that alarms read; they are not among the result's.
+    """
+    groups, ratios = _show_held_out(run, prompts, config, reward_per_nat=reward_per_nat)
+    step = run.progress.step
+    if not groups:
+        return {}, rollout_alarms(figures or {}, step=step) if step else []
+    found = _as_rollouts(groups, ratios, _entropies(run, groups))
+    former = run.state.get("watch")
+    state = Watch.from_dict(former) if former is not None else None
+    watched = watch_rollouts(state, found, limits=Limits(), step=step, figures=figures)
+    run.state["watch"] = watched.state.to_dict()
+    return {**(kl_figures(ratios) if ratios else {}), **watched.figures}, watched.alarms if step else []
+
+
+def _show_held_out(
+    run: Run[Any],
+    prompts: Sequence[Asked],
+    config: SampledEvalConfig,
+    *,
+    reward_per_nat: float | None = None,
+    bare: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[list[Group], list[Tensor]]:
+    """One completion of each of the first prompts, written; and log π − log π_ref of their tokens, [T] each.
+
+    Without a reference at hand there are no ratios: all weights are trained, and no frozen copy is held.
+    """
     first = {prompt.group: prompt for prompt in reversed(prompts)}  # one prompt a group, the first by id
     asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.prompts]
     if not asked:
-        return {}
+        return [], []
     sampler = own_sampler(run, DecodingConfig(max_new_tokens=config.max_new_tokens, batch_size=len(asked)))
     groups = sampler(asked, per_prompt=1, stream="evaluation")
-    ratios = by_completion(
-        groups,
-        [
-            ours - theirs
-            for ours, theirs in zip(
-                policy_logprobs(run, groups), reference_logprobs(run, with_prompts(groups, bare)), strict=True
-            )
-        ],
-    )
+    if run.reference is None and run.config.adapter is None:
+        for group in groups:
+            run.samples.write(sample_line(run, group, 0))
+        return groups, []
+    theirs = reference_logprobs(run, with_prompts(groups, bare))
+    ratios = by_completion(groups, [a - b for a, b in zip(policy_logprobs(run, groups), theirs, strict=True)])
     for group, ratio in zip(groups, ratios, strict=True):
         change = float(ratio.double().sum())
         reward = {} if reward_per_nat is None else {"reward": reward_per_nat * change}
         run.samples.write({**sample_line(run, group, 0), **reward, "kl": change})
-    return {**length_figures(groups), **kl_figures(ratios)}
+    return groups, ratios
+
+
+def _entropies(run: Run[Any], groups: Sequence[Group]) -> list[float]:
+    """Mean entropy of π at the tokens of each completion, nats; 0 for an empty one."""
+
+    def values_of(pack: Pack) -> Tensor:
+        hidden = hidden_states(run.model, pack)[pack.rows]
+        return target_statistics(hidden, lm_head_weight(run.model), pack.targets).entropy
+
+    tokens = by_completion(groups, loop.infer(run, groups, values_of, per="token"))
+    return [float(values.double().mean()) if len(values) else 0.0 for values in tokens]
+
+
+def _as_rollouts(groups: Sequence[Group], ratios: Sequence[Tensor], entropies: Sequence[float]) -> list[Rollout]:
+    """Groups of one completion each, for the figures and alarms; `ratios` may be missing."""
+    found = []
+    for number, (group, entropy) in enumerate(zip(groups, entropies, strict=True)):
+        (completion,) = group.completions
+        ratio = ratios[number].double() if ratios else None
+        found.append(
+            Rollout(
+                prompt_id=group.id,
+                group=group.group,
+                token_ids=completion.token_ids,
+                finished=completion.finish == "end",
+                kl=None if ratio is None else float(ratio.sum()),
+                kl_token_max=None if ratio is None or not len(ratio) else float(ratio.max()),
+                entropy=entropy,
+            )
+        )
+    return found
 
 
 def sample_line(run: Run[Any], group: Group, index: int) -> dict[str, Any]:
