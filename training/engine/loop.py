@@ -34,13 +34,15 @@ from torch import Tensor
 
 from training.engine import checkpoint as checkpoints
 from training.engine import ranks
+from training.engine.alarms import raised
 from training.engine.checkpoint import Progress, Saved, Trained
 from training.engine.config import RunConfig, to_dict
 from training.engine.errors import Diverged
 from training.engine.files import Lines, Status, check_values, write_json
+from training.engine.models import recompute_activations
 from training.engine.packing import Pack, Sharing, build_pack, plan_packs
 from training.engine.ranks import Root
-from training.engine.sections import Dtype, OnAlarm, OptimConfig, Schedule
+from training.engine.sections import Dtype, OnAlarm, OptimConfig, Recompute, Schedule
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text
 
@@ -121,6 +123,8 @@ class Run(Generic[ItemT]):
     """What the method itself must find again after a kill, as JSON."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """The same as tensors."""
+    recomputes: bool = False
+    """Whether memory has asked for activations to be computed again in the backward pass."""
     ended: tuple[str, str] | None = None
     """Status and reason of an end that the method asked for."""
 
@@ -241,7 +245,10 @@ class Run(Generic[ItemT]):
         self.metrics.write({**line, **values})
         progress.pending = None
         progress.latest.update(values)
-        progress.alarms += [{"name": name, "step": progress.step} for name in alarms]
+        evidence = raised({**progress.latest, **values, "train/step": float(progress.step)})
+        progress.alarms += [
+            {"name": name, "step": progress.step, "evidence": evidence.get(name, [])} for name in alarms
+        ]
         if alarms and self.config.stop.on_alarm is OnAlarm.PAUSE and not self.is_last:
             self.end("paused", reason=f"alarm {', '.join(alarms)} at step {progress.step}")
         best = may_be_best and self._note_best(values)
@@ -437,10 +444,33 @@ def forward_batch(
     Args:
         divisor: what the sum of weighted losses is divided by; None: the weight of all items.
 
+    A GPU that has too little memory makes the run compute activations again from here on, and the batch is repeated.
+
     Raises:
         Diverged: a loss or figure is not finite.
         StopRun: the grace after a stop is over; gradients are then incomplete.
     """
+    try:
+        return _forward_packs(run, items, terms, train=train, divisor=divisor)
+    except torch.OutOfMemoryError:
+        if not train or not _may_recompute(run):
+            raise
+        for part in run.trained.values():
+            part.optimizer.zero_grad(set_to_none=True)
+            recompute_activations(part.model)
+        torch.cuda.empty_cache()
+        run.recomputes = True
+        return _forward_packs(run, items, terms, train=train, divisor=divisor)
+
+
+def _may_recompute(run: Run[Any]) -> bool:
+    """Once, and not with several ranks: the others would wait in the middle of their passes."""
+    return run.config.memory.recompute is Recompute.AUTO and not run.recomputes and ranks.world() == 1
+
+
+def _forward_packs(
+    run: Run[Any], items: Sequence[ItemT], terms: Terms[ItemT], *, train: bool, divisor: float | None
+) -> Batch:
     total = sum(item.weight for item in items) if divisor is None else divisor
     columns: dict[str, Tensor] = {}
     tokens = torch.zeros(1, dtype=torch.float64)

@@ -170,6 +170,15 @@ def prepare(model: Any) -> Any:
     return model.eval()
 
 
+def recompute_activations(model: Any) -> None:
+    """From now on keep only what enters each layer, and compute the rest again in the backward pass (Chen et al. 2016).
+
+    transformers looks at the training flag for it; nothing else does, since dropout is off.
+    """
+    base_of(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+
+
 def base_of(model: Any) -> Any:
     """The transformers model inside an adapter wrapper, or the model itself."""
     return model.get_base_model() if isinstance(model, peft.PeftModel) else model

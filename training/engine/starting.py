@@ -32,10 +32,10 @@ from training.engine.loop import (
     precision,
     weighted_mean,
 )
-from training.engine.models import add_lora, load_adapter, load_policy
+from training.engine.models import add_lora, load_adapter, load_policy, recompute_activations
 from training.engine.packing import Pack, Sharing, build_pack, use_packed_attention, use_padded_rows
 from training.engine.records import Manifest, verify_snapshot
-from training.engine.sections import Dtype, OptimConfig
+from training.engine.sections import Dtype, OptimConfig, Recompute
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
 
@@ -243,6 +243,9 @@ def start_run(
     """
     if not items:
         raise SnapshotError("holds nothing to train on", file="train.jsonl")
+    if config.memory.recompute is Recompute.ON:
+        for part in trained.values():
+            recompute_activations(part.model)
     plan, per_epoch = plan_of(config, len(items), size=size)
     if config.stop.max_steps is not None:
         plan = plan[: -(-config.stop.max_steps // inner)]

@@ -1,0 +1,80 @@
+"""What every run shares: memory that runs out, recomputed activations, alarms with their evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.engine.engine_runs import places, result_of, run_here
+from tests.engine.planted import planted_config
+from training.engine import loop, reward
+from training.engine.packing import Pack
+
+_ = places
+
+
+def _weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / result_of(out)["checkpoints"]["last"]["path"] / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("adapter", [None, {"rank": 4, "alpha": 8}], ids=["all weights", "LoRA"])
+def test_recomputed_activations_give_the_same_weights(
+    adapter: dict[str, int] | None, places: dict[str, Path], tmp_path: Path
+) -> None:
+    saved = {}
+    for recompute in ("off", "on"):
+        config = planted_config("reward", **places, batch={"epochs": 1}, adapter=adapter)
+        config["memory"]["recompute"] = recompute
+        assert run_here(config, tmp_path / recompute) == 0
+        folder = tmp_path / recompute / result_of(tmp_path / recompute)["checkpoints"]["last"]["path"]
+        name = "model/model.safetensors" if adapter is None else "adapter/adapter_model.safetensors"
+        saved[recompute] = load_file(folder / name)
+    for name, tensor in saved["off"].items():
+        assert torch.equal(tensor, saved["on"][name]), name
+
+
+def test_a_batch_that_does_not_fit_is_repeated_with_recomputed_activations(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = planted_config("reward", **places, batch={"epochs": 1})
+    assert run_here(config, tmp_path / "roomy") == 0
+    scores, passes = reward.scores, []
+
+    def runs_out_once(model: Any, pack: Pack) -> Tensor:
+        """A GPU's allocator gives up in the third pass that trains."""
+        if torch.is_grad_enabled():
+            passes.append(pack)
+            if len(passes) == 3:
+                raise torch.OutOfMemoryError("not enough memory")
+        return scores(model, pack)
+
+    monkeypatch.setattr(reward, "scores", runs_out_once)
+    assert run_here(config, tmp_path / "narrow") == 0
+    assert len(passes) > 3
+    for name, tensor in _weights(tmp_path / "roomy").items():
+        assert torch.equal(tensor, _weights(tmp_path / "narrow")[name]), name
+
+
+def test_memory_that_runs_out_ends_the_run_where_recomputing_is_off(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs_out(_model: Any, _pack: Pack) -> Tensor:
+        raise torch.OutOfMemoryError("not enough memory")
+
+    config = planted_config("reward", **places, memory={"recompute": "off"}, eval={"every": 100})
+    monkeypatch.setattr(reward, "scores", runs_out)
+    assert run_here(config, tmp_path / "out") == 1
+    assert result_of(tmp_path / "out")["status"] == "failed"
+
+
+def test_every_prompt_of_an_epoch_is_asked_once() -> None:
+    plan = loop.plan_rollouts(10, prompts=4, iterations=5, seed=3)
+    flat = [index for iteration in plan for index in iteration]
+    assert [len(iteration) for iteration in plan] == [4] * 5
+    assert sorted(flat[:10]) == list(range(10)) == sorted(flat[10:20])
+    assert flat[:10] != flat[10:20]
