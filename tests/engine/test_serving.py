@@ -184,6 +184,14 @@ def test_weights_may_be_held_smaller(model: Any, text: Text, tmp_path: Path, wei
     assert sum(line["logprob"] for line in _answer(tmp_path, "q")[:-1]) == pytest.approx(expected.logprob, abs=1e-3)
 
 
+def test_a_conditioned_policy_is_asked_under_its_control(model: Any, text: Text, tmp_path: Path) -> None:
+    server = Server(model, text, tmp_path, weights=Weights.FP32, control="good")
+    _ask(tmp_path, "q", temperature=0)
+    _serve_all(server, tmp_path)
+    under = [{"role": "system", "content": "good"}, *ASK]
+    assert _tokens(tmp_path, "q") == list(_sampled(model, text, "q", messages=under, temperature=0).token_ids)
+
+
 def test_an_answer_ends_at_the_models_context(model: Any, text: Text, tmp_path: Path) -> None:
     server = _server(model, text, tmp_path)
     room = 6

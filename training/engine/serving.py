@@ -26,6 +26,7 @@ from training.engine.config import ServeConfig
 from training.engine.decoding import Decoder
 from training.engine.drawing import Law, draw, uniforms
 from training.engine.errors import ModelError
+from training.engine.examples import control_of, with_control
 from training.engine.files import LineFile, Status, directory_hash, write_json
 from training.engine.mailbox import LARGEST_QUESTION, BadQuestion, Mailbox, read_question
 from training.engine.sections import Weights
@@ -162,7 +163,7 @@ class Rows:
                 answers[place].take(token, logprob, stop_ids=self._stop_ids)
 
 
-def _answer(name: str, raw: bytes, lines: LineFile, *, text: Text, context: int) -> Answer:
+def _answer(name: str, raw: bytes, lines: LineFile, *, text: Text, control: str | None, context: int) -> Answer:
     """Check a question and tokenise its prompt.
 
     Raises:
@@ -172,7 +173,8 @@ def _answer(name: str, raw: bytes, lines: LineFile, *, text: Text, context: int)
         raise BadQuestion("bad_request", f"more than {LARGEST_QUESTION} bytes")
     question = read_question(raw)
     try:
-        prompt = text.prompt_ids(question.messages)
+        asked = question.messages if control is None else with_control(question.messages, control)
+        prompt = text.prompt_ids(asked)
     except ModelError as error:  # some templates refuse a system turn, or two turns of one role
         raise BadQuestion("bad_request", str(error)) from None
     if len(prompt) >= context:
@@ -195,10 +197,14 @@ def _answer(name: str, raw: bytes, lines: LineFile, *, text: Text, context: int)
 class Server:
     """A loaded policy, its mailbox and the answers in work."""
 
-    def __init__(self, model: Any, text: Text, directory: Path, *, weights: Weights) -> None:
+    def __init__(
+        self, model: Any, text: Text, directory: Path, *, weights: Weights, control: str | None = None
+    ) -> None:
+        """`control`: the system turn under which a conditioned policy is sampled (ENGINE §2.9)."""
         self._mailbox = Mailbox(directory)
         self._rows = Rows(model, text, weights=weights)
         self._text = text
+        self._control = control
         self._context = models.context_tokens(model)
         self._next: Answer | None = None  # checked, and waiting for a place
         self._looked_at = -math.inf
@@ -257,7 +263,7 @@ class Server:
             return None
         raw, lines = opened
         try:
-            answer = _answer(name, raw, lines, text=self._text, context=self._context)
+            answer = _answer(name, raw, lines, text=self._text, control=self._control, context=self._context)
         except BadQuestion as error:
             self._mailbox.close(name, lines, {"error": {"code": error.code, "message": str(error)}})
             self.answered += 1
@@ -283,7 +289,13 @@ def run(config: ServeConfig, out: Path, *, resume: Path | None, supervision: Sup
     directory = Path(config.models.base)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sha256 = directory_hash(directory)
-    server = Server(models.load_policy(directory, device=device), load_text(directory), out, weights=config.weights)
+    server = Server(
+        models.load_policy(directory, device=device),
+        load_text(directory),
+        out,
+        weights=config.weights,
+        control=control_of(directory),
+    )
     busy_at = time.monotonic()
     while not supervision.stop_requested:
         is_busy = server.turn()
