@@ -24,7 +24,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -233,8 +233,19 @@ class Run(Generic[ItemT]):
         """End the run after the present step with a status of the method's own, such as `stopped_kl`."""
         self.ended = (status, reason)
 
-    def close_step(self, evaluated: dict[str, float], *, alarms: Sequence[str] = (), may_be_best: bool = True) -> None:
-        """Write the step's line, and a checkpoint where one is due, asked for, or the best so far."""
+    def close_step(
+        self,
+        evaluated: dict[str, float],
+        *,
+        alarms: Sequence[str] = (),
+        figures: Mapping[str, float] | None = None,
+        may_be_best: bool = True,
+    ) -> None:
+        """Write the step's line, and a checkpoint where one is due, asked for, or the best so far.
+
+        Args:
+            figures: what the alarms read, where the line has it under other names.
+        """
         progress = self.progress
         assert progress.pending is not None
         values = {**progress.pending, **evaluated, **{f"alarm/{name}": 1.0 for name in alarms}}
@@ -245,7 +256,7 @@ class Run(Generic[ItemT]):
         self.metrics.write({**line, **values})
         progress.pending = None
         progress.latest.update(values)
-        evidence = raised({**progress.latest, **values, "train/step": float(progress.step)})
+        evidence = raised({**progress.latest, **values, **(figures or {}), "train/step": float(progress.step)})
         progress.alarms += [
             {"name": name, "step": progress.step, "evidence": evidence.get(name, [])} for name in alarms
         ]

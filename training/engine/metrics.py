@@ -200,6 +200,23 @@ def _rollouts() -> dict[str, Metric]:
     }
 
 
+def _held_out_rollouts() -> dict[str, Metric]:
+    """Figures of held-out prompts, where `rollout/` is those of the prompts that are trained on."""
+    where = "one completion of each held-out prompt"
+    return {
+        **_with_interval("eval/score", Metric("nats", f"mean score of {where}", "higher")),
+        **_with_interval(
+            "eval/held_out_score", Metric("nats", "the same by models that training never sees", "higher")
+        ),
+        **_with_interval("eval/kl", Metric("nats/completion", f"KL(π‖π_ref) by {where}")),
+        **_with_interval("eval/entropy", Metric("nats/token", f"entropy of π at the tokens of {where}")),
+        **_with_interval("eval/length_mean", Metric("tokens", f"mean length of {where}")),
+        "eval/length_p95": Metric("tokens", f"95th percentile of the lengths of {where}"),
+        **_with_interval("eval/unfinished_share", Metric("share", f"share that hit the token limit, {where}", "lower")),
+        "eval/samples": Metric("completions", "sampled completions behind these figures"),
+    }
+
+
 def _wins(name: str, how: str) -> dict[str, Metric]:
     return {
         **_with_interval(f"{name}/win_rate", Metric("share", f"contests won {how}, ties one half", "higher")),
@@ -223,6 +240,8 @@ METRICS: dict[str, Metric] = {
     "train/score_std": Metric("nats", "spread of the scores of the batch's completions"),
     "train/learning_rate": Metric("1", "learning rate of the step"),
     "train/grad_norm": Metric("1", "global gradient norm before clipping"),
+    "train/critic_learning_rate": Metric("1", "learning rate of the critic"),
+    "train/critic_grad_norm": Metric("1", "the critic's global gradient norm before clipping"),
     "train/tokens": Metric("tokens", "prompt + completion tokens seen so far, the prompt counted once per completion"),
     "train/epoch": Metric("epochs", "passes over the training pairs finished so far"),
     "policy/margin": Metric("nats", "mean Δ = d(chosen) − d(rejected), d the log-ratio to the reference", "higher"),
@@ -239,18 +258,44 @@ METRICS: dict[str, Metric] = {
     "rollout/length_p95": Metric("tokens", "95th percentile of the lengths of the sampled completions"),
     "rollout/samples": Metric("completions", "sampled completions behind the rollout figures"),
     "ppo/explained_variance": Metric("share", "variance of the returns that the critic explains", "higher"),
-    "ppo/clip_share": Metric("share", "tokens whose ratio to π_old is clipped"),
+    "rollout/reward": Metric(
+        "nats", "mean score less β·KL of the sampled completions, the end-token rule applied", "higher"
+    ),
+    "rollout/advantage_std": Metric("nats", "spread of the advantages of the step's completions (tokens, ppo)"),
+    "ppo/beta": Metric("1", "β, the price of a nat of KL(π‖π_ref) in nats of score"),
+    "ppo/policy_loss": Metric(
+        "nats", "clipped surrogate of the step, mean over its completions (rloo) or tokens", "lower"
+    ),
+    "ppo/value_loss": Metric("nats²/token", "half the squared error of the values, clipped, mean over tokens", "lower"),
+    "ppo/approx_kl": Metric("nats/token", "KL(π_old‖π) since the completions were sampled, by (ρ − 1) − log ρ"),
+    "ppo/ratio_max": Metric("1", "largest ratio π/π_old of a token"),
+    "ppo/early_stop": Metric(
+        "flag", "1 where KL(π_old‖π) was too large: no weight moved, the rest of the iteration is left out"
+    ),
+    "ppo/clip_share": Metric("share", "tokens (rloo: completions) whose ratio to π_old is clipped"),
+    "data/prompts": Metric("prompts", "training prompts that are sampled"),
     "data/pairs": Metric("pairs", "training pairs that are used"),
     "data/examples": Metric("examples", "training examples (no pairs) that are used"),
     "data/dropped_empty": Metric("examples", "training examples dropped, they have no token to learn", "lower"),
     "data/ties": Metric("pairs", "training pairs whose label is exactly one half"),
     "data/dropped_too_long": Metric("examples", "training pairs or examples dropped for their length", "lower"),
-    "time/step": Metric("s", "wall time of the optimizer step"),
+    "quark/nll": Metric("nats/token", "−log π of the completions trained on, under their controls", "lower"),
+    "quark/kl_per_token": Metric(
+        "nats/token", "KL(π‖π_ref) over the whole vocabulary at the tokens trained on, the reference without a control"
+    ),
+    "quark/trained_score": Metric("nats", "mean score of the completions that the step trains on"),
+    "quark/pool": Metric("completions", "scored completions that the iteration draws from"),
+    "time/step": Metric("s", "wall time of the optimizer step, with the sampling before it"),
+    "time/sample": Metric("s", "wall time of sampling the iteration's completions"),
+    "time/score": Metric("s", "wall time of scoring them"),
+    "time/logprobs": Metric("s", "wall time of the passes for log π_ref, log π_old and the values"),
+    "time/train": Metric("s", "wall time of the step's forward and backward passes and its update"),
     "time/eval": Metric("s", "wall time of the evaluation"),
     "speed/tokens_per_second": Metric("tokens/s", "tokens of the step by its wall time", "higher"),
     "memory/peak_bytes": Metric("bytes", "highest resident (CPU) or allocated (CUDA) memory so far", "lower"),
     **{f"alarm/{name}": Metric("flag", alarm.measures, "lower") for name, alarm in ALARMS.items()},
     **_rollouts(),
+    **_held_out_rollouts(),
     **_wins("win", "against the reference"),
     **_evaluated("eval", "the validation part"),
     **_evaluated("test", "the test part"),

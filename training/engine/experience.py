@@ -1,0 +1,399 @@
+"""What an iteration of PPO, RLOO and GRPO learns from: groups sampled, scored and held beside π_old and π_ref.
+Knows no loss; the evaluation on held-out prompts is in `held_out.py`.
+
+Every number is known on the whole iteration before its first optimizer step, so minibatches are whole groups in an
+order given by (seed, iteration, epoch) and nothing else. With a single step an iteration, π_old is the current forward
+pass, detached: `old` is then None, and figures that need log π_old before it (KL, budget, β) read the decoder's.
+
+G completions of a prompt; K of a pack; B items of it; C tokens of it, T of one item.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.engine import policy_losses
+from training.engine.advantages import next_beta, replace_missing_end
+from training.engine.config import GrpoConfig, PpoConfig, RlooConfig
+from training.engine.errors import ConfigError, ModelError
+from training.engine.logprobs import target_logprobs, target_statistics
+from training.engine.loop import Batch, Run, infer
+from training.engine.models import lm_head_weight
+from training.engine.packing import Pack, Sharing, hidden_states
+from training.engine.rollouts import (
+    Group,
+    Sampler,
+    Scorer,
+    by_completion,
+    groups_from_json,
+    groups_to_json,
+    kl_figures,
+    length_figures,
+    reference_logprobs,
+)
+from training.engine.sections import Dtype
+
+PolicyGradientConfig = PpoConfig | RlooConfig | GrpoConfig
+
+ENTROPY_EVERY = 10
+"""Optimizer steps between entropies: they cost a pass over the vocabulary."""
+RATIO_TOLERANCE = {Dtype.FP32: 1e-4, Dtype.BF16: 0.1}
+"""Largest |ρ − 1| of the very first minibatch: two packings of one model. bf16 rounds a log-probability by 2⁻⁸."""
+GAP_TOLERANCE = 1e-3
+"""fp32: largest |log π_old − log μ| of a token, decoder against training pass, nats."""
+MEAN_GAP_TOLERANCE = 2e-2
+"""bf16: the same, mean over tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experience:
+    """A prompt's completions with all that is known about them: an item of an optimizer step. Tensors on the host.
+
+    `advantages`, `returns` and `values` are PPO's alone.
+    """
+
+    group: Group
+    scores: Tensor
+    """[G] fp64, centred, `missing_end_score` where the end token is missing."""
+    reference: Tensor
+    """[T] log π_ref of the completions' tokens, one completion after the other."""
+    old: Tensor | None = None
+    """[T] log π_old; None: the current forward pass is π_old."""
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    values: Tensor | None = None
+
+    @property
+    def id(self) -> str:
+        return self.group.id
+
+    @property
+    def sharing(self) -> Sharing:
+        return self.group.sharing
+
+    @property
+    def weight(self) -> float:
+        return self.group.weight
+
+    @property
+    def decoded(self) -> Tensor:
+        """[T] the decoder's log π of the same tokens."""
+        found = [logprob for completion in self.group.completions for logprob in completion.token_logprobs]
+        return torch.tensor(found, dtype=self.reference.dtype)
+
+    @property
+    def known_old(self) -> Tensor:
+        """[T] log π_old as far as it is known before the step."""
+        return self.decoded if self.old is None else self.old
+
+    @property
+    def lengths(self) -> Tensor:
+        """[G] tokens of each completion."""
+        return torch.tensor([len(ids) for ids in self.group.sharing.completions])
+
+
+_COLUMNS = [item.name for item in fields(Experience) if item.name != "group"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Iteration:
+    """The experience of one iteration. `figures` wait for the line of its first step; `kl` is K̂, nats a completion."""
+
+    items: list[Experience]
+    kl: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+# --- gathering --------------------------------------------------------------------------------------------------------
+
+
+def gather(
+    session: Run[Any],
+    config: PolicyGradientConfig,
+    *,
+    sampler: Sampler,
+    scorer: Scorer,
+    missing_end_score: float,
+    with_old: bool,
+) -> Iteration:
+    """Sample, score, and hold beside the reference: one pass each.
+
+    Args:
+        with_old: compute log π_old in a pass of its own, for iterations of several steps.
+
+    Raises:
+        ConfigError: the sampler gave no token ids, or not the log-probabilities of the policy.
+        ModelError: before the first step, decoder and training pass disagree.
+    """
+    clock = _Clock()
+    groups = sampler(session.next_batch(), per_prompt=config.batch.per_prompt, stream=f"iteration {session.iteration}")
+    check_token_ids(groups)
+    clock.lap("sample")
+    raw = scorer(groups)
+    clock.lap("score")
+    reference = reference_logprobs(session, groups)
+    entropy = with_old and session.iteration % math.ceil(ENTROPY_EVERY / session.inner) == 0
+    ours = policy_columns(session, groups, entropy=entropy) if with_old else [None] * len(groups)
+    clock.lap("logprobs")
+    finished = torch.tensor([c.finish == "end" for group in groups for c in group.completions])
+    scores = replace_missing_end(raw, finished, missing_end_score=missing_end_score)
+    items = [
+        Experience(group=group, scores=part, reference=theirs, old=None if own is None else own[:, 0].contiguous())
+        for group, part, theirs, own in zip(
+            groups, torch.split(scores, [len(g.completions) for g in groups]), reference, ours, strict=True
+        )
+    ]
+    figures = {
+        "rollout/score": float(raw.mean()),
+        **_sampled_figures(items, beta=session.state["beta"]),
+        **clock.laps,
+    }
+    if entropy:
+        figures["rollout/entropy"] = mean_of([own[:, 1] for own in ours if own is not None])
+    if with_old:
+        gaps = torch.cat([(item.known_old - item.decoded).abs().double() for item in items])
+        check_gap(session, largest=float(gaps.max()) if len(gaps) else 0.0, mean=mean_of([gaps]))
+        figures["rollout/sampler_gap"] = mean_of([gaps])
+    return Iteration(items=items, kl=figures["rollout/kl"], figures=figures)
+
+
+def _sampled_figures(items: Sequence[Experience], *, beta: float) -> dict[str, float]:
+    groups = [item.group for item in items]
+    ratios = by_completion(groups, [item.known_old - item.reference for item in items])
+    kl = kl_figures(ratios)
+    scores = torch.cat([item.scores for item in items])
+    found = {**length_figures(groups), **kl, "rollout/reward": float(scores.mean()) - beta * kl["rollout/kl"]}
+    if len(items[0].scores) > 1:
+        without = [float(item.scores.max() == item.scores.min()) for item in items]
+        found["rollout/groups_without_spread"] = sum(without) / len(without)
+    return found
+
+
+def mean_of(parts: Sequence[Tensor]) -> float:
+    whole = torch.cat(list(parts)).double()
+    return float(whole.mean()) if len(whole) else 0.0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Clock:
+    at: float = field(default_factory=time.monotonic)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[f"time/{name}"], self.at = now - self.at, now
+
+
+def check_token_ids(groups: Sequence[Group]) -> None:
+    """A policy gradient needs the tokens that were drawn and their log-probabilities, not a text (ENGINE §3.8).
+
+    Raises:
+        ConfigError: a completion has a text alone.
+    """
+    for group in groups:
+        for completion in group.completions:
+            known = len(completion.token_logprobs) == len(completion.token_ids) and math.isfinite(completion.logprob)
+            if not known or (completion.text and not completion.token_ids):
+                message = f"sampling gave a text without token ids and log-probabilities for prompt {group.id}"
+                raise ConfigError(key="sampling", value="text only", message=message)
+
+
+def policy_columns(
+    session: Run[Any], groups: Sequence[Group], *, entropy: bool = False, value_head: Tensor | None = None
+) -> list[Tensor]:
+    """One pass of the policy: for each group [T, 1 …], log π, then its entropy and a value where asked for."""
+
+    def values_of(pack: Pack) -> Tensor:
+        rows = hidden_states(session.model, pack)[pack.rows]
+        head = lm_head_weight(session.model)
+        columns = [target_logprobs(rows, head, pack.targets)]
+        if entropy:
+            columns.append(target_statistics(rows, head, pack.targets).entropy.to(columns[0].dtype))
+        if value_head is not None:
+            columns.append(read_values(rows, value_head).to(columns[0].dtype))
+        return torch.stack(columns, dim=1)
+
+    return infer(session, groups, values_of, per="token")
+
+
+def read_values(rows: Tensor, head: Tensor) -> Tensor:
+    """V = w·h of hidden states [C, D], in the head's precision whatever they were computed in: [C]."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.to(head.dtype) @ head
+
+
+# --- what outlives a kill ---------------------------------------------------------------------------------------------
+
+
+def keep(session: Run[Any], iteration: Iteration) -> None:
+    """Put an iteration of several steps where a checkpoint finds it."""
+    if session.inner == 1:
+        return
+    session.state["iteration"] = {
+        "kl": iteration.kl,
+        "figures": iteration.figures,
+        "groups": groups_to_json([item.group for item in iteration.items]),
+    }
+    session.tensors = {
+        name: torch.cat([getattr(item, name) for item in iteration.items])
+        for name in _COLUMNS
+        if getattr(iteration.items[0], name) is not None
+    }
+
+
+def kept(session: Run[Any]) -> Iteration | None:
+    """The iteration that a checkpoint was made in the middle of, bit for bit; None at its beginning."""
+    stored = session.state.get("iteration")
+    if stored is None:
+        return None
+    groups = groups_from_json(stored["groups"], session.next_batch())
+    sizes = {
+        name: [
+            len(group.completions) if name == "scores" else sum(map(len, group.sharing.completions)) for group in groups
+        ]
+        for name in session.tensors
+    }
+    columns = {name: torch.split(tensor, sizes[name]) for name, tensor in session.tensors.items()}
+    items = [
+        Experience(group=group, **{name: parts[number] for name, parts in columns.items()})
+        for number, group in enumerate(groups)
+    ]
+    return Iteration(items=items, kl=stored["kl"], figures=stored["figures"])
+
+
+def finish(session: Run[Any], config: PolicyGradientConfig, iteration: Iteration) -> None:
+    """After the last step of an iteration: β follows its KL, and what was sampled is forgotten."""
+    if config.kl.target is not None:
+        session.state["beta"] = next_beta(
+            session.state["beta"],
+            kl=iteration.kl,
+            target=config.kl.target,
+            completions=sum(len(item.scores) for item in iteration.items),
+            horizon=config.kl.horizon,
+        )
+    session.state.pop("iteration", None)
+    session.tensors = {}
+
+
+def take_figures(session: Run[Any], iteration: Iteration) -> dict[str, float]:
+    """The figures of the sampling, once: they stand in the line of the iteration's first step."""
+    found, iteration.figures = iteration.figures, {}
+    if "iteration" in session.state:
+        session.state["iteration"]["figures"] = {}
+    return found
+
+
+def end_over_budget(session: Run[Any], config: PolicyGradientConfig, iteration: Iteration) -> bool:
+    """End the run where the fresh completions are further from the reference than allowed, before training on them."""
+    budget = config.kl.budget
+    if budget is None or iteration.kl <= budget:
+        return False
+    reason = f"KL is {iteration.kl:.2f} nats a completion, above kl.budget = {budget:g}"
+    session.end("stopped_kl", reason=reason)
+    return True
+
+
+# --- minibatches ------------------------------------------------------------------------------------------------------
+
+
+def minibatch(session: Run[Any], config: PolicyGradientConfig, iteration: Iteration) -> list[Experience]:
+    """The groups of the next optimizer step, in the order in which they were sampled."""
+    items = iteration.items
+    size = (config.batch.minibatch or config.batch.completions) // config.batch.per_prompt
+    epoch, part = divmod(session.inner_step, -(-len(items) // size))
+    order = list(range(len(items)))
+    random.Random(f"{config.seed}:{session.iteration}:{epoch}").shuffle(order)  # noqa: S311 - an order, no secret
+    return [items[place] for place in sorted(order[part * size : (part + 1) * size])]
+
+
+def items_of_completions(items: Sequence[Experience], device: torch.device) -> Tensor:
+    """The number of the item that each completion of a pack belongs to, [K]."""
+    numbers = [number for number, item in enumerate(items) for _ in item.sharing.completions]
+    return torch.tensor(numbers, device=device)
+
+
+def sums_by_item(values: Tensor, owners: Tensor, count: int) -> Tensor:
+    """Sums over the tokens [C] or completions [K] of each of `count` items, [B]; gradients pass."""
+    return values.new_zeros(count).index_add(0, owners, values)
+
+
+def most_by_item(values: Tensor, owners: Tensor, count: int) -> Tensor:
+    """The largest value of each item, [B]; 0 where it has none. For values that are not negative."""
+    return values.new_zeros(count).scatter_reduce(0, owners, values, "amax")
+
+
+def on_device(parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    return torch.cat(list(parts)).to(like.device, like.dtype)
+
+
+def ratio_figures(log_ratio: Tensor, of_token: Tensor, count: int) -> dict[str, Tensor]:
+    """Figures of ρ per item [B]: the sum of approx-KL, the largest ρ and the largest |ρ − 1|, over tokens [C]."""
+    log_ratio = log_ratio.detach()
+    return {
+        "approx_kl": sums_by_item(policy_losses.approx_kl(log_ratio), of_token, count),
+        "ratio_max": most_by_item(log_ratio.exp(), of_token, count),
+        "ratio_off": most_by_item(torch.expm1(log_ratio).abs(), of_token, count),
+    }
+
+
+def fresh_figures(
+    session: Run[Any], items: Sequence[Experience], rows: Tensor, pack: Pack, logp: Tensor, of_token: Tensor
+) -> dict[str, Tensor]:
+    """What a pass knows that is the only one over its completions, per item [B]: gap to the decoder, and entropy."""
+    gap = (logp.detach() - on_device([item.decoded for item in items], logp)).abs()
+    found = {
+        "gap": sums_by_item(gap, of_token, len(items)),
+        "gap_max": most_by_item(gap, of_token, len(items)),
+    }
+    if session.progress.step % ENTROPY_EVERY == 0:
+        statistics = target_statistics(rows.detach(), lm_head_weight(session.model), pack.targets)
+        found["entropy"] = sums_by_item(statistics.entropy, of_token, len(items))
+    return found
+
+
+def step_metrics(session: Run[Any], batch: Batch, *, tokens: int) -> dict[str, float]:
+    """Ratio, gap and entropy of an optimizer step out of its figures; checked before the run's very first update."""
+    figures, count = batch.figures, max(1, tokens)
+    if session.progress.step == 0:
+        _check_ratio(session, float(figures["ratio_off"].max()))
+    found = {
+        "ppo/approx_kl": float(figures["approx_kl"].sum()) / count,
+        "ppo/ratio_max": float(figures["ratio_max"].max()),
+    }
+    if "gap" in figures:
+        found["rollout/sampler_gap"] = float(figures["gap"].sum()) / count
+        check_gap(session, largest=float(figures["gap_max"].max()), mean=found["rollout/sampler_gap"])
+    if "entropy" in figures:
+        found["rollout/entropy"] = float(figures["entropy"].sum()) / count
+    return found
+
+
+def _check_ratio(session: Run[Any], off: float) -> None:
+    """The policy that is trained is the one that sampled, so before step 1 every ρ is 1."""
+    tolerance = RATIO_TOLERANCE[session.config.precision.dtype]
+    if not off < tolerance:
+        raise AssertionError(f"before step 1 a ratio to π_old is {off:.2e} off 1 (tolerance {tolerance:g})")
+
+
+def check_gap(session: Run[Any], *, largest: float, mean: float) -> None:
+    """Before step 1, decoder and training pass give the sampled tokens the same log-probabilities.
+
+    Raises:
+        ModelError: they do not; a model with a sliding window or recurrent layers cannot be read in packs.
+    """
+    if session.progress.step:
+        return
+    exact = session.config.precision.dtype is Dtype.FP32
+    if not (largest <= GAP_TOLERANCE if exact else mean <= MEAN_GAP_TOLERANCE):
+        raise ModelError(
+            f"decoder and training pass differ by up to {largest:.2e}, in the mean {mean:.2e} nats a token: "
+            "the model reads packed completions differently"
+        )

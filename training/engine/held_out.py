@@ -1,0 +1,176 @@
+"""Evaluations of PPO, RLOO and GRPO: held-out prompts sampled and scored, with alarms; the reward models to ask.
+
+The same prompts with the same random numbers at every evaluation, one completion each, at temperature 1.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from training.engine.advantages import replace_missing_end
+from training.engine.diagnostics import Watch, Watched, watch_rollouts
+from training.engine.experience import PolicyGradientConfig, check_token_ids, mean_of, policy_columns
+from training.engine.files import read_json
+from training.engine.loop import Best, Run
+from training.engine.rollout_figures import Limits, rollouts_of
+from training.engine.rollouts import Asked, Group, Sampler, Scorer, reference_logprobs, sample_line
+from training.engine.scoring import RewardModels, load_reward_models
+from training.engine.sections import Combine
+from training.engine.starting import Opening
+
+BEST = Best(metric="eval/score", higher=True)
+OWN_NAMES = ("score", "held_out_score", "kl", "entropy", "length_mean", "length_p95", "unfinished_share", "samples")
+"""Figures that an iteration has of its own completions, as `rollout/`; those of an evaluation are `eval/`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """What evaluations ask: prompts that training does not use, reward models that it never sees, limits."""
+
+    prompts: Sequence[Asked]
+    scorer: Scorer | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def close_step(
+    session: Run[Any],
+    config: PolicyGradientConfig,
+    *,
+    sampler: Sampler,
+    scorer: Scorer,
+    held_out: HeldOut,
+    missing_end_score: float,
+) -> None:
+    """Close the open step, evaluated where that is due. A policy above the KL budget is never the best one."""
+    first = {prompt.group: prompt for prompt in reversed(held_out.prompts)}  # one prompt a group, the first by id
+    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.eval.prompts]
+    if not (asked and session.evaluation_is_due):
+        session.close_step({})
+        return
+    started = time.monotonic()
+    session.tell("evaluating")
+    watched = _evaluate(
+        session,
+        config,
+        groups=sampler(asked, per_prompt=1, stream="evaluation"),
+        scorer=scorer,
+        held_out=held_out,
+        missing_end_score=missing_end_score,
+    )
+    figures = {_held_out_name(name): value for name, value in watched.figures.items()}
+    budget = config.kl.budget
+    session.close_step(
+        {**figures, "time/eval": time.monotonic() - started},
+        alarms=watched.alarms,
+        figures=watched.figures,
+        may_be_best=budget is None or figures["eval/kl"] <= budget,
+    )
+
+
+def _evaluate(
+    session: Run[Any],
+    config: PolicyGradientConfig,
+    *,
+    groups: list[Group],
+    scorer: Scorer,
+    held_out: HeldOut,
+    missing_end_score: float,
+) -> Watched:
+    """Figures and alarms of one completion a prompt; their lines in `samples.jsonl`."""
+    check_token_ids(groups)
+    scores = scorer(groups)
+    others = held_out.scorer(groups).tolist() if held_out.scorer is not None else None
+    columns = policy_columns(session, groups, entropy=True)
+    ratios = [
+        (own[:, 0] - theirs).tolist() for own, theirs in zip(columns, reference_logprobs(session, groups), strict=True)
+    ]
+    stored = session.state.get("watch")
+    watched = watch_rollouts(
+        Watch.from_dict(stored) if stored is not None else None,
+        rollouts_of(
+            groups,
+            log_ratios=ratios,
+            scores=scores.tolist(),
+            held_out_scores=others,
+            entropies=[mean_of([own[:, 1]]) for own in columns],
+        ),
+        limits=held_out.limits,
+        step=session.progress.step,
+        figures=_of_the_steps(session),
+    )
+    session.state["watch"] = watched.state.to_dict()
+    finished = torch.tensor([group.completions[0].finish == "end" for group in groups])
+    counted = replace_missing_end(scores, finished, missing_end_score=missing_end_score)
+    for number, group in enumerate(groups):
+        kl = math.fsum(ratios[number])
+        line = {**sample_line(session, group, 0), "score": float(scores[number]), "kl": kl}
+        if others is not None:
+            line["held_out_score"] = others[number]
+        session.samples.write({**line, "reward": float(counted[number]) - session.state["beta"] * kl})
+    return watched
+
+
+def _of_the_steps(session: Run[Any]) -> dict[str, float]:
+    """The figures of training itself that alarms read, as new as they are."""
+    known = {**session.progress.latest, **(session.progress.pending or {})}
+    wanted = ("ppo/explained_variance", "ppo/clip_share", "rollout/groups_without_spread", "rollout/sampler_gap")
+    return {name: known[name] for name in wanted if name in known}
+
+
+def _held_out_name(name: str) -> str:
+    own = name.removeprefix("rollout/")
+    base = own.removesuffix("_low").removesuffix("_high")
+    return f"eval/{own}" if own != name and base in OWN_NAMES else name
+
+
+# --- reward models ----------------------------------------------------------------------------------------------------
+
+
+def model_roles(config: PolicyGradientConfig) -> dict[str, str]:
+    """Directories of the frozen models by role, whose hashes the result names."""
+    return {
+        **{f"reward_{number}": path for number, path in enumerate(config.models.rewards)},
+        **{f"held_out_{number}": path for number, path in enumerate(config.models.held_out)},
+    }
+
+
+def load_scorers(
+    config: PolicyGradientConfig, opening: Opening, session: Run[Any], prompts: Sequence[Asked]
+) -> tuple[RewardModels, HeldOut]:
+    """The reward models that training asks, and what evaluations ask; of held-out models the least score counts."""
+
+    def load(directories: Sequence[str], combine: Combine) -> RewardModels:
+        return load_reward_models(
+            directories,
+            device=opening.device.type,
+            combine=combine,
+            own=opening.text,
+            dtype=config.precision.dtype,
+            micro_tokens=config.memory.micro_tokens,
+            between=session.check_stop,
+        )
+
+    rewards = load(config.models.rewards, config.models.combine)
+    held_out = load(config.models.held_out, Combine.WORST) if config.models.held_out else None
+    return rewards, HeldOut(prompts=prompts, scorer=held_out, limits=limits_of(rewards, budget=config.kl.budget))
+
+
+def limits_of(rewards: RewardModels, *, budget: float | None) -> Limits:
+    """What the reward models' own training said: where each did, combined as their scores are."""
+    stored: list[Mapping[str, Any]] = []
+    for member in rewards.members:
+        path = member.directory / "winnow.json"
+        stored.append((read_json(path).get("reward") if path.is_file() else None) or {})
+    tops = [facts["p99"] - facts["mean"] for facts in stored if facts.get("p99") is not None]
+    slopes = [facts["length_slope"] for facts in stored if facts.get("length_slope") is not None]
+    whole = len(stored)
+    p99 = None
+    if len(tops) == whole:
+        p99 = min(tops) if rewards.combine is Combine.WORST else sum(tops) / whole
+    return Limits(p99=p99, length_slope=sum(slopes) / whole if len(slopes) == whole else None, kl_budget=budget)
