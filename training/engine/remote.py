@@ -87,19 +87,21 @@ def open_client(server: ServerConfig, *, patience: Patience | None = None) -> Cl
         ConfigError: an address without a host or with a password in it; a key file that cannot be read or holds
             anything but one line of plain characters.
     """
-    parts = urlsplit(server.url)
     try:
-        port = parts.port
+        parts = urlsplit(server.url)
+        host, port = parts.hostname, parts.port
+        is_plain = bool(host) and parts.username is None and parts.password is None
     except ValueError:
-        port = -1
-    if not parts.hostname or port == -1 or parts.username or parts.password:
+        is_plain = False
+    if not is_plain or host is None:
         message = "server.url must name a host, a valid port if any, and no user or password"
-        raise ConfigError(key="server.url", value=parts.hostname or "", message=message)
+        raise ConfigError(key="server.url", value="", message=message)
+    shown = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/")
     return Client(
-        url=f"{parts.scheme}://{parts.hostname}{f':{port}' if port else ''}{path}",
+        url=f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}",
         secure=parts.scheme == "https",
-        host=parts.hostname,
+        host=host,
         port=port,
         path=path,
         query=parts.query,
