@@ -198,7 +198,10 @@ class DpoOptions:
     odds_weight: float = 0.1
     """λ of `orpo`, whose loss is −log π(y_w)/T_w + λ·link; the other logits do not read it."""
     nll_on_prompt: bool = False
-    """`orpo`: its first term runs over the prompt too, as its authors' code does."""
+    """`orpo`: its first term is the mean over the tokens of prompts and chosen completions, as in its authors' code."""
+    measure_kl: bool = False
+    """`simpo` and `orpo` with all weights trained: hold a frozen copy of the start, so that evaluations measure KL.
+    With an adapter, and for the other logits, they do so in any case."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "beta", self.beta, "must be positive")
