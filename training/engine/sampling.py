@@ -27,6 +27,7 @@ from training.engine.config import PolicyConfig, SampleConfig
 from training.engine.decoding import Decoder
 from training.engine.drawing import Law, draw, uniforms
 from training.engine.errors import Diverged, ModelError, SnapshotError
+from training.engine.examples import control_of, with_control
 from training.engine.files import LineFile, Status, directory_hash, write_json
 from training.engine.row_cache import Prefix
 from training.engine.sections import Weights
@@ -41,6 +42,12 @@ class Prompt:
     id: str
     messages: Sequence[Mapping[str, str]]
     ids: tuple[int, ...] | None = None
+
+    def under(self, control: str | None) -> Prompt:
+        """What a policy that was trained under a control reads (`examples.control_of`)."""
+        if control is None:
+            return self
+        return Prompt(id=self.id, messages=with_control(self.messages, control))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -312,7 +319,8 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     status = Status(out)
     status.update("loading")
     policies = [_load_policy(policy) for policy in config.models.policies]
-    prompts, too_long = _fitting(read_prompts(Path(config.data.prompts)), policies)
+    controls = {policy.name: control_of(Path(policy.path)) for policy in config.models.policies}
+    prompts, too_long = _fitting(read_prompts(Path(config.data.prompts)), policies, controls)
     target = out / "completions.jsonl"
     kept = _read_kept(resume or target, config=config, prompts=prompts)
     aside = out / ".completions.partial"
@@ -336,7 +344,7 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
             for completion in generate(
                 model,
                 text,
-                chunk,
+                [prompt.under(controls[name]) for prompt in chunk],
                 seed=config.seed,
                 stream=name,
                 completions=config.sampling.completions,
@@ -375,13 +383,17 @@ def _load_policy(policy: PolicyConfig) -> tuple[str, Any, Text, str]:
     return policy.name, models.load_policy(directory), load_text(directory), directory_hash(directory)
 
 
-def _fitting(prompts: list[Prompt], policies: list[tuple[str, Any, Text, str]]) -> tuple[list[Prompt], list[Prompt]]:
+def _fitting(
+    prompts: list[Prompt], policies: list[tuple[str, Any, Text, str]], controls: Mapping[str, str | None]
+) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts that every policy can read with a token to spare, and the others."""
-    contexts = [(text, models.context_tokens(model)) for _, model, text, _ in policies]
+    contexts = [(text, models.context_tokens(model), controls[name]) for name, model, text, _ in policies]
     fitting: list[Prompt] = []
     too_long: list[Prompt] = []
     for prompt in prompts:
-        fits = all(len(text.prompt_ids(prompt.messages)) < context for text, context in contexts)
+        fits = all(
+            len(text.prompt_ids(prompt.under(control).messages)) < context for text, context, control in contexts
+        )
         (fitting if fits else too_long).append(prompt)
     return fitting, too_long
 

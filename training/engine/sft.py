@@ -54,12 +54,12 @@ class HeldOutPrompts:
     """What is sampled at evaluations.
 
     Attributes:
-        prompts: as the policy reads them, a control included.
-        bare: ids by prompt id as the reference reads them, where those are others (it knows no control).
+        plain: the prompts as the reference reads them; at step 0 they are what is sampled.
+        controlled: the same prompts as the policy reads them from then on, where that is under a control.
     """
 
-    prompts: Sequence[Asked]
-    bare: Mapping[str, tuple[int, ...]] | None = None
+    plain: Sequence[Asked]
+    controlled: Sequence[Asked] | None = None
 
 
 def run(config: SftConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
@@ -72,7 +72,7 @@ def run(config: SftConfig, out: Path, *, resume: Path | None, supervision: Super
     train_part, validation, test = (
         load_demonstrations(part, data=config.data, text=opening.text) for part in ("train", "validation", "test")
     )
-    _check_scored_tokens(train_part.examples, opening.text)
+    check_scored_tokens(train_part.examples, opening.text)
     train_on(
         config,
         opening,
@@ -107,7 +107,11 @@ def train_on(
     examples, empty = _with_tokens(train_part.examples)
     held_out, _ = _with_tokens(validation)
     tested, _ = _with_tokens(test)
-    model, reference = starting.load_policies(opening, config)
+    # The reference is for KL at evaluations alone: where nothing is sampled, no second copy is held.
+    if config.eval.prompts:
+        model, reference = starting.load_policies(opening, config)
+    else:
+        model, reference = starting.load_policy_alone(opening, config), None
     session = starting.start_run(
         config,
         opening,
@@ -128,7 +132,7 @@ def train_on(
     check_split(session, average=average)
     _show_scored(session, opening.text)
     if asked is None:
-        asked = HeldOutPrompts(prompts=prompts_of(held_out or examples, text=opening.text, count=config.eval.prompts))
+        asked = HeldOutPrompts(plain=prompts_of(held_out or examples, text=opening.text, count=config.eval.prompts))
     with session.ending():
         train(session, config, held_out=held_out[: config.eval.pairs], test=tested, asked=asked, average=average)
 
@@ -240,10 +244,20 @@ def _evaluate(
         if finished:
             values[f"{part}/end_probability"] = float(batch.figures["end"].sum()) / finished
     if asked is not None:
-        values |= sample_held_out(session, asked.prompts, config.eval, bare=asked.bare)
-        if session.progress.step == 0 and asked.bare is None:
-            _check_start(session, values)
+        values |= _sample(session, config, asked)
     return {**values, "time/eval": time.monotonic() - started}
+
+
+def _sample(session: Run[Demonstration], config: ImitationConfig, asked: HeldOutPrompts) -> dict[str, float]:
+    """`rollout/*`: before step 1 of the policy as it was, afterwards under its control, if it learns one."""
+    if session.progress.step == 0 or asked.controlled is None:
+        values = sample_held_out(session, asked.plain, config.eval)
+    else:
+        bare = {prompt.id: prompt.sharing.prompt for prompt in asked.plain}
+        values = sample_held_out(session, asked.controlled, config.eval, bare=bare)
+    if session.progress.step == 0:
+        _check_start(session, values)
+    return values
 
 
 def _check_start(session: Run[Demonstration], values: Mapping[str, float]) -> None:
@@ -293,7 +307,7 @@ def _with_tokens(examples: Sequence[Demonstration]) -> tuple[list[Demonstration]
     return kept, len(examples) - len(kept)
 
 
-def _check_scored_tokens(examples: Sequence[Demonstration], text: Text) -> None:
+def check_scored_tokens(examples: Sequence[Demonstration], text: Text) -> None:
     """The scored tokens of four examples are the assistant's turns and their end tokens, nothing else.
 
     Raises:
@@ -304,7 +318,8 @@ def _check_scored_tokens(examples: Sequence[Demonstration], text: Text) -> None:
         (ids,), flags = example.sharing.completions, example.sharing.scored
         scored = ids if flags is None else [token for token, flag in zip(ids, flags[0], strict=True) if flag]
         shown = text.tokenizer.decode(list(scored), clean_up_tokenization_spaces=False)
-        turns = [turn["content"] for number, turn in enumerate(example.prompt) if number and _is_answer(turn)]
+        answers = [turn["content"] for number, turn in enumerate(example.prompt) if number and _is_answer(turn)]
+        turns = answers if flags is not None else []  # else the text alone is imitated
         turns = [turn + shown_end for turn in turns] + [example.text + (shown_end if example.finish == "end" else "")]
         if _bare(shown) != _bare("".join(turns)):
             raise SnapshotError(
