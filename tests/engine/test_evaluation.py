@@ -93,7 +93,7 @@ def test_a_reward_model_is_measured_on_the_test_preferences(places: dict[str, st
     lines = lines_of(tmp_path / "out" / "samples.jsonl")
     assert [line["completion"] for line in lines[:2]] == [pairs[0]["chosen"], pairs[0]["rejected"]]
     assert len(lines) == 2 * 5
-    assert result["lineage"]["models"] == {"reward-1": directory_hash(Path(places["reward3"]))}
+    assert result["lineage"]["models"] == {"reward_0": directory_hash(Path(places["reward3"]))}
 
 
 def test_several_models_say_how_far_they_agree(places: dict[str, str], tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_kl_scores_and_wins_are_those_of_the_samples(places: dict[str, str], tmp
     assert found["rollout/score"] == pytest.approx(sum(line["score"] for line in ours) / 12)
     wins = [a["score"] > b["score"] for a, b in zip(ours, theirs, strict=True)]
     assert found["win/win_rate"] == pytest.approx(sum(wins) / 12)
-    assert result["lineage"]["models"].keys() == {"policy", "reference", "reward-1"}
+    assert result["lineage"]["models"].keys() == {"policy", "reference", "reward_0"}
     curve = result["best_of_n"]
     assert [point["n"] for point in curve] == [1, 2, 3]
     assert curve[0]["score"] == pytest.approx(found["rollout/score"])

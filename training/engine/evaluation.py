@@ -118,7 +118,7 @@ def run(config: EvaluateConfig, out: Path, *, resume: Path | None, supervision: 
         details={},
     )
     rewards = _load_rewards(session) if config.models.rewards else None
-    hashes = {f"reward-{n}": m.sha256 for n, m in enumerate(rewards.members, start=1)} if rewards else {}
+    hashes = {f"reward_{n}": m.sha256 for n, m in enumerate(rewards.members)} if rewards else {}
     if rewards is not None and preferences:
         _evaluate_rewards(session, rewards)
     if config.models.policy is not None:

@@ -204,13 +204,17 @@ def load_member(directory: Path, *, device: str) -> RewardModel:
         directory=directory,
         model=models.load_reward_model(directory, seed=0, device=device),
         text=load_text(directory),
-        mean=_stored_mean(directory),
+        mean=stored_mean(directory),
         sha256=directory_hash(directory),
     )
 
 
-def _stored_mean(directory: Path) -> float:
-    """0 for a model from elsewhere, or one that was saved before its first evaluation."""
+def stored_mean(directory: Path) -> float:
+    """The mean that every user of a reward model subtracts; 0 for a model from elsewhere, or one never evaluated.
+
+    Raises:
+        ModelError: it is no finite number.
+    """
     path = directory / "winnow.json"
     stored = models.read_json(path).get("reward") if path.is_file() else None
     if stored is None:
