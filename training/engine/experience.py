@@ -123,11 +123,13 @@ def gather(
     scorer: Scorer,
     missing_end_score: float,
     with_old: bool,
+    value_head: Tensor | None = None,
 ) -> Iteration:
     """Sample, score, and hold beside the reference: one pass each.
 
     Args:
         with_old: compute log π_old in a pass of its own, for iterations of several steps.
+        value_head: [D] of a critic on the policy's trunk; its values come from that same pass.
 
     Raises:
         ConfigError: the sampler gave no token ids, or not the log-probabilities of the policy.
@@ -141,14 +143,14 @@ def gather(
     clock.lap("score")
     reference = reference_logprobs(session, groups)
     entropy = with_old and session.iteration % math.ceil(ENTROPY_EVERY / session.inner) == 0
-    ours = policy_columns(session, groups, entropy=entropy) if with_old else [None] * len(groups)
+    columns = policy_columns(session, groups, logp=with_old, entropy=entropy, value_head=value_head)
     clock.lap("logprobs")
     finished = torch.tensor([c.finish == "end" for group in groups for c in group.completions])
     scores = replace_missing_end(raw, finished, missing_end_score=missing_end_score)
     items = [
-        Experience(group=group, scores=part, reference=theirs, old=None if own is None else own[:, 0].contiguous())
+        Experience(group=group, scores=part, reference=theirs, old=own.get("logp"), values=own.get("value"))
         for group, part, theirs, own in zip(
-            groups, torch.split(scores, [len(g.completions) for g in groups]), reference, ours, strict=True
+            groups, torch.split(scores, [len(g.completions) for g in groups]), reference, columns, strict=True
         )
     ]
     figures = {
@@ -157,7 +159,7 @@ def gather(
         **clock.laps,
     }
     if entropy:
-        figures["rollout/entropy"] = mean_of([own[:, 1] for own in ours if own is not None])
+        figures["rollout/entropy"] = mean_of([own["entropy"] for own in columns])
     if with_old:
         gaps = torch.cat([(item.known_old - item.decoded).abs().double() for item in items])
         check_gap(session, largest=float(gaps.max()) if len(gaps) else 0.0, mean=mean_of([gaps]))
@@ -207,21 +209,32 @@ def check_token_ids(groups: Sequence[Group]) -> None:
 
 
 def policy_columns(
-    session: Run[Any], groups: Sequence[Group], *, entropy: bool = False, value_head: Tensor | None = None
-) -> list[Tensor]:
-    """One pass of the policy: for each group [T, 1 …], log π, then its entropy and a value where asked for."""
+    session: Run[Any],
+    groups: Sequence[Group],
+    *,
+    logp: bool = True,
+    entropy: bool = False,
+    value_head: Tensor | None = None,
+) -> list[dict[str, Tensor]]:
+    """One pass of the policy, none where nothing is asked: for each group `logp`, `entropy` and `value`, [T] each."""
+    names = [name for name, asked in (("logp", logp), ("entropy", entropy), ("value", value_head is not None)) if asked]
+    if not names:
+        return [{} for _ in groups]
 
     def values_of(pack: Pack) -> Tensor:
         rows = hidden_states(session.model, pack)[pack.rows]
         head = lm_head_weight(session.model)
-        columns = [target_logprobs(rows, head, pack.targets)]
+        columns: list[Tensor] = []
+        if logp:
+            columns.append(target_logprobs(rows, head, pack.targets))
         if entropy:
-            columns.append(target_statistics(rows, head, pack.targets).entropy.to(columns[0].dtype))
+            columns.append(target_statistics(rows, head, pack.targets).entropy)
         if value_head is not None:
-            columns.append(read_values(rows, value_head).to(columns[0].dtype))
-        return torch.stack(columns, dim=1)
+            columns.append(read_values(rows, value_head))
+        return torch.stack([column.to(columns[0].dtype) for column in columns], dim=1)
 
-    return infer(session, groups, values_of, per="token")
+    found = infer(session, groups, values_of, per="token")
+    return [{name: part[:, place].contiguous() for place, name in enumerate(names)} for part in found]
 
 
 def read_values(rows: Tensor, head: Tensor) -> Tensor:
@@ -332,6 +345,16 @@ def most_by_item(values: Tensor, owners: Tensor, count: int) -> Tensor:
 
 def on_device(parts: Sequence[Tensor], like: Tensor) -> Tensor:
     return torch.cat(list(parts)).to(like.device, like.dtype)
+
+
+def old_logprobs(items: Sequence[Experience], logp: Tensor) -> Tensor:
+    """log π_old of the tokens of a pack, [C]: known, or that of the present pass."""
+    known = [item.old for item in items if item.old is not None]
+    return on_device(known, logp) if known else logp.detach()
+
+
+def count_tokens(items: Sequence[Experience]) -> int:
+    return sum(int(item.lengths.sum()) for item in items)
 
 
 def ratio_figures(log_ratio: Tensor, of_token: Tensor, count: int) -> dict[str, Tensor]:

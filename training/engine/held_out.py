@@ -88,7 +88,8 @@ def _evaluate(
     others = held_out.scorer(groups).tolist() if held_out.scorer is not None else None
     columns = policy_columns(session, groups, entropy=True)
     ratios = [
-        (own[:, 0] - theirs).tolist() for own, theirs in zip(columns, reference_logprobs(session, groups), strict=True)
+        (own["logp"] - theirs).tolist()
+        for own, theirs in zip(columns, reference_logprobs(session, groups), strict=True)
     ]
     stored = session.state.get("watch")
     watched = watch_rollouts(
@@ -98,7 +99,7 @@ def _evaluate(
             log_ratios=ratios,
             scores=scores.tolist(),
             held_out_scores=others,
-            entropies=[mean_of([own[:, 1]]) for own in columns],
+            entropies=[mean_of([own["entropy"]]) for own in columns],
         ),
         limits=held_out.limits,
         step=session.progress.step,

@@ -39,6 +39,7 @@ from training.engine.examples import PromptItem, load_prompts
 from training.engine.experience import (
     Experience,
     Iteration,
+    count_tokens,
     end_over_budget,
     finish,
     fresh_figures,
@@ -47,6 +48,7 @@ from training.engine.experience import (
     keep,
     kept,
     minibatch,
+    old_logprobs,
     on_device,
     ratio_figures,
     step_metrics,
@@ -151,9 +153,9 @@ def _take_step(
         divisor = units = float(sum(len(item.scores) for item in items))
         batch = _rloo_pass(session, config, iteration, items, divisor=divisor)
     else:
-        divisor, units = _grpo_divisor(config, items), float(_tokens(items))
+        divisor, units = _grpo_divisor(config, items), float(count_tokens(items))
         batch = _grpo_pass(session, config, items, divisor=divisor)
-    metrics = step_metrics(session, batch, tokens=_tokens(items))
+    metrics = step_metrics(session, batch, tokens=count_tokens(items))
     updated = loop.update_weights(session, items)
     completions = sum(len(item.scores) for item in items)
     mean = float(batch.figures["advantage"].sum()) / completions
@@ -171,10 +173,6 @@ def _take_step(
         "time/train": now - trained_from,
         **loop.step_figures(session, tokens=batch.tokens, seconds=now - started),
     }
-
-
-def _tokens(items: Sequence[Experience]) -> int:
-    return sum(int(item.lengths.sum()) for item in items)
 
 
 # --- RLOO and REINFORCE -----------------------------------------------------------------------------------------------
@@ -195,7 +193,7 @@ def _rloo_pass(
     def terms(pack: Pack, chosen: list[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
         rows = hidden_states(session.model, pack)[pack.rows]
         logp = target_logprobs(rows, lm_head_weight(session.model), pack.targets)  # [C]
-        old = _old(chosen, logp)
+        old = old_logprobs(chosen, logp)
         of_completion = items_of_completions(chosen, logp.device)  # [K]
         of_token = of_completion[pack.owner]  # [C]
         reference = on_device([item.reference for item in chosen], logp)
@@ -220,12 +218,6 @@ def _rloo_pass(
         }
 
     return loop.forward_batch(session, items, terms, train=True, divisor=divisor)
-
-
-def _old(chosen: Sequence[Experience], logp: Tensor) -> Tensor:
-    """log π_old of the tokens of a pack, [C]: known, or that of this pass."""
-    known = [item.old for item in chosen if item.old is not None]
-    return on_device(known, logp) if known else logp.detach()
 
 
 def _advantage_figures(advantages: Tensor, of_completion: Tensor, count: int) -> dict[str, Tensor]:
@@ -267,7 +259,7 @@ def _grpo_pass(session: Run[PromptItem], config: GrpoConfig, items: list[Experie
     def terms(pack: Pack, chosen: list[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
         rows = hidden_states(session.model, pack)[pack.rows]
         logp = target_logprobs(rows, lm_head_weight(session.model), pack.targets)  # [C]
-        old = _old(chosen, logp)
+        old = old_logprobs(chosen, logp)
         of_completion = items_of_completions(chosen, logp.device)  # [K]
         of_token = of_completion[pack.owner]  # [C]
         reference = on_device([item.reference for item in chosen], logp)
