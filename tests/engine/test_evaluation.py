@@ -14,9 +14,9 @@ import torch
 from tests.engine.engine_runs import error_of, lines_of, own_signals, result_of
 from tests.engine.planted import LABEL_POLICY, SPLIT, planted_snapshot, preference
 from tests.engine.tiny import tiny_model
-from training.engine import models
+from training.engine import evaluation, models
 from training.engine.__main__ import main
-from training.engine.config import parse_config
+from training.engine.config import EvaluateConfig, parse_config
 from training.engine.evaluation import best_of_n_points
 from training.engine.files import directory_hash
 from training.engine.logprobs import completion_logprobs
@@ -25,6 +25,7 @@ from training.engine.packing import Sharing, build_pack, use_packed_attention
 from training.engine.records import write_snapshot
 from training.engine.sampling import Prompt, generate
 from training.engine.scoring import Given, GivenCompletion, load_reward_models
+from training.engine.supervision import StopRun, Supervision
 from training.engine.text import load_text
 
 
@@ -262,6 +263,18 @@ def test_what_cannot_be_evaluated_exits_3(places: dict[str, str], tmp_path: Path
 def test_no_model_at_all_exits_2(places: dict[str, str], tmp_path: Path) -> None:
     assert evaluate(config(places), tmp_path / "out") == 2
     assert "models.policy must be set where no reward model is" in error_of(tmp_path / "out")["message"]
+
+
+@pytest.mark.parametrize("section", [{"policy": "policy"}, {"rewards": ["reward3"]}])
+def test_a_stop_ends_an_evaluation_at_once(places: dict[str, str], tmp_path: Path, section: dict[str, Any]) -> None:
+    named = {key: places[name] if isinstance(name, str) else [places[name[0]]] for key, name in section.items()}
+    parsed = parse_config(config(places, models=named))
+    assert isinstance(parsed, EvaluateConfig)
+    supervision = Supervision()
+    supervision.request_stop()
+    with pytest.raises(StopRun):
+        evaluation.run(parsed, tmp_path, resume=None, supervision=supervision)
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_help_shows_a_config(capsys: pytest.CaptureFixture[str]) -> None:

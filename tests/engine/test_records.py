@@ -141,3 +141,18 @@ def test_prompts_are_a_kind_of_their_own(tmp_path: Path) -> None:
     assert verify_snapshot(tmp_path / "s").kind == "prompts"
     with pytest.raises(SnapshotError, match="unknown key 'chosen'"):
         write(tmp_path / "t", preference(1), kind="prompts")
+
+
+def test_a_refused_snapshot_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    with pytest.raises(SnapshotError):
+        write(tmp_path / "s", preference(0), preference(1, prob_chosen=2.0))
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_ranking_has_a_finish_for_each_completion_or_none(tmp_path: Path) -> None:
+    base = {"id": "r", "group": "g", "prompt": preference(0)["prompt"], "completions": ["a", "b"], "ranking": [[1]]}
+    with pytest.raises(SnapshotError, match=r"line 1: finishes must have one entry for each of 2 completions"):
+        write(tmp_path / "s", {**base, "finishes": ["end"]}, kind="rankings")
+    write(tmp_path / "s", {**base, "finishes": ["end", "length"]}, kind="rankings")
+    assert verify_snapshot(tmp_path / "s").kind == "rankings"
