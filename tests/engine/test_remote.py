@@ -150,10 +150,11 @@ def test_a_key_file_or_address_that_cannot_be_used_is_refused_before_anything_is
         with pytest.raises(ConfigError, match=r"server.key_file") as caught:
             _client("http://localhost:1/v1", key=path)
         assert "hidden" not in str(caught.value)
-    for url in ("http://user:pass@host/v1", "http:///v1", "http://host:99999/v1"):
+    for url in ("http://user:pass@host/v1", "http:///v1", "http://host:99999/v1", "http://[::1/v1"):
         with pytest.raises(ConfigError, match=r"server.url") as refused:
             _client(url)
         assert "pass@" not in str(refused.value)
+    assert _client("http://[::1]:8000/v1/?version=2").url == "http://[::1]:8000/v1"
 
 
 def test_a_halt_ends_the_waiting_between_two_tries() -> None:
@@ -346,9 +347,12 @@ def test_text_alone_is_re_tokenised_where_the_tokenizer_is_here_and_said_so(
     raw: dict[str, Any], tmp_path: Path
 ) -> None:
     model = tiny_model(tmp_path / "model")
+    (model / "winnow.json").write_text(json.dumps({"control": "good"}))
     raw["models"]["policies"][0]["path"] = str(model)
     with serving(lambda _: said("good dog\ud83d", tokens=7)) as server:  # half a character, which no file can hold
         _run(raw, server, tmp_path / "out")
+    roles = {request.body["model"]: request.body["messages"][0]["role"] for request in server.requests}
+    assert roles == {str(model): "system", "served/two": "user"}  # a conditioned policy is asked under its control
     lines = _lines(tmp_path / "out")
     here, there = lines["one", "p0", 0], lines["two", "p0", 0]
     assert here["text"] == "good dog\ufffd"

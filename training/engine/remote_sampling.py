@@ -24,11 +24,12 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from training.engine.config import SampleConfig, SamplingConfig
+from training.engine.config import PolicyConfig, SampleConfig, SamplingConfig
 from training.engine.errors import ConfigError
+from training.engine.examples import control_of
 from training.engine.files import LineFile, Status, write_json
 from training.engine.remote import Client, RemoteError, Reply, chat, in_parallel, open_client
-from training.engine.sampling import Completion, Prompt, read_prompts
+from training.engine.sampling import Completion, Prompt, read_kept, read_prompts
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
 
@@ -289,12 +290,10 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     status = Status(out)
     status.update("loading")
     client = open_client(config.sampling.server)
-    policies = [
-        (p.name, RemoteSampler(client, model=p.path), _local_text(Path(p.path))) for p in config.models.policies
-    ]
+    policies = [_Policy.of(policy, client) for policy in config.models.policies]
     prompts = read_prompts(Path(config.data.prompts))
     target = out / "completions.jsonl"
-    kept = _read_kept(resume or target, config=config, prompts=prompts)
+    kept = read_kept(resume or target, config=config, prompts=prompts)
     aside = out / ".completions.partial"
     aside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept), encoding="utf-8")
     aside.replace(target)
@@ -308,16 +307,15 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         every=config.sampling.batch_size,
     )
     for chunk in _chunks(config.sampling, prompts):
-        for name, sampler, text in policies:
+        for policy in policies:
             if supervision.stop_requested:
                 break
-            done = {(line["prompt_id"], line["index"]) for line in kept if line["policy"] == name}
-            for completion in _sample(sampler, chunk, config, stream=name, done=done, progress=progress):
-                said = sampler.tokens[completion.prompt_id, completion.index]
-                line = _line(completion, policy=name, seed=config.seed, text=text, tokens=said)
+            done = {(line["prompt_id"], line["index"]) for line in kept if line["policy"] == policy.name}
+            for completion in _sample(policy, chunk, config, done=done, progress=progress):
+                line = _line(completion, policy=policy, seed=config.seed)
                 lines.write(line)
                 progress.add(line)
-            progress.skipped = sum(len(other.skipped) for _, other, _ in policies)
+            progress.skipped = sum(len(other.sampler.skipped) for other in policies)
     is_whole = progress.step + progress.skipped == progress.total
     result: dict[str, Any] = {
         "status": "done" if is_whole else "stopped",
@@ -329,9 +327,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         "lineage": {"snapshot": None, "models": {}, "server": client.url},
         "completions": progress.step,
         "skipped": [
-            {"prompt_id": prompt_id, "policy": name, "index": index, "reason": reason}
-            for name, sampler, _ in policies
-            for prompt_id, index, reason in sampler.skipped
+            {"prompt_id": prompt_id, "policy": policy.name, "index": index, "reason": reason}
+            for policy in policies
+            for prompt_id, index, reason in policy.sampler.skipped
         ],
     }
     status.update(result["status"], step=progress.step, steps=progress.total)
@@ -339,20 +337,39 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     return result
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Policy:
+    """A served model. `text` and `control` are known where the server's name for it is a directory that is here too."""
+
+    name: str
+    sampler: RemoteSampler
+    text: Text | None
+    control: str | None
+
+    @classmethod
+    def of(cls, policy: PolicyConfig, client: Client) -> _Policy:
+        directory = Path(policy.path)
+        return cls(
+            name=policy.name,
+            sampler=RemoteSampler(client, model=policy.path),
+            text=load_text(directory) if directory.is_dir() else None,
+            control=control_of(directory),
+        )
+
+
 def _sample(
-    sampler: RemoteSampler,
+    policy: _Policy,
     chunk: Sequence[Prompt],
     config: SampleConfig,
     *,
-    stream: str,
     done: set[tuple[str, int]],
     progress: _Progress,
 ) -> Iterator[Completion]:
     sampling = config.sampling
-    return sampler(
-        chunk,
+    return policy.sampler(
+        [prompt.under(policy.control) for prompt in chunk],
         seed=config.seed,
-        stream=stream,
+        stream=policy.name,
         completions=sampling.completions,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
@@ -365,11 +382,6 @@ def _sample(
     )
 
 
-def _local_text(directory: Path) -> Text | None:
-    """The tokenizer of the served model, where the server's name for it is a directory that is here too."""
-    return load_text(directory) if directory.is_dir() else None
-
-
 def _chunks(sampling: SamplingConfig, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
     """A small first chunk, so that its comparisons are ready early; then enough to keep the server busy."""
     first = sampling.first_prompts
@@ -380,14 +392,15 @@ def _chunks(sampling: SamplingConfig, prompts: Sequence[Prompt]) -> Iterator[Seq
         yield prompts[begin : begin + size]
 
 
-def _line(completion: Completion, *, policy: str, seed: int, text: Text | None, tokens: int | None) -> dict[str, Any]:
+def _line(completion: Completion, *, policy: _Policy, seed: int) -> dict[str, Any]:
     ids: list[int] | None = list(completion.token_ids) or None
     source = "server" if ids else None
-    if ids is None and text is not None:
-        ids, source = text.completion_ids(completion.text, finished=completion.finish == "end"), "text"
+    if ids is None and policy.text is not None:
+        ids, source = policy.text.completion_ids(completion.text, finished=completion.finish == "end"), "text"
     has_logprobs = not math.isnan(completion.logprob)
+    said = policy.sampler.tokens[completion.prompt_id, completion.index]
     return {
-        "policy": policy,
+        "policy": policy.name,
         "prompt_id": completion.prompt_id,
         "index": completion.index,
         "seed": seed,
@@ -397,24 +410,5 @@ def _line(completion: Completion, *, policy: str, seed: int, text: Text | None, 
         "logprob": completion.logprob if has_logprobs else None,
         "sampler_logprob": completion.sampler_logprob if has_logprobs else None,
         "finish": completion.finish,
-        "tokens": len(ids) if ids is not None else tokens,
+        "tokens": len(ids) if ids is not None else said,
     }
-
-
-def _read_kept(path: Path, *, config: SampleConfig, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """The whole lines of a former completions file that this config would write too, each completion once."""
-    if not path.is_file():
-        return []
-    names, ids = {policy.name for policy in config.models.policies}, {prompt.id for prompt in prompts}
-    kept: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for row in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline is a broken line
-        try:
-            line = json.loads(row)
-            key = (line["policy"], line["prompt_id"], line["index"])
-            wanted = line["seed"] == config.seed and key[0] in names and key[1] in ids
-            fits = 0 <= key[2] < config.sampling.completions and line["finish"] in ("end", "length")
-        except (ValueError, KeyError, TypeError):
-            continue
-        if wanted and fits:
-            kept.setdefault(key, line)
-    return list(kept.values())
