@@ -369,6 +369,8 @@ class OnlineOptions:
         require(self.temperature > 0, "temperature", self.temperature, "must be positive")
         judged = (self.labeller is Labeller.JUDGE) == (self.judge is not None)
         require(judged, "judge", self.judge, "must be set exactly when labeller is judge")
+        scored = self.labeller is Labeller.REWARD_MODEL or self.label is OnlineLabel.SOFT
+        require(scored, "label", self.label.value, f"must be soft for labeller {self.labeller}, whose answers it is")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -542,6 +544,19 @@ class KtoConfig:
         check_seed(self.seed)
 
 
+def _check_policy_gradient(kl: KlConfig, batch: RolloutsConfig, *, alone: bool) -> None:
+    """Of PPO, RLOO and GRPO.
+
+    Args:
+        alone: a completion can learn without another one of its iteration.
+    """
+    # β moves by at most a fifth of completions / horizon at a time: with a horizon above a batch it stays positive.
+    steady = kl.target is None or kl.horizon >= batch.completions
+    require(steady, "kl.horizon", kl.horizon, f"must be at least batch.completions = {batch.completions}")
+    enough = alone or batch.completions > 1
+    require(enough, "batch.completions", batch.completions, "must be at least 2, the baseline is that of the others")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PpoConfig:
     """A policy that maximises a reward model's score, with a critic (`ppo.py`)."""
@@ -566,6 +581,7 @@ class PpoConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        _check_policy_gradient(self.kl, self.batch, alone=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -592,6 +608,7 @@ class RlooConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        _check_policy_gradient(self.kl, self.batch, alone=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -618,6 +635,9 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        _check_policy_gradient(self.kl, self.batch, alone=False)
+        several = self.batch.per_prompt > 1
+        require(several, "batch.per_prompt", self.batch.per_prompt, "must be at least 2: a group of one has no spread")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -643,6 +663,13 @@ class OnlineDpoConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        batch, rewards = self.batch, self.models.rewards
+        require(batch.per_prompt == 2, "batch.per_prompt", batch.per_prompt, "must be 2: a label is of a pair")
+        require(batch.inner_epochs == 1, "batch.inner_epochs", batch.inner_epochs, "must be 1: pairs are used fresh")
+        whole = batch.minibatch is None
+        require(whole, "batch.minibatch", batch.minibatch, "must be null: an iteration is one optimizer step")
+        known = self.online_dpo.labeller is not Labeller.REWARD_MODEL or bool(rewards)
+        require(known, "models.rewards", list(rewards), "must name a reward model for labeller reward_model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
