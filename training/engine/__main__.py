@@ -23,6 +23,7 @@ from training.engine.assembling import assemble
 from training.engine.config import AnyConfig, ConvertConfig, ConvertModelsConfig, parse_config, to_dict
 from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotError
 from training.engine.files import write_json
+from training.engine.presets import MACHINES, PRESETS, TRAINING, config_for
 from training.engine.records import KINDS, PARTS
 from training.engine.supervision import StopRun, install
 
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse_arguments(arguments)
     if options.command == "snapshot":
         return _snapshot(options)
+    if options.command == "defaults":
+        return _defaults(options)
     options.out.mkdir(parents=True, exist_ok=True)
     # torchrun's name for which of several processes this is: the first one writes for all.
     if os.environ.get("RANK", "0") == "0":
@@ -140,6 +143,7 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             "--lease", type=float, default=60.0, metavar="SECONDS", help="silence that kills is 5 s shorter (60)"
         )
     _add_snapshot(commands)
+    _add_defaults(commands)
     return parser.parse_args(arguments)
 
 
@@ -164,6 +168,23 @@ def _add_snapshot(commands: Any) -> None:
         metavar="A,B,C",
         help="of train, validation and test, by prompt group (0.8,0.1,0.1); not used where lines have a split",
     )
+
+
+def _add_defaults(commands: Any) -> None:
+    about = "print the config of a method with all its defaults, to be edited and run"
+    command = commands.add_parser("defaults", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    command.add_argument(
+        "method", choices=[*TRAINING, *PRESETS], metavar="METHOD", help=", ".join([*TRAINING, *PRESETS])
+    )
+    command.add_argument("--base", type=Path, required=True, metavar="DIR", help="model that training starts from")
+    command.add_argument("--snapshot", type=Path, required=True, metavar="DIR", help="snapshot to train on")
+    command.add_argument(
+        "--reward", type=Path, action="append", default=[], metavar="DIR", help="reward model; may be given again"
+    )
+    command.add_argument(
+        "--machine", choices=list(MACHINES), default="laptop CPU", help="what precision and passes fit (laptop CPU)"
+    )
+    command.add_argument("--all-weights", action="store_true", help="train all weights, not a LoRA adapter")
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -202,6 +223,24 @@ def _read_config(command: str, path: Path) -> AnyConfig:
             key="method", value=config.method, message=f"method {config.method} is not for the command {command}"
         )
     return config
+
+
+def _defaults(options: argparse.Namespace) -> int:
+    try:
+        config = config_for(
+            options.method,
+            base=options.base,
+            snapshot=options.snapshot,
+            rewards=options.reward,
+            machine=options.machine,
+            adapter=None if options.all_weights else "lora",
+        )
+    except (ConfigError, ModelError) as error:
+        sys.stderr.write(f"{_kind(error)}: {error}\n")
+        return EXIT_CODES[_kind(error)]
+    json.dump(config, sys.stdout, indent=1, ensure_ascii=False)
+    sys.stdout.write("\n")
+    return 0
 
 
 def _environment() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.engine.errors import Diverged
+from training.engine.errors import Diverged, ModelError
 from training.engine.metrics import METRICS
 
 STATUS_SECONDS = 1.0
@@ -47,6 +47,26 @@ def directory_hash(directory: Path) -> str:
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256_of_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def stored_parameters(directory: Path) -> int:
+    """Parameters of a model directory, by the headers of its safetensors files; a tied head counts once.
+
+    Raises:
+        ModelError: no safetensors, or not readable as such.
+    """
+    total = 0
+    paths = sorted(directory.glob("*.safetensors"))
+    if not paths:
+        raise ModelError(f"{directory}: holds no .safetensors file")
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+            raise ModelError(f"{path}: no safetensors file: {error}") from None
+    return total
 
 
 class LineFile:

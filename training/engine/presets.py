@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from training.engine.config import METHODS, BestOfNConfig, RunConfig, to_dict
+from training.engine.config import METHODS, BestOfNConfig, RunConfig, parse_config, to_dict
 from training.engine.errors import ConfigError
+from training.engine.files import stored_parameters
 
 SMALL_PARAMETERS = 500_000_000
 SMALL_FACTOR = 5.0
@@ -136,8 +138,8 @@ def default_config(method: str, *, parameters: int | None = None, adapter: str |
     """
     preset = PRESETS.get(method)
     name = preset.method if preset is not None else method
-    if name not in _TRAINING:
-        known = ", ".join([*_TRAINING, *PRESETS])
+    if name not in TRAINING:
+        known = ", ".join([*TRAINING, *PRESETS])
         raise ConfigError(key="method", value=method, message=f"method must be one of {known}, got {method!r}")
     if adapter not in ("lora", None):
         raise ConfigError(key="adapter", value=adapter, message=f"adapter must be 'lora' or None, got {adapter!r}")
@@ -157,14 +159,44 @@ def default_config(method: str, *, parameters: int | None = None, adapter: str |
     return defaults
 
 
-_TRAINING = [name for name, kind in METHODS.items() if issubclass(kind, RunConfig | BestOfNConfig)]
+TRAINING = [name for name, kind in METHODS.items() if issubclass(kind, RunConfig | BestOfNConfig)]
+
+
+def config_for(
+    method: str,
+    *,
+    base: Path,
+    snapshot: Path,
+    rewards: Sequence[Path] = (),
+    machine: str = "laptop CPU",
+    adapter: str | None = "lora",
+) -> dict[str, Any]:
+    """A whole config that can be run as it is, with the learning rate that fits the size of the base model.
+
+    Args:
+        rewards: reward models, for a method that scores what it samples.
+        machine: a name of `MACHINES`.
+
+    Raises:
+        ConfigError: unknown method or machine; reward models for a method that has none, or none where it needs one.
+        ModelError: `base` holds no weights.
+    """
+    fits = MACHINES.get(machine)
+    if fits is None:
+        known = ", ".join(MACHINES)
+        raise ConfigError(key="machine", value=machine, message=f"machine must be one of {known}, got {machine!r}")
+    config = default_config(method, parameters=stored_parameters(base), adapter=adapter)
+    models: dict[str, Any] = {"base": str(base), **({"rewards": [str(path) for path in rewards]} if rewards else {})}
+    config = merge(merge(config, {k: v for k, v in fits.items() if k in config}), {"models": models})
+    config["data"]["snapshot"] = str(snapshot)
+    return to_dict(parse_config(config))
 
 
 def _defaults_of(method: str) -> dict[str, Any]:
     """Every default of a method's config; what has none (models and data) is left out."""
     kind = METHODS[method]
     required = {"models": _empty(kind, "models"), "data": _empty(kind, "data")}
-    defaults = to_dict(kind(**required))  # type: ignore[arg-type]
+    defaults = to_dict(kind(**required))
     del defaults["models"], defaults["data"]["snapshot"]
     return defaults
 
