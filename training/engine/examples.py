@@ -83,6 +83,19 @@ class Rated:
     text: str
     finish: str
 
+    @property
+    def texts(self) -> tuple[str]:
+        return (self.text,)
+
+    @property
+    def finishes(self) -> tuple[str]:
+        return (self.finish,)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the completion."""
+        return len(self.sharing.completions[0])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptItem:

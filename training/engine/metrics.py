@@ -12,6 +12,9 @@ from training.engine.alarms import ALARMS
 
 Better = Literal["higher", "lower"]
 
+BEST_OF_N = tuple(2**power for power in range(13))
+"""n of the curve of best-of-n that have metrics."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -217,6 +220,21 @@ def _held_out_rollouts() -> dict[str, Metric]:
     }
 
 
+def _best_of_n() -> dict[str, Metric]:
+    """The curve of best-of-n at the powers of two: other n of a run are in its result alone."""
+    found: dict[str, Metric] = {}
+    for n in BEST_OF_N:
+        found |= _with_interval(
+            f"best_of_n/score_{n}",
+            Metric("nats", f"expected score of the best of {n} completions of a prompt", "higher"),
+        )
+        found |= _with_interval(
+            f"best_of_n/held_out_score_{n}",
+            Metric("nats", f"the same completions' score by reward models that chose nothing, best of {n}", "higher"),
+        )
+    return found
+
+
 def _wins(name: str, how: str) -> dict[str, Metric]:
     return {
         **_with_interval(f"{name}/win_rate", Metric("share", f"contests won {how}, ties one half", "higher")),
@@ -234,8 +252,11 @@ METRICS: dict[str, Metric] = {
     ),
     "train/token_accuracy": Metric("share", "scored tokens of the batch that the model finds likeliest", "higher"),
     "train/entropy": Metric("nats/token", "entropy of π at the scored tokens of the batch"),
-    "train/accuracy": Metric("share", "decisive pairs of the batch with a positive margin", "higher"),
+    "train/accuracy": Metric(
+        "share", "decisive pairs of the batch with a positive margin (kto: examples on their side of z0)", "higher"
+    ),
     "train/margin": Metric("nats", "mean score difference of chosen and rejected in the batch", "higher"),
+    "train/tie_width": Metric("nats", "η of a reward model with ties: completions nearer than that tie more than win"),
     "train/score_mean": Metric("nats", "mean score of the batch's completions"),
     "train/score_std": Metric("nats", "spread of the scores of the batch's completions"),
     "train/learning_rate": Metric("1", "learning rate of the step"),
@@ -244,14 +265,19 @@ METRICS: dict[str, Metric] = {
     "train/critic_grad_norm": Metric("1", "the critic's global gradient norm before clipping"),
     "train/tokens": Metric("tokens", "prompt + completion tokens seen so far, the prompt counted once per completion"),
     "train/epoch": Metric("epochs", "passes over the training pairs finished so far"),
-    "policy/margin": Metric("nats", "mean Δ = d(chosen) − d(rejected), d the log-ratio to the reference", "higher"),
-    "policy/logp_chosen_change": Metric("nats", "mean log π(chosen) − log π_ref(chosen)", "higher"),
-    "policy/logp_rejected_change": Metric("nats", "mean log π(rejected) − log π_ref(rejected)"),
-    "policy/falling_share": Metric("share", "pairs whose chosen completion became less likely", "lower"),
+    "policy/margin": Metric(
+        "nats",
+        "mean Δ = d(chosen) − d(rejected), d the log-ratio to the reference (simpo, orpo: mean logit u)",
+        "higher",
+    ),
+    "policy/logp_chosen_change": Metric("nats", "mean log π − log π_ref of chosen (kto: desirable) ones", "higher"),
+    "policy/logp_rejected_change": Metric("nats", "mean log π − log π_ref of rejected (kto: undesirable) ones"),
+    "policy/falling_share": Metric("share", "chosen (kto: desirable) completions that became less likely", "lower"),
+    "kto/reference_point": Metric("nats", "z0: mean log π − log π_ref of mismatched completions, at least 0"),
     "rollout/kl_k3": Metric("nats/completion", "the same KL by an estimator that is never negative: Σ (e^−d − 1 + d)"),
     "rollout/kl_k3_per_token": Metric("nats/token", "rollout/kl_k3 by the tokens of the sampled completions"),
     **_with_interval(
-        "rollout/best_score", Metric("nats", "expected best score of all completions sampled of a prompt", "higher")
+        "rollout/best_score", Metric("nats", "expected best score of n completions of a prompt, n all or `n`", "higher")
     ),
     "rollout/kl_bound": Metric("nats/completion", "most that KL(best of n‖π) can be: log n − (n − 1)/n"),
     "rollout/kl_per_token": Metric("nats/token", "Σ log π − log π_ref of the sampled completions by their tokens"),
@@ -277,8 +303,18 @@ METRICS: dict[str, Metric] = {
     "data/pairs": Metric("pairs", "training pairs that are used"),
     "data/examples": Metric("examples", "training examples (no pairs) that are used"),
     "data/dropped_empty": Metric("examples", "training examples dropped, they have no token to learn", "lower"),
+    "data/rankings": Metric("rankings", "training rankings; data/pairs counts the pairs in them"),
     "data/ties": Metric("pairs", "training pairs whose label is exactly one half"),
     "data/dropped_too_long": Metric("examples", "training pairs or examples dropped for their length", "lower"),
+    "online/label_entropy": Metric(
+        "nats/pair", "entropy of the probability that a fresh pair's label is, or is drawn with; ln 2 is no opinion"
+    ),
+    "online/skipped_share": Metric(
+        "share", "fresh pairs that say nothing: their texts are equal, or both hit the token limit", "lower"
+    ),
+    "online/unreadable_share": Metric("share", "pairs of which an answer of the judge could not be read", "lower"),
+    "online/argmax": Metric("flag", "1 where the better score wins for certain: the policy collapses onto the best"),
+    **_best_of_n(),
     "quark/nll": Metric("nats/token", "−log π of the completions trained on, under their controls", "lower"),
     "quark/kl_per_token": Metric(
         "nats/token", "KL(π‖π_ref) over the whole vocabulary at the tokens trained on, the reference without a control"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -29,6 +29,19 @@ class Example(Protocol):
 E = TypeVar("E", bound=Example)
 
 
+class Written(Protocol):
+    """Completions as texts and as ids, all of whose tokens are scored."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def sharing(self) -> Sharing: ...
+    @property
+    def texts(self) -> Sequence[str]: ...
+    @property
+    def finishes(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
     """A preference ready for training: `sharing` holds the prompt, then chosen, then rejected.
@@ -47,6 +60,8 @@ class Pair:
     votes: tuple[int, int] = (0, 0)
     margin: float | None = None
     """Strength that the votes stated, nats; None where the line has none."""
+    p_tie: float | None = None
+    """Probability that neither is better, as the line's `meta` has it; None where it does not say."""
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -113,6 +128,7 @@ def _pair(line: dict[str, Any], *, data: DataConfig, labels: Labels, text: Text)
         finishes=finishes,
         votes=_votes(line),
         margin=None if line.get("margin") is None else float(line["margin"]),
+        p_tie=_p_tie(line),
     )
 
 
@@ -169,6 +185,12 @@ def _votes(line: dict[str, Any]) -> tuple[int, int]:
     return int(votes.get("chosen", 0)), int(votes.get("rejected", 0))
 
 
+def _p_tie(line: dict[str, Any]) -> float | None:
+    found = line.get("meta", {}).get("p_tie")
+    known = isinstance(found, (int, float)) and not isinstance(found, bool) and 0 <= found <= 1
+    return float(found) if known else None
+
+
 def label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:
     """q of a preference line: the share of the votes for its chosen side; hard labels are 0, ½ or 1."""
     posterior = float(line["prob_chosen"])
@@ -178,20 +200,20 @@ def label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:
     return 1.0 if q > 0.5 else 0.0
 
 
-def check_scored_tokens(pairs: list[Pair], text: Text) -> None:
-    """The scored tokens of four pairs are the completions and, where finished, their end token; nothing else.
+def check_scored_tokens(examples: Sequence[Written], text: Text) -> None:
+    """The scored tokens of four examples are the completions and, where finished, their end token; nothing else.
 
     Raises:
         SnapshotError: decoding gives another text; both are shown.
     """
-    for pair in pairs[:4]:
-        for completion, finish, ids in zip(pair.texts, pair.finishes, pair.sharing.completions, strict=True):
+    for example in examples[:4]:
+        for completion, finish, ids in zip(example.texts, example.finishes, example.sharing.completions, strict=True):
             ended = finish == "end"
             if ended and ids[-1] != text.end_id:
-                raise SnapshotError(f"the completion of pair {pair.id} does not end in its end token")
+                raise SnapshotError(f"a completion of {example.id} does not end in its end token")
             shown = text.tokenizer.decode(list(ids[:-1] if ended else ids), clean_up_tokenization_spaces=False)
             # Some tokenizers normalise, or drop a first space; a lost or an added word is what this looks for.
             if normalize("NFC", shown).strip() != normalize("NFC", completion).strip():
                 raise SnapshotError(
-                    f"pair {pair.id}: the tokenizer turns {completion[:80]!r} into {shown[:80]!r}; it is not lossless"
+                    f"{example.id}: the tokenizer turns {completion[:80]!r} into {shown[:80]!r}; it is not lossless"
                 )
