@@ -202,14 +202,15 @@ def _defaults_of(method: str) -> dict[str, Any]:
 
 
 def _empty(kind: type[Any], name: str) -> Any:
-    """A section with its required fields filled by nothing."""
+    """A section with nothing in its required fields, and a reward model where it can name some."""
     section = typing.get_type_hints(kind)[name]
-    required = {
+    filled = {
         item.name: ("",) if item.name == "rewards" else ""
         for item in dataclasses.fields(section)
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if item.name == "rewards"
+        or (item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING)
     }
-    return section(**required)
+    return section(**filled)
 
 
 def _round(rate: float) -> float:
