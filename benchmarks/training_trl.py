@@ -87,7 +87,7 @@ def sft(spec: dict[str, Any], examples: list[dict[str, Any]], marks: Marks) -> A
         }
         for row in examples
     ]
-    best = {"padding_free": True} if spec["flags"] == "best" else {}
+    best = {"padding_free": True, "max_length": None} if spec["flags"] == "best" else {}
     arguments = trl.SFTConfig(**common(spec), train_sampling_strategy="sequential", completion_only_loss=True, **best)
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     return trl.SFTTrainer(
