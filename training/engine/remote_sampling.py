@@ -35,6 +35,8 @@ from training.engine.text import Text, load_text
 
 NEED_LOGPROBS = frozenset({"ppo", "rloo", "grpo"})
 """Methods whose loss needs the sampled tokens and log μ of each (ENGINE §3.8)."""
+_FINISH: dict[str | None, Literal["end", "length"]] = {"stop": "end", "length": "length"}
+"""`stop` is an end token or a stop string alike."""
 
 
 class _Fields(IntEnum):
@@ -139,14 +141,8 @@ class RemoteSampler:
         self.tokens = {}
 
         def ask(task: tuple[Prompt, int], halt: threading.Event) -> Reply | str:
-            prompt, index = task
-            own_seed = request_seed(seed=seed, stream=stream, prompt_id=prompt.id, index=index)
-            try:
-                return self._ask(prompt.messages, law, seed=own_seed, halt=halt)
-            except RemoteError as error:
-                if error.is_too_long:
-                    return "too_long"
-                raise
+            own_seed = request_seed(seed=seed, stream=stream, prompt_id=task[0].id, index=task[1])
+            return self._reply(task[0], law, seed=own_seed, halt=halt)
 
         def stopped() -> bool:
             return after_tokens is not None and not after_tokens(0)
@@ -155,16 +151,24 @@ class RemoteSampler:
         first = 1 if self._fields is None else 0
         for part, parallel in ((tasks[:first], 1), (tasks[first:], self._client.parallel)):
             for (prompt, index), reply in in_parallel(ask, part, parallel=parallel, stopped=stopped):
-                finish = None if isinstance(reply, str) else _finish(reply)
-                if isinstance(reply, str) or finish is None:
-                    reason = reply if isinstance(reply, str) else reply.finish_reason or "no finish reason"
-                    self.skipped.append((prompt.id, index, reason))
+                if isinstance(reply, str):
+                    self.skipped.append((prompt.id, index, reply))
                     continue
                 self.tokens[prompt.id, index] = reply.tokens
                 goes_on = after_tokens is None or after_tokens(reply.tokens or 0)
-                yield _completion(reply, prompt_id=prompt.id, index=index, finish=finish)
+                yield _completion(reply, prompt_id=prompt.id, index=index)
                 if not goes_on:
                     return
+
+    def _reply(self, prompt: Prompt, law: _Law, *, seed: int, halt: threading.Event) -> Reply | str:
+        """A reply that is a completion, or the reason why there is none."""
+        try:
+            reply = self._ask(prompt.messages, law, seed=seed, halt=halt)
+        except RemoteError as error:
+            if error.is_too_long:
+                return "too_long"
+            raise
+        return reply if reply.finish_reason in _FINISH else reply.finish_reason or "no finish reason"
 
     def _ask(self, messages: Sequence[Mapping[str, str]], law: _Law, *, seed: int, halt: threading.Event) -> Reply:
         """Ask with the fields that the server takes; while they are not known, with fewer after each refusal."""
@@ -207,13 +211,7 @@ def _has_logprobs(reply: Reply) -> bool:
     return ids is not None and logprobs is not None and len(ids) == len(logprobs)
 
 
-def _finish(reply: Reply) -> Literal["end", "length"] | None:
-    """`stop` is an end token or a stop string alike."""
-    known: dict[str | None, Literal["end", "length"]] = {"stop": "end", "length": "length"}
-    return known.get(reply.finish_reason)
-
-
-def _completion(reply: Reply, *, prompt_id: str, index: int, finish: Literal["end", "length"]) -> Completion:
+def _completion(reply: Reply, *, prompt_id: str, index: int) -> Completion:
     """Token ids and log-probabilities only as a pair; μ is what the server says, since it says nothing else."""
     whole = _has_logprobs(reply)
     logprobs = reply.logprobs if whole and reply.logprobs is not None else ()
@@ -226,7 +224,7 @@ def _completion(reply: Reply, *, prompt_id: str, index: int, finish: Literal["en
         token_logprobs=logprobs,
         logprob=total,
         sampler_logprob=total,
-        finish=finish,
+        finish=_FINISH[reply.finish_reason],
     )
 
 
@@ -316,15 +314,22 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
                 lines.write(line)
                 progress.add(line)
             progress.skipped = sum(len(other.sampler.skipped) for other in policies)
+    result = _result(policies, progress, server=client.url)
+    status.update(result["status"], step=progress.step, steps=progress.total)
+    write_json(out / "result.json", result)
+    return result
+
+
+def _result(policies: Sequence[_Policy], progress: _Progress, *, server: str) -> dict[str, Any]:
     is_whole = progress.step + progress.skipped == progress.total
-    result: dict[str, Any] = {
+    return {
         "status": "done" if is_whole else "stopped",
         "reason": None if is_whole else "a stop was asked for",
         "step": progress.step,
         "checkpoints": {"best": None, "last": None},
         "metrics": progress.values(),
         "alarms": [],
-        "lineage": {"snapshot": None, "models": {}, "server": client.url},
+        "lineage": {"snapshot": None, "models": {}, "server": server},
         "completions": progress.step,
         "skipped": [
             {"prompt_id": prompt_id, "policy": policy.name, "index": index, "reason": reason}
@@ -332,9 +337,6 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
             for prompt_id, index, reason in policy.sampler.skipped
         ],
     }
-    status.update(result["status"], step=progress.step, steps=progress.total)
-    write_json(out / "result.json", result)
-    return result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
