@@ -5,19 +5,32 @@ A random policy hardly ever ends a completion, so nothing could be learned from 
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.engine.engine_runs import result_of, run_here
+from tests.engine.engine_runs import lines_of, result_of, run_here, same_numbers, start_child, steps_of, wait_until
 from tests.engine.planted import planted_config, planted_snapshot
 from tests.engine.tiny import tiny_model
+from training.engine import critics, ppo, rloo, starting
+from training.engine.config import GrpoConfig, PpoConfig, RlooConfig, parse_config
+from training.engine.examples import PromptItem, load_prompts
+from training.engine.experience import Iteration, gather
+from training.engine.files import sha256_of_file
+from training.engine.held_out import load_scorers
 from training.engine.logprobs import completion_logprobs
+from training.engine.loop import Run
 from training.engine.models import load_policy, save_model
 from training.engine.packing import Sharing, build_pack, use_packed_attention
 from training.engine.presets import default_config, merge
+from training.engine.records import KINDS
+from training.engine.rollouts import Scorer, own_sampler
+from training.engine.supervision import Supervision
 from training.engine.text import load_text
 
 SAYINGS = ("good", "bad", "good a dog", "bad a dog", "yes", "no it is")
@@ -75,3 +88,99 @@ def sampled_config(method: str, places: dict[str, Path], **overrides: Any) -> di
         },
     )
     return merge(config, overrides)
+
+
+def open_session(raw: dict[str, Any], out: Path) -> tuple[Run[PromptItem], Scorer]:
+    """A run of RLOO, GRPO or PPO with a shared critic before its first step, and its scorer; step 0 is closed."""
+    config = parse_config(raw)
+    assert isinstance(config, PpoConfig | RlooConfig | GrpoConfig)
+    out.mkdir(parents=True, exist_ok=True)
+    opening = starting.open_run(config, out, resume=None, supervision=Supervision(), kinds=KINDS)
+    prompts = load_prompts("train", data=config.data, text=opening.text).examples
+    model, reference = starting.load_policies(opening, config)
+    session = starting.start_run(
+        config,
+        opening,
+        kind="policy",
+        trained={
+            "policy": starting.make_trained(
+                model,
+                config.optim,
+                extra={critics.VALUE_HEAD: critics.shared_head(model)} if raw["method"] == "ppo" else {},
+            )
+        },
+        reference=reference,
+        items=prompts,
+        size=config.batch.prompts,
+        inner=config.batch.steps,
+    )
+    session.state["beta"] = config.kl.beta
+    session.close_step({})
+    scorer, _ = load_scorers(config, opening, session, prompts)
+    return session, scorer
+
+
+def gathered(session: Run[PromptItem], scorer: Scorer, *, with_old: bool = True, **changes: Any) -> Iteration:
+    config = session.config
+    assert isinstance(config, PpoConfig | RlooConfig | GrpoConfig)
+    sampler = own_sampler(session, config.sampling)
+    return gather(session, config, sampler=sampler, scorer=scorer, missing_end_score=-1.0, with_old=with_old, **changes)
+
+
+def gradients(session: Run[Any]) -> list[torch.Tensor]:
+    """Those of the trained parameters, which are cleared."""
+    found = [p.grad.clone() for p in session.trained["policy"].parameters if p.grad is not None]
+    session.trained["policy"].optimizer.zero_grad()
+    return found
+
+
+def weights_of(out: Path) -> dict[str, str]:
+    """Hashes of everything trained, critic, optimizers and all, in the last checkpoint."""
+    folder = out / result_of(out)["checkpoints"]["last"]["path"]
+    return {str(path.relative_to(folder)): sha256_of_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def run_until_stopped(raw: dict[str, Any], out: Path, *, at_step: int) -> None:
+    """Run in this process and ask for a stop as soon as the line of a step is there."""
+    out.mkdir(exist_ok=True)
+    supervision = Supervision()
+
+    def watch() -> None:
+        wait_until(lambda: at_step in steps_of(out))
+        supervision.request_stop()
+
+    threading.Thread(target=watch, daemon=True).start()
+    config = parse_config(raw)
+    if isinstance(config, PpoConfig):
+        ppo.run(config, out, resume=None, supervision=supervision)
+    else:
+        assert isinstance(config, RlooConfig | GrpoConfig)
+        rloo.run(config, out, resume=None, supervision=supervision)
+
+
+def check_a_kill_changes_nothing(raw: dict[str, Any], root: Path, *, at_steps: tuple[int, ...]) -> None:
+    """A run killed as soon as the lines of some steps are there ends as the one that was not."""
+    assert run_here(raw, root / "whole") == 0
+    for step in at_steps:
+        child = start_child(raw, root / "killed")
+        wait_until(lambda: step in steps_of(root / "killed"))  # noqa: B023 - waited for at once
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        assert not (root / "killed" / "result.json").exists()
+    assert run_here(raw, root / "killed") == 0
+    check_same_end(root / "killed", root / "whole")
+
+
+def check_same_end(first: Path, second: Path) -> None:
+    assert steps_of(first) == steps_of(second)
+    assert weights_of(first) == weights_of(second)
+    assert same_numbers(first / "metrics.jsonl", second / "metrics.jsonl")
+    assert lines_of(first / "samples.jsonl") == lines_of(second / "samples.jsonl")
+    best = [result_of(out)["checkpoints"]["best"] for out in (first, second)]
+    assert best[0]["step"] == best[1]["step"]
+
+
+def learned(out: Path) -> tuple[float, float]:
+    """Held-out score before and after."""
+    found = [line["eval/score"] for line in lines_of(out / "metrics.jsonl") if "eval/score" in line]
+    return found[0], found[-1]
