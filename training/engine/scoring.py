@@ -50,9 +50,10 @@ def last_states(model: Any, pack: Pack) -> Tensor:
 
 
 def read_scores(model: Any, states: Tensor) -> Tensor:
-    """The reward head on states [K, D], in fp32 whatever they were computed in: [K]."""
+    """The reward head on states [K, D], in fp32 whatever they were computed in (fp64 for fp64 states): [K]."""
+    wide = torch.float64 if states.dtype is torch.float64 else torch.float32
     with torch.autocast(states.device.type, enabled=False):
-        result: Tensor = (states.float() @ score_head(model).weight.float().T)[:, 0]
+        result: Tensor = (states.to(wide) @ score_head(model).weight.to(wide).T)[:, 0]
     return result
 
 
