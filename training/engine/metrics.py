@@ -48,7 +48,7 @@ def _evaluated(part: str, where: str) -> dict[str, Metric]:
         ),
         **_with_interval(
             f"{part}/accuracy",
-            Metric("share", f"decisive pairs of {where} that the model orders as the votes do", "higher"),
+            Metric("share", f"decisive pairs of {where} ordered as by the votes (kto: examples, by z0)", "higher"),
         ),
         **_with_interval(
             f"{part}/vote_accuracy",
@@ -83,7 +83,8 @@ def _evaluated(part: str, where: str) -> dict[str, Metric]:
         ),
         f"{part}/margin": Metric("nats", f"mean margin Δ between chosen and rejected on {where}", "higher"),
         f"{part}/pairs": Metric("pairs", f"decisive pairs (no ties) of {where} that were counted"),
-        f"{part}/groups": Metric("groups", f"prompt groups among the decisive pairs of {where}"),
+        f"{part}/examples": Metric("examples", f"examples (no pairs) of {where} that were counted"),
+        f"{part}/groups": Metric("groups", f"prompt groups among the decisive pairs (kto: examples) of {where}"),
         **_with_interval(
             f"{part}/logp_chosen_change",
             Metric("nats", f"log π − log π_ref of chosen completions of {where}", "higher"),
@@ -273,6 +274,8 @@ METRICS: dict[str, Metric] = {
     "policy/logp_chosen_change": Metric("nats", "mean log π − log π_ref of chosen (kto: desirable) ones", "higher"),
     "policy/logp_rejected_change": Metric("nats", "mean log π − log π_ref of rejected (kto: undesirable) ones"),
     "policy/falling_share": Metric("share", "chosen (kto: desirable) completions that became less likely", "lower"),
+    "kto/desirable_weight": Metric("1", "weight of a desirable example's loss"),
+    "kto/undesirable_weight": Metric("1", "weight of an undesirable example's loss"),
     "kto/reference_point": Metric("nats", "z0: mean log π − log π_ref of mismatched completions, at least 0"),
     "rollout/kl_k3": Metric("nats/completion", "the same KL by an estimator that is never negative: Σ (e^−d − 1 + d)"),
     "rollout/kl_k3_per_token": Metric("nats/token", "rollout/kl_k3 by the tokens of the sampled completions"),
@@ -304,7 +307,8 @@ METRICS: dict[str, Metric] = {
     "data/examples": Metric("examples", "training examples (no pairs) that are used"),
     "data/dropped_empty": Metric("examples", "training examples dropped, they have no token to learn", "lower"),
     "data/rankings": Metric("rankings", "training rankings; data/pairs counts the pairs in them"),
-    "data/ties": Metric("pairs", "training pairs whose label is exactly one half"),
+    "data/desirable": Metric("examples", "training examples that are desirable"),
+    "data/ties": Metric("pairs", "training pairs whose label is exactly one half (kto: left out)"),
     "data/dropped_too_long": Metric("examples", "training pairs or examples dropped for their length", "lower"),
     "online/label_entropy": Metric(
         "nats/pair", "entropy of the probability that a fresh pair's label is, or is drawn with; ln 2 is no opinion"

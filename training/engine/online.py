@@ -1,0 +1,334 @@
+"""Online DPO: pairs that the policy has just written, labelled, and one DPO step on them against the fixed reference.
+
+    y_a, y_b ~ π at `temperature`;   q = P(y_a ≻ y_b) by a labeller
+    L = Σ_i w_i [−q log σ(β Δ) − (1 − q) log σ(−β Δ)] / Σ_i w_i,   Δ = d(y_a) − d(y_b),  d = log π − log π_ref
+
+A reward model says q = σ((s_a − s_b)/τ): as a soft label (the fixed point is π* ∝ π_ref exp(s/(τβ))), as a seeded
+coin with that q (the same in expectation), or, for comparisons alone, as its argmax, which collapses onto the best
+completion. The score of a completion without end token is `missing_end_score`. A judge is asked in both orders and
+reads a cut text as it stands; its answers are kept in `judge.jsonl` of the run directory. Equal texts, and two
+completions that both hit the token limit, say nothing and are skipped.
+
+With labeller "people" a run writes the pairs of one iteration to `pairs.jsonl` and ends as `waiting_for_labels`. Lines
+have id, group, prompt, completions and finishes, as a snapshot of rankings has them, the ranking still to come. People
+vote, and the snapshot of their votes is for a run of `dpo`, which ends where one iteration of this method would.
+
+An iteration is one optimizer step. One in which every pair is skipped is counted as a step that moves no weight and no
+moment of the optimizer, so evaluations, checkpoints and the schedule stay where they were planned.
+Source: Guo et al. 2024 (online AI feedback), alg. 1, with the vote as a probability.
+
+B pairs of a step; K = 2B completions of a pack; C scored tokens; T of a completion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.engine import judging, loop, losses, starting
+from training.engine.config import Labeller, OnlineDpoConfig, OnlineLabel, OnlineOptions
+from training.engine.diagnostics import Watch, Watched, watch_rollouts
+from training.engine.evaluate import Judged, accuracy_metrics
+from training.engine.examples import PromptItem, load_prompts
+from training.engine.experience import check_gap, mean_of, policy_columns
+from training.engine.fresh_pairs import Fresh, FreshPair, Judge, ask_people, bring_answers, gather, own_judge
+from training.engine.held_out import BEST, OWN_NAMES, HeldOut, limits_of
+from training.engine.logprobs import sum_by_completion, target_logprobs, target_statistics
+from training.engine.loop import Batch, Run
+from training.engine.models import lm_head_weight
+from training.engine.packing import Pack, hidden_states
+from training.engine.records import KINDS
+from training.engine.rollout_figures import Limits, rollouts_of
+from training.engine.rollouts import (
+    Group,
+    Sampler,
+    Scorer,
+    kl_figures,
+    own_sampler,
+    reference_logprobs,
+    sample_line,
+)
+from training.engine.scoring import RewardModels, load_reward_models
+from training.engine.sections import Combine, Dtype
+from training.engine.starting import Opening
+from training.engine.supervision import Supervision
+
+ENTROPY_EVERY = 10
+"""Steps between entropies of the batch, each of which costs another pass over the vocabulary."""
+FIRST_LOSS_TOLERANCE = {Dtype.FP32: 1e-6, Dtype.BF16: 1e-2}
+
+
+def run(config: OnlineDpoConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
+    """Train, evaluate and write everything to `out`; go on from `resume`, or from `out`'s own newest checkpoint.
+
+    Raises:
+        SnapshotError, ModelError, Diverged; ConfigError for a judge's prompt or server that cannot be used.
+    """
+    options = config.online_dpo
+    if options.judge is not None:
+        judging.check_template(options.judge)
+    roles = {
+        **{f"reward_{number}": path for number, path in enumerate(config.models.rewards)},
+        **{f"held_out_{number}": path for number, path in enumerate(config.models.held_out)},
+    }
+    opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=KINDS, models=roles)
+    prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
+    model, reference = starting.load_policies(opening, config)
+    facts = {"data/prompts": float(len(prompts.examples)), "data/dropped_too_long": float(prompts.dropped)}
+    if options.label is OnlineLabel.ARGMAX:
+        facts["online/argmax"] = 1.0
+        sys.stderr.write("online_dpo.label is argmax: the policy will collapse onto what scores best, whatever β is\n")
+    session = starting.start_run(
+        config,
+        opening,
+        kind="policy",
+        trained={"policy": starting.make_trained(model, config.optim)},
+        reference=reference,
+        items=prompts.examples,
+        size=config.batch.prompts,
+        inner=config.batch.steps,
+        facts=facts,
+        best_by=BEST,
+    )
+    judge = None
+    if options.judge is not None:
+        bring_answers(out, resume)
+        template = judging.check_template(options.judge)
+        session.lineage.models["judge_prompt"] = hashlib.sha256(template.encode()).hexdigest()
+        judge = own_judge(session, options.judge)
+    scorer = _load_rewards(config, opening, session, config.models.rewards, config.models.combine)
+    others = _load_rewards(config, opening, session, config.models.held_out, Combine.WORST)
+    limits = limits_of(scorer, budget=None) if scorer is not None else Limits()
+    held_out = HeldOut(prompts=validation.examples or prompts.examples, scorer=others, limits=limits)
+    sampler = own_sampler(session, config.sampling)
+    train(session, config, sampler=sampler, scorer=scorer, held_out=held_out, judge=judge)
+
+
+def train(
+    session: Run[PromptItem],
+    config: OnlineDpoConfig,
+    *,
+    sampler: Sampler,
+    scorer: Scorer | None,
+    held_out: HeldOut,
+    judge: Judge | None = None,
+) -> None:
+    """The loop, to its end or a stop.
+
+    Args:
+        sampler: of the policy in training; two completions a prompt, their group's weight is that of the pair.
+        scorer: centred scores, nats; None where a judge or people label and nothing is measured by a reward model.
+    """
+    with session.ending():
+        while not session.is_over:
+            if session.is_open:
+                _close_step(session, config, sampler=sampler, scorer=scorer, held_out=held_out)
+                continue
+            if config.online_dpo.labeller is Labeller.PEOPLE:
+                ask_people(session, config, sampler=sampler)
+                break
+            started = time.monotonic()
+            fresh = gather(session, config, sampler=sampler, scorer=scorer, judge=judge)
+            session.open_step(_take_step(session, config, fresh, started=started))
+
+
+# --- a step -----------------------------------------------------------------------------------------------------------
+
+
+def forward(
+    session: Run[Any], options: OnlineOptions, pairs: Sequence[FreshPair], *, train: bool, measure: bool = False
+) -> Batch:
+    """Losses [B] and figures [B]: `change_chosen` and `change_rejected` (log π − log π_ref, nats), the sum `gap` and
+    the largest `gap_max` of |log π − the decoder's| over tokens; with `measure`, the summed `entropy` of the tokens.
+    """
+
+    def terms(pack: Pack, chosen: list[FreshPair]) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden, head = hidden_states(session.model, pack)[pack.rows], lm_head_weight(session.model)
+        tokens = target_logprobs(hidden, head, pack.targets)  # [C]
+        logp = sum_by_completion(tokens, pack).view(-1, 2)  # [B, 2]
+        reference = torch.tensor([pair.reference for pair in chosen], dtype=logp.dtype, device=logp.device)
+        q = torch.tensor([pair.q for pair in chosen], dtype=logp.dtype, device=logp.device)
+        change = logp - reference
+        loss = losses.preference_nll(options.beta * (change[:, 0] - change[:, 1]), q)
+        figures = {"change_chosen": change[:, 0], "change_rejected": change[:, 1]}
+        own = torch.split(tokens.detach(), [sum(map(len, pair.sharing.completions)) for pair in chosen])
+        gaps = [_gaps(values, pair) for values, pair in zip(own, chosen, strict=True)]
+        figures["gap"] = torch.stack([gap.sum() for gap in gaps])
+        figures["gap_max"] = torch.stack([gap.max() if len(gap) else gap.sum() for gap in gaps])
+        if measure:
+            entropy = target_statistics(hidden.detach(), head.detach(), pack.targets).entropy
+            figures["entropy"] = sum_by_completion(entropy, pack).view(-1, 2).sum(dim=1)
+        return loss, figures
+
+    return loop.forward_batch(session, pairs, terms, train=train)
+
+
+def _gaps(values: Tensor, pair: FreshPair) -> Tensor:
+    """|log π − the decoder's| of each token; nothing where a sampler gave no log-probabilities."""
+    if len(pair.decoded) != len(values):
+        return values[:0]
+    return (values - torch.tensor(pair.decoded, dtype=values.dtype, device=values.device)).abs()
+
+
+def _take_step(session: Run[Any], config: OnlineDpoConfig, fresh: Fresh, *, started: float) -> dict[str, float]:
+    """One update on the pairs that have a label; with none, no update."""
+    pairs = fresh.pairs
+    if not pairs:
+        seconds = time.monotonic() - started
+        return {**fresh.figures, **loop.step_figures(session, tokens=0, seconds=seconds)}
+    trained_from = time.monotonic()
+    measure = session.progress.step % ENTROPY_EVERY == 0
+    batch = forward(session, config.online_dpo, pairs, train=True, measure=measure)
+    tokens = sum(sum(map(len, pair.sharing.completions)) for pair in pairs)
+    loss = loop.weighted_mean(batch.losses, batch.weights)
+    if "updated" not in session.state:
+        _check_first_step(session, batch, loss=loss, tokens=tokens)
+    updated = loop.update_weights(session, pairs)
+    session.state["updated"] = True
+    margins = batch.figures["change_chosen"] - batch.figures["change_rejected"]
+    judged = [
+        Judged(group=p.group, margin=m, q=p.q, tokens_chosen=len(chosen), tokens_rejected=len(rejected))
+        for p, m, (chosen, rejected) in zip(
+            pairs, margins.tolist(), [p.sharing.completions for p in pairs], strict=True
+        )
+    ]
+    accuracy = accuracy_metrics(judged, part="train")
+    now = time.monotonic()
+    return {
+        "train/loss": loss,
+        **{name: accuracy[name] for name in ("train/accuracy",) if name in accuracy},
+        **({"train/entropy": float(batch.figures["entropy"].sum()) / max(1, tokens)} if measure else {}),
+        "policy/margin": float(margins.mean()),
+        "policy/logp_chosen_change": float(batch.figures["change_chosen"].mean()),
+        "policy/logp_rejected_change": float(batch.figures["change_rejected"].mean()),
+        "policy/falling_share": float((batch.figures["change_chosen"] < 0).double().mean()),
+        "rollout/sampler_gap": float(batch.figures["gap"].sum()) / max(1, tokens),
+        **fresh.figures,
+        **updated,
+        "time/train": now - trained_from,
+        **loop.step_figures(session, tokens=batch.tokens, seconds=now - started),
+    }
+
+
+def _check_first_step(session: Run[Any], batch: Batch, *, loss: float, tokens: int) -> None:
+    """Before the first update π is π_ref, so the loss is ln 2 whatever the labels say, and decoder and training agree.
+
+    Raises:
+        AssertionError: the loss is another.
+        ModelError: the model reads packed completions differently.
+    """
+    tolerance = FIRST_LOSS_TOLERANCE[session.config.precision.dtype]
+    if abs(loss - math.log(2)) > tolerance:
+        raise AssertionError(f"the first loss is {loss:.9f}, it must be ln 2 = {math.log(2):.9f}: π is not π_ref")
+    mean = float(batch.figures["gap"].sum()) / max(1, tokens)
+    check_gap(session, largest=float(batch.figures["gap_max"].max()), mean=mean)
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def _close_step(
+    session: Run[Any], config: OnlineDpoConfig, *, sampler: Sampler, scorer: Scorer | None, held_out: HeldOut
+) -> None:
+    """Close the open step, evaluated where that is due: one completion of each held-out prompt, at temperature 1."""
+    first = {prompt.group: prompt for prompt in reversed(held_out.prompts)}  # one prompt a group, the first by id
+    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.eval.prompts]
+    if not (asked and session.evaluation_is_due):
+        session.close_step({})
+        return
+    started = time.monotonic()
+    session.tell("evaluating")
+    groups = sampler(asked, per_prompt=1, stream="evaluation")
+    watched, ratios = _evaluate(session, config, groups=groups, scorer=scorer, held_out=held_out)
+    figures = {**_held_out_names(watched.figures), **_both_estimates(ratios)}
+    session.close_step(
+        {**figures, "time/eval": time.monotonic() - started},
+        alarms=watched.alarms,
+        figures={**_of_the_steps(session), **watched.figures},
+    )
+
+
+def _evaluate(
+    session: Run[Any], config: OnlineDpoConfig, *, groups: list[Group], scorer: Scorer | None, held_out: HeldOut
+) -> tuple[Watched, list[Tensor]]:
+    """Figures and alarms of one completion a prompt, and d_t of its tokens, [T] each; writes `samples.jsonl`."""
+    scores: list[float] | None = scorer(groups).tolist() if scorer is not None else None
+    others: list[float] | None = held_out.scorer(groups).tolist() if held_out.scorer is not None else None
+    columns = policy_columns(session, groups, entropy=True)
+    theirs = reference_logprobs(session, groups)
+    ratios = [own["logp"] - reference for own, reference in zip(columns, theirs, strict=True)]
+    stored = session.state.get("watch")
+    watched = watch_rollouts(
+        Watch.from_dict(stored) if stored is not None else None,
+        rollouts_of(
+            groups,
+            log_ratios=[ratio.tolist() for ratio in ratios],
+            scores=scores,
+            held_out_scores=others,
+            entropies=[mean_of([own["entropy"]]) for own in columns],
+        ),
+        limits=held_out.limits,
+        step=session.progress.step,
+        figures=_of_the_steps(session),
+    )
+    for number, (group, ratio) in enumerate(zip(groups, ratios, strict=True)):
+        kl = math.fsum(ratio.tolist())
+        line = {**sample_line(session, group, 0), "kl": kl, "reward": config.online_dpo.beta * kl}
+        if scores is not None:
+            line["score"] = scores[number]
+        if others is not None:
+            line["held_out_score"] = others[number]
+        session.samples.write(line)
+    session.state["watch"] = watched.state.to_dict()
+    return watched, ratios
+
+
+def _of_the_steps(session: Run[Any]) -> dict[str, float]:
+    """The figures of training itself that alarms read, as new as they are; those of pairs under a held-out name."""
+    known = {**session.progress.latest, **(session.progress.pending or {})}
+    names = {
+        "policy/falling_share": "eval/falling_share",
+        "policy/logp_chosen_change": "eval/logp_chosen_change",
+        "rollout/sampler_gap": "rollout/sampler_gap",
+    }
+    return {name: known[own] for own, name in names.items() if own in known}
+
+
+def _held_out_names(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures of an evaluation as `eval/` where a step has its own as `rollout/`; no step measures KL."""
+    ends = ("", "_low", "_high")
+    renamed = {f"rollout/{name}{end}": f"eval/{name}{end}" for name in OWN_NAMES if name != "kl" for end in ends}
+    return {renamed.get(name, name): value for name, value in figures.items()}
+
+
+def _both_estimates(ratios: Sequence[Tensor]) -> dict[str, float]:
+    """k1 a token and k3 a completion, beside `rollout/kl`, which has an interval."""
+    found = kl_figures(ratios)
+    return {name: found[name] for name in ("rollout/kl_k3", "rollout/kl_per_token")}
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _load_rewards(
+    config: OnlineDpoConfig, opening: Opening, session: Run[Any], directories: Sequence[str], combine: Combine
+) -> RewardModels | None:
+    if not directories:
+        return None
+    return load_reward_models(
+        directories,
+        device=opening.device.type,
+        combine=combine,
+        own=opening.text,
+        dtype=config.precision.dtype,
+        micro_tokens=config.memory.micro_tokens,
+        between=session.check_stop,
+    )
