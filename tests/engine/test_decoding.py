@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from tests.engine.tiny import tiny_model
 from training.engine import models
 from training.engine.decoding import Decoder
+from training.engine.sections import Weights
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,58 @@ def test_adapters_are_part_of_the_decoder_and_training_attention_is_left_alone(t
     assert model.config._attn_implementation == before
 
 
+def test_an_adapted_policy_is_decoded_as_its_merged_model(tmp_path: Path) -> None:
+    model = models.add_lora(models.load_policy(tiny_model(tmp_path / "m", spread=0.3)), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    found = []
+    for policy in (model, models.merge_adapter(model, probe_ids=[1, 40, 60, 3, 99])):
+        decoder: Decoder[str] = Decoder(policy, room=64)
+        decoder.add([("row", decoder.read([[1, 40, 60, 3, 99]])[0])])
+        found.append(torch.cat([decoder.step(lambda _: 7)[1] for _ in range(3)]).log_softmax(-1))
+    assert (found[0] - found[1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("weights", [Weights.BF16, Weights.INT8])
+def test_smaller_weights_stay_near_the_policy_and_leave_it_as_it_is(tmp_path: Path, weights: Weights) -> None:
+    model = models.load_policy(tiny_model(tmp_path / "m", spread=0.1))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    ids = [1, 40, 60, 3, 99]
+    decoder: Decoder[str] = Decoder(model, room=32, weights=weights)
+    decoder.add([("row", decoder.read([ids])[0])])
+    _, logits = decoder.step(lambda _: 7)
+    exact = _last_logits(model, [*ids, 7])
+    assert logits.dtype == torch.float32
+    assert 0 < (logits[0] - exact).abs().max() < 0.1 * exact.std()  # 8 bits a weight: 0.4 % of the row's largest
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_a_beginning_that_prompts_share_is_read_once(tmp_path: Path) -> None:
+    model = models.load_policy(tiny_model(tmp_path / "m", spread=0.3))
+    system = list(range(20, 40))
+    prompts = [[*system, 5], [*system, 6, 7, 8], [*system, *range(100, 130)]]
+    decoder: Decoder[str] = Decoder(model, room=64)
+    together = decoder.read(prompts)
+    assert {prefix.parts[0][0].data_ptr() for prefix in together} == {together[0].parts[0][0].data_ptr()}
+    assert [prefix.length for prefix in together] == [21, 23, 50]
+    for prompt, prefix in zip(prompts, together, strict=True):
+        (alone,) = decoder.read([prompt])
+        assert len(alone.parts) == 1
+        assert (prefix.logits - _last_logits(model, prompt)).abs().max() < 1e-4
+        keys = torch.cat([keys for keys, _ in prefix.parts], dim=1)
+        assert (keys - alone.parts[0][0]).abs().max() < 1e-4
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_each_step_is_the_models_own(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = models.load_policy(tiny_model(tmp_path / "m", spread=0.3), device="cuda")
+    _check_decoder(model, vocabulary=300, own_code=False)
+
+
 def test_under_autocast_the_decoder_stays_near_the_models_own(tmp_path: Path) -> None:
     model = models.load_policy(tiny_model(tmp_path / "m", spread=0.1))
     ids = [1, 40, 60, 3, 99]
@@ -96,5 +149,5 @@ def _check_decoder(model: Any, *, vocabulary: int, own_code: bool) -> None:
 
 def _last_logits(model: Any, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
-        logits: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -1]
     return logits
