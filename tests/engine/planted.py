@@ -46,13 +46,13 @@ def planted_config(method: str, *, base: Path, snapshot: Path, **overrides: Any)
         {
             "models": {"base": str(base)},
             "data": {"snapshot": str(snapshot)},
-            "batch": {"pairs": 8, "epochs": 4},
+            "batch": {"examples": 16, "epochs": 4} if method == "kto" else {"pairs": 8, "epochs": 4},
             "optim": {"learning_rate": 2e-2 if method == "reward" else 1e-2},
             "memory": {"micro_tokens": 512},
             "eval": {"prompts": 2},
             "checkpoint": {"every": 4},
         },
     )
-    if method == "dpo":
+    if method in ("dpo", "kto"):
         config["eval"]["max_new_tokens"] = 8
     return merge(config, overrides)
