@@ -143,9 +143,12 @@ def call(roots: Sequence[Root | None], function: Callable[[], T]) -> T:
     return function()
 
 
-def _through(root: Root, function: Callable[[], T]) -> Callable[[], T]:
+def _through(root: Any, function: Callable[[], T]) -> Callable[[], T]:
     def inside() -> T:
         found: T = root(function)
+        if not torch.is_grad_enabled():
+            # No backward pass will do it, and whoever asks for the parameters next must find the sharded ones.
+            root.reshard()
         return found
 
     return inside
