@@ -37,6 +37,14 @@ def test_int8_keeps_each_weight_within_half_a_step_of_its_row() -> None:
     assert ((held - weight).abs() <= weight.abs().amax(1, keepdim=True) / 127 / 2 * 1.001).all()
 
 
+def test_int8_is_the_same_product_for_few_rows_and_for_many() -> None:
+    product = hold(_numbers(40, 48), None, weights=Weights.INT8)
+    x = _numbers(200, 48, seed=3)
+    with torch.no_grad():
+        many, few = product(x), torch.cat([product(rows) for rows in x.split(8)])
+    assert (many - few).abs().max() <= 2**-7 * many.abs().max()  # one rounding to bf16 may fall otherwise
+
+
 def test_joined_layers_give_their_outputs_side_by_side() -> None:
     for bias in (True, False):
         layers = [nn.Linear(48, n, bias=bias) for n in (40, 8, 8)]

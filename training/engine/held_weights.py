@@ -21,6 +21,7 @@ from training.engine.sections import Weights
 Product = Callable[[Tensor], Tensor]
 """[M, K] fp32 → x Wᵀ + b [M, N], fp32 on CPU."""
 
+_INT8_ROWS = 16  # above, the integers made bf16 for one product cost less than what the int8 kernel loses
 _PACKED_FOR = 32  # rows that the layout is chosen for; with any other number it is within a tenth of its best
 
 
@@ -101,8 +102,10 @@ def _int8(weight: Tensor, bias: Tensor | None) -> Product:
     scale, run = scale[:, 0], torch.ops.aten._weight_int8pack_mm
 
     def product(x: Tensor) -> Tensor:
-        # The kernel's own scales are bf16; ours are applied in fp32.
-        found: Tensor = run(x.bfloat16(), held, ones).float() * scale
+        x = x.bfloat16()
+        # bf16 holds integers up to 256: both ways take the same numbers. The kernel's own scales would be bf16.
+        few: Tensor = run(x, held, ones) if len(x) <= _INT8_ROWS else linear(x, held.bfloat16())
+        found = few.float() * scale
         return found if bias is None else found + bias
 
     return product
