@@ -114,7 +114,6 @@ class Speed:
     reference_cpu: float
     peak_bytes: int
     first_loss: float | None
-    padded: float | None
     phases: dict[str, float]
 
     def with_reference(self) -> float:
@@ -170,9 +169,12 @@ def run_ours(name: str, task: Task, setting: Setting, out: Path) -> Speed:
     )
     marks = cell.steps[:: METHODS[name].lines]
     seen = [mark.line.get("train/tokens", 0.0) for mark in marks]
-    tokens = list(task.tokens) if task.tokens[0] else [after - before for before, after in pairwise(seen)]
+    # Every inner epoch counts its tokens; TRL's figures, and the rows, count what was sampled once.
+    sampled = [(after - before) / METHODS[name].inner_epochs for before, after in pairwise(seen)]
+    tokens = list(task.tokens) if task.tokens[0] else sampled
     if task.tokens[0] and any(a - b != t for (b, a), t in zip(pairwise(seen), tokens, strict=False)):
         raise AssertionError(f"the engine counts {seen}, the lines hold {tokens}")
+    _check_sampled(name, task, tokens)
     entries = [(mark.cpu, int(mark.line["tokens"]) + PROMPT) for mark in cell.extra]
     timed = marks[DROPPED + 1 :]
     phases = {
@@ -218,11 +220,20 @@ def run_trl(name: str, flags: str, task: Task, setting: Setting, out: Path) -> S
     tokens = list(task.tokens) if task.tokens[0] else [after - before for before, after in pairwise(seen)]
     if name == "ppo":  # it stops at no end token and counts none
         tokens = [method.batch * (PROMPT + RESPONSE)] * setting.steps
+    _check_sampled(name, task, tokens)
     began = cell.steps[0].cpu
     entries = [(mark.cpu, int(mark.line["tokens"])) for mark in cell.extra if mark.cpu <= began]
     losses = out / "losses.jsonl"
     first = json.loads(losses.read_text().splitlines()[0])["loss"] if losses.exists() else None
     return _speed(cell, cell.steps, tokens, entries, first_loss=first, phases={})
+
+
+def _check_sampled(name: str, task: Task, tokens: Sequence[float]) -> None:
+    """Sampled completions nearly all reach their limit, so both sides have the same work within a tenth."""
+    method = METHODS[name]
+    most = method.batch * method.per_prompt * (PROMPT + RESPONSE)
+    if not task.tokens[0] and not all(0.9 * most <= number <= most for number in tokens):
+        raise AssertionError(f"{name}: {tokens} tokens a step, {most} were asked for")
 
 
 def _speed(
@@ -250,7 +261,6 @@ def _speed(
         reference_cpu=reference,
         peak_bytes=cell.peak_bytes,
         first_loss=first_loss,
-        padded=None,
         phases=phases,
     )
 
