@@ -10,6 +10,7 @@ K completions; C completion tokens; T tokens of one completion.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,28 +195,6 @@ def kl_figures(ratios: Sequence[Tensor]) -> dict[str, float]:
     }
 
 
-def sample_held_out(
-    run: Run[Any],
-    prompts: Sequence[Asked],
-    config: SampledEvalConfig,
-    *,
-    reward_per_nat: float | None = None,
-    bare: Mapping[str, tuple[int, ...]] | None = None,
-) -> dict[str, float]:
-    """Completions of the first prompts at temperature 1, with the same random numbers at every evaluation.
-
-    Writes them to `samples.jsonl`, with their log-ratio to the reference and the reward that it implies.
-
-    Args:
-        reward_per_nat: β of an implicit reward β·d(y); None: no reward is written.
-        bare: by prompt id, the ids that the reference reads where the policy reads a control before them.
-    """
-    groups, ratios = _show_held_out(run, prompts, config, reward_per_nat=reward_per_nat, bare=bare)
-    if not groups:
-        return {}
-    return {**length_figures(groups), **(kl_figures(ratios) if ratios else {})}
-
-
 def watch_held_out(
     run: Run[Any],
     prompts: Sequence[Asked],
@@ -223,16 +202,20 @@ def watch_held_out(
     *,
     reward_per_nat: float | None = None,
     figures: Mapping[str, float] | None = None,
+    bare: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[dict[str, float], list[str]]:
-    """`sample_held_out` of a policy trained without a reward model, and the alarms: of its completions, and of others.
+    """Figures and alarms of a policy that is trained without a reward model, from completions of the first prompts.
 
-    What alarms remember between evaluations is kept in `run.state`, as the last thing done. At step 0 none is raised:
-    nothing was trained yet.
+    They are sampled at temperature 1 with the same random numbers at every evaluation, and written to `samples.jsonl`
+    with their log-ratio to the reference. What alarms remember between evaluations is kept in `run.state`, as the last
+    thing done. At step 0 none is raised: nothing was trained yet.
 
     Args:
+        reward_per_nat: β of an implicit reward β·d(y), which is written too; None: it is not.
+        bare: by prompt id, the ids that the reference reads where the policy reads a control before them.
         figures: further figures of this evaluation that alarms read; they are not among the result's.
     """
-    groups, ratios = _show_held_out(run, prompts, config, reward_per_nat=reward_per_nat)
+    groups, ratios = _show_held_out(run, prompts, config, reward_per_nat=reward_per_nat, bare=bare)
     step = run.progress.step
     if not groups:
         return {}, rollout_alarms(figures or {}, step=step) if step else []
@@ -326,6 +309,7 @@ def groups_to_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "id": group.id,
             "completions": [
                 {
+                    "prompt_id": c.prompt_id,
                     "index": c.index,
                     "text": c.text,
                     "token_ids": list(c.token_ids),
@@ -347,12 +331,12 @@ def groups_from_json(stored: Sequence[Mapping[str, Any]], prompts: Sequence[Aske
         assert entry["id"] == prompt.id
         completions = [
             Completion(
-                prompt_id=prompt.id,
+                prompt_id=c["prompt_id"],
                 index=c["index"],
                 text=c["text"],
                 token_ids=tuple(c["token_ids"]),
                 token_logprobs=tuple(c["token_logprobs"]),
-                logprob=sum(c["token_logprobs"]),
+                logprob=math.fsum(c["token_logprobs"]),
                 sampler_logprob=c["sampler_logprob"],
                 finish=c["finish"],
             )
