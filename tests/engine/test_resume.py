@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,9 @@ from tests.engine.engine_runs import (
     wait_until,
 )
 from tests.engine.planted import planted_config
-from training.engine import dpo, reward
+from training.engine import dpo, kto, reward
 from training.engine.checkpoint import newest_checkpoint, verify_checkpoint
-from training.engine.config import DpoConfig, RewardConfig, parse_config
+from training.engine.config import DpoConfig, KtoConfig, RewardConfig, parse_config
 from training.engine.errors import ModelError
 from training.engine.files import sha256_of_file
 from training.engine.supervision import StopRun, Supervision
@@ -37,7 +38,17 @@ def weights_of(out: Path) -> list[str]:
     return [sha256_of_file(path) for path in sorted(folder.rglob("*.safetensors"))]
 
 
-def run_until_stopped(config: RewardConfig | DpoConfig, out: Path, *, at_step: int) -> None:
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "reward": ("reward", {}),
+    "ties": ("reward", {"reward": {"ties": "rao_kupper"}}),
+    "dpo": ("dpo", {}),
+    "simpo": ("dpo", {"dpo": {"logit": "simpo", "link": "margin", "beta": 2.0, "gamma": 1.0}}),
+    "kto": ("kto", {}),
+}
+"""Of the methods that train on a snapshot's lines; with what each keeps beside the weights."""
+
+
+def run_until_stopped(config: RewardConfig | DpoConfig | KtoConfig, out: Path, *, at_step: int) -> None:
     """Run in this process and ask for a stop as soon as the line of a step is there."""
     out.mkdir(exist_ok=True)
     supervision = Supervision()
@@ -49,11 +60,13 @@ def run_until_stopped(config: RewardConfig | DpoConfig, out: Path, *, at_step: i
     threading.Thread(target=watch, daemon=True).start()
     if isinstance(config, RewardConfig):
         reward.run(config, out, resume=None, supervision=supervision)
+    elif isinstance(config, KtoConfig):
+        kto.run(config, out, resume=None, supervision=supervision)
     else:
         dpo.run(config, out, resume=None, supervision=supervision)
 
 
-@pytest.mark.parametrize("method", ["reward", "dpo"])
+@pytest.mark.parametrize("method", ["reward", "dpo", "kto"])
 def test_a_killed_run_ends_with_the_same_bytes(method: str, places: dict[str, Path], tmp_path: Path) -> None:
     raw = planted_config(method, **places, batch={"epochs": 20})
     child = start_child(raw, tmp_path / "killed")
@@ -84,14 +97,22 @@ def test_a_killed_run_ends_with_the_same_bytes(method: str, places: dict[str, Pa
     assert lines_of(tmp_path / "killed" / "samples.jsonl") == lines_of(tmp_path / "whole" / "samples.jsonl")
 
 
-@pytest.mark.parametrize("method", ["reward", "dpo"])
-@pytest.mark.parametrize(("at_step", "grace"), [(0, 20.0), (5, 20.0), (5, 0.0), (8, 0.0)])
+@pytest.mark.parametrize(
+    ("variant", "at_step", "grace"),
+    [
+        *((variant, at_step, grace) for variant in ("reward", "dpo") for at_step, grace in ((0, 20.0), (5, 20.0))),
+        *((variant, at_step, 0.0) for variant in VARIANTS for at_step in (5, 8)),
+    ],
+)
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    method: str, at_step: int, grace: float, places: dict[str, Path], tmp_path: Path
+    variant: str, at_step: int, grace: float, places: dict[str, Path], tmp_path: Path
 ) -> None:
-    raw = planted_config(method, **places, batch={"epochs": 6}, stop={"grace_seconds": grace}, eval={"every": 3})
+    method, options = VARIANTS[variant]
+    raw = planted_config(
+        method, **places, batch={"epochs": 6}, stop={"grace_seconds": grace}, eval={"every": 3}, **options
+    )
     config = parse_config(raw)
-    assert isinstance(config, RewardConfig | DpoConfig)
+    assert isinstance(config, RewardConfig | DpoConfig | KtoConfig)
     run_until_stopped(config, tmp_path / "out", at_step=at_step)
     stopped = result_of(tmp_path / "out")
     assert stopped["status"] == "stopped"

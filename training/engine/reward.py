@@ -189,8 +189,8 @@ def _tell_tie_width(session: Run[Any]) -> dict[str, float]:
     width = tie_width(session)
     if width is None:
         return {}
-    session.card["tie_width"] = float(width)
-    return {"train/tie_width": float(width)}
+    session.card["tie_width"] = float(width.detach())
+    return {"train/tie_width": float(width.detach())}
 
 
 def _expected(margin: float, eta: float | None) -> float:
@@ -277,7 +277,7 @@ def _held_out_metrics(
     if tie_width is None:
         return found
     # With ties σ(Δs) is not the model's probability, and q is the share of wins and half the ties.
-    expected = _judge(batch, items, eta=float(tie_width))
+    expected = _judge(batch, items, eta=float(tie_width.detach()))
     found |= {**slice_metrics(expected, part=part), **probability_metrics(expected, part=part)}
     # Users of the scores know nothing of η: for them it is σ(Δs/τ) again.
     temperature = fit_temperature([pair.margin for pair in judged], [pair.q for pair in judged])
