@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,13 @@ from training.engine.advantages import next_beta
 from training.engine.config import RlooConfig, parse_config
 from training.engine.errors import ConfigError, ModelError
 from training.engine.experience import finish, keep, kept, minibatch
-from training.engine.held_out import HeldOut
+from training.engine.held_out import HeldOut, limits_of
 from training.engine.logprobs import completion_logprobs
 from training.engine.packing import Sharing, build_pack
+from training.engine.rollout_figures import Limits
 from training.engine.rollouts import Group, own_sampler, policy_logprobs
+from training.engine.scoring import load_reward_models
+from training.engine.sections import Combine
 
 _ = sampled_places
 BETA = 0.2
@@ -298,6 +303,34 @@ def test_a_policy_is_refused_as_a_reward_model(sampled_places: dict[str, Path], 
     raw = sampled_config("rloo", sampled_places, models={"rewards": [str(sampled_places["base"])]})
     assert run_here(raw, tmp_path / "out") == 3
     assert "is a policy, not a reward model" in error_of(tmp_path / "out")["message"]
+
+
+def test_what_the_reward_models_own_training_said_bounds_the_scores(
+    sampled_places: dict[str, Path], tmp_path: Path
+) -> None:
+    """The 99th percentile and the price of length stand in winnow.json; several models' are combined as the scores."""
+    directories = []
+    for number, (mean, p99, slope) in enumerate([(1.0, 1.5, 0.25), (0.0, -9.0, 0.75)]):
+        directory = tmp_path / str(number)
+        shutil.copytree(sampled_places["reward"], directory)
+        facts = json.loads((directory / "winnow.json").read_text())
+        reward = {"mean": mean, "std": 1.0, "p99": p99, "length_slope": slope}
+        (directory / "winnow.json").write_text(json.dumps({**facts, "reward": reward}))
+        directories.append(str(directory))
+    both = load_reward_models(directories, device="cpu")
+    assert limits_of(both, budget=3.0) == Limits(p99=(0.5 - 9.0) / 2, length_slope=0.5, kl_budget=3.0)
+    assert limits_of(replace(both, combine=Combine.WORST), budget=None).p99 == -9.0
+    without = load_reward_models([directories[0], str(sampled_places["reward"])], device="cpu")
+    known = json.loads((sampled_places["reward"] / "winnow.json").read_text())["reward"]
+    assert (limits_of(without, budget=None).p99 is None) == (known.get("p99") is None)
+
+    raw = sampled_config("rloo", sampled_places, models={"rewards": directories[1:]}, batch={"iterations": 1})
+    assert run_here(raw, tmp_path / "out") == 0
+    line = lines_of(tmp_path / "out" / "metrics.jsonl")[-1]
+    assert line["rollout/score_above_p99"] == 1
+    assert line["alarm/score_range"] == 1
+    alarms = {alarm["name"]: alarm["evidence"] for alarm in result_of(tmp_path / "out")["alarms"]}
+    assert "100%" in alarms["score_range"][0]
 
 
 def test_several_reward_models_and_more_prompts_than_there_are(sampled_places: dict[str, Path], tmp_path: Path) -> None:
