@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training.engine import checkpoint as checkpoints
 from training.engine import ranks
 from training.engine.checkpoint import Progress, Saved, Trained
-from training.engine.config import RolloutConfig, RunConfig, to_dict
+from training.engine.config import BestOfNConfig, RolloutConfig, RunConfig, to_dict
 from training.engine.errors import ConfigError, ModelError, SnapshotError
 from training.engine.files import Status, directory_hash, open_lines
 from training.engine.loop import (
@@ -99,7 +99,7 @@ def open_run(
     )
 
 
-def prepare_device(config: RunConfig) -> torch.device:
+def prepare_device(config: RunConfig | BestOfNConfig) -> torch.device:
     """Pick the device and fix what makes runs repeat."""
     torch.manual_seed(config.seed)
     random.seed(config.seed)
@@ -131,7 +131,10 @@ def check_same_run(config: RunConfig, saved: Saved) -> None:
     Raises:
         ConfigError: names the first key that differs.
     """
-    free = ("models", "memory", "eval", "checkpoint", "data.snapshot", "data.allow_drop", "stop.grace_seconds")
+    free = (
+        *("models", "memory", "eval", "checkpoint", "data.snapshot", "data.allow_drop", "stop.grace_seconds"),
+        "online_dpo.judge.server",
+    )
     ours, theirs = _flat(to_dict(config)), _flat(saved.state["config"])
     for key in sorted(ours.keys() | theirs.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in free):
