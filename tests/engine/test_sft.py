@@ -256,3 +256,16 @@ def stopping(config: SftConfig, out: Path, *, at_step: int) -> None:
             return at_step in steps_of(out) or super().stop_requested
 
     sft.run(config, out, resume=None, supervision=Watching())
+
+
+def test_a_policy_that_never_ends_rings_the_alarm_but_not_before_training(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    records = [demonstration(number, completion="it is " * 8, finish="length") for number in range(8)]
+    snapshot = write(tmp_path / "s", records, validation=8, test=0)
+    out = tmp_path / "out"
+    assert run_here(sft_config(places["base"], snapshot, batch={"epochs": 2}, eval={"prompts": 8}), out) == 0
+    lines = lines_of(out / "metrics.jsonl")
+    assert lines[0]["rollout/unfinished_share"] > 0.2
+    assert "alarm/end_tokens" not in lines[0]
+    assert lines[-1]["alarm/end_tokens"] == 1

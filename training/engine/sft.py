@@ -30,14 +30,13 @@ from training.engine.config import (
     FeedMeConfig,
     SftConfig,
 )
-from training.engine.diagnostics import rollout_alarms
 from training.engine.errors import SnapshotError
 from training.engine.examples import Demonstration, Loaded, PromptItem, load_demonstrations
 from training.engine.logprobs import completion_logprobs, sum_by_completion, target_logprobs, target_statistics
 from training.engine.loop import Batch, Run
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, Sharing, hidden_states
-from training.engine.rollouts import Asked, sample_held_out
+from training.engine.rollouts import Asked, watch_held_out
 from training.engine.sections import Dtype
 from training.engine.starting import Opening
 from training.engine.supervision import Supervision
@@ -151,9 +150,7 @@ def train(
         if not session.is_open:
             session.open_step(_take_step(session, session.next_batch(), average=average))
         elif session.evaluation_is_due:
-            figures = _evaluate(session, config, held_out=held_out, test=test, asked=asked, average=average)
-            # At step 0 it is the base model whose completions do not end: that is what training is for.
-            alarms = rollout_alarms(figures, step=session.progress.step) if session.progress.step else []
+            figures, alarms = _evaluate(session, config, held_out=held_out, test=test, asked=asked, average=average)
             session.close_step(figures, alarms=alarms)
         else:
             session.close_step({})
@@ -230,8 +227,8 @@ def _evaluate(
     test: Sequence[Demonstration],
     asked: HeldOutPrompts | None,
     average: Average,
-) -> dict[str, float]:
-    """`eval/*`, at the end `test/*` too, and sampled completions."""
+) -> tuple[dict[str, float], list[str]]:
+    """`eval/*`, at the end `test/*` too, and sampled completions with their alarms."""
     started = time.monotonic()
     session.tell("evaluating")
     values: dict[str, float] = {}
@@ -243,21 +240,22 @@ def _evaluate(
         finished = sum(example.finish == "end" for example in examples)
         if finished:
             values[f"{part}/end_probability"] = float(batch.figures["end"].sum()) / finished
-    if asked is not None:
-        values |= _sample(session, config, asked)
-    return {**values, "time/eval": time.monotonic() - started}
+    sampled, alarms = _sample(session, config, asked) if asked is not None else ({}, [])
+    return {**values, **sampled, "time/eval": time.monotonic() - started}, alarms
 
 
-def _sample(session: Run[Demonstration], config: ImitationConfig, asked: HeldOutPrompts) -> dict[str, float]:
-    """`rollout/*`: before step 1 of the policy as it was, afterwards under its control, if it learns one."""
-    if session.progress.step == 0 or asked.controlled is None:
-        values = sample_held_out(session, asked.plain, config.eval)
-    else:
-        bare = {prompt.id: prompt.sharing.prompt for prompt in asked.plain}
-        values = sample_held_out(session, asked.controlled, config.eval, bare=bare)
+def _sample(
+    session: Run[Demonstration], config: ImitationConfig, asked: HeldOutPrompts
+) -> tuple[dict[str, float], list[str]]:
+    """`rollout/*` and alarms: before step 1 of the policy as it was, afterwards under its control, if it learns one."""
     if session.progress.step == 0:
+        values, alarms = watch_held_out(session, asked.plain, config.eval)
         _check_start(session, values)
-    return values
+        return values, alarms
+    if asked.controlled is None:
+        return watch_held_out(session, asked.plain, config.eval)
+    bare = {prompt.id: prompt.sharing.prompt for prompt in asked.plain}
+    return watch_held_out(session, asked.controlled, config.eval, bare=bare)
 
 
 def _check_start(session: Run[Demonstration], values: Mapping[str, float]) -> None:
