@@ -192,6 +192,23 @@ def test_losses_are_those_of_texts_read_one_by_one(
     assert float((batch.losses * batch.weights).sum() / batch.weights.sum()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_step_reads_its_pairs_once(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it measures entropy or scores the prompts too."""
+    session, _ = session_of(planted_config("dpo", **places), tmp_path / "out", PAIRS)
+    passes: list[int] = []
+    real = dpo.hidden_states
+
+    def count(model: Any, pack: Any) -> Tensor:
+        passes.append(len(pack.ids))
+        return real(model, pack)
+
+    monkeypatch.setattr(dpo, "hidden_states", count)
+    for options in (DpoOptions(logit=Logit.SIMPO), DpoOptions(logit=Logit.ORPO, nll_on_prompt=True)):
+        dpo._take_step(session, options, PAIRS, cache=None)
+        assert passes == [sum(item.sharing.positions for item in PAIRS)]
+        passes.clear()
+
+
 def test_the_rows_of_a_prompt_predict_its_tokens_and_leave_out_the_first() -> None:
     pack = build_pack([item.sharing for item in PAIRS], device=CPU)
     rows, owner = dpo._prompt_rows(pack, PAIRS)
