@@ -65,7 +65,7 @@ def test_an_adapted_policy_is_decoded_as_its_merged_model(tmp_path: Path) -> Non
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
     found = []
     for policy in (model, models.merge_adapter(model, probe_ids=[1, 40, 60, 3, 99])):
-        decoder: Decoder[str] = Decoder(policy, room=64)
+        decoder: Decoder[str] = Decoder(policy, room=64, rows=1)
         decoder.add([("row", decoder.read([[1, 40, 60, 3, 99]])[0])])
         found.append(torch.cat([decoder.step(lambda _: 7)[1] for _ in range(3)]).log_softmax(-1))
     assert (found[0] - found[1]).abs().max() < 1e-5
@@ -76,7 +76,7 @@ def test_smaller_weights_stay_near_the_policy_and_leave_it_as_it_is(tmp_path: Pa
     model = models.load_policy(tiny_model(tmp_path / "m", spread=0.1))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     ids = [1, 40, 60, 3, 99]
-    decoder: Decoder[str] = Decoder(model, room=32, weights=weights)
+    decoder: Decoder[str] = Decoder(model, room=32, rows=1, weights=weights)
     decoder.add([("row", decoder.read([ids])[0])])
     _, logits = decoder.step(lambda _: 7)
     exact = _last_logits(model, [*ids, 7])
@@ -89,7 +89,7 @@ def test_a_beginning_that_prompts_share_is_read_once(tmp_path: Path) -> None:
     model = models.load_policy(tiny_model(tmp_path / "m", spread=0.3))
     system = list(range(20, 40))
     prompts = [[*system, 5], [*system, 6, 7, 8], [*system, *range(100, 130)]]
-    decoder: Decoder[str] = Decoder(model, room=64)
+    decoder: Decoder[str] = Decoder(model, room=64, rows=1)
     together = decoder.read(prompts)
     assert {prefix.parts[0][0].data_ptr() for prefix in together} == {together[0].parts[0][0].data_ptr()}
     assert [prefix.length for prefix in together] == [21, 23, 50]
@@ -113,7 +113,7 @@ def test_under_autocast_the_decoder_stays_near_the_models_own(tmp_path: Path) ->
     model = models.load_policy(tiny_model(tmp_path / "m", spread=0.1))
     ids = [1, 40, 60, 3, 99]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        decoder: Decoder[list[int]] = Decoder(model, room=32)
+        decoder: Decoder[list[int]] = Decoder(model, room=32, rows=2)
         decoder.add([([*ids, token], decoder.read([ids])[0]) for token in (7, 8)])
         rows, logits = decoder.step(lambda row: row[-1])
     for ids, row in zip(rows, logits, strict=True):
@@ -125,7 +125,7 @@ def _check_decoder(model: Any, *, vocabulary: int, own_code: bool) -> None:
     """Three rows of different lengths, one dropped and one added on the way, against whole forward passes."""
     generator = torch.Generator().manual_seed(5)
     rows = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (9, 2, 30)]
-    decoder: Decoder[list[int]] = Decoder(model, room=256)
+    decoder: Decoder[list[int]] = Decoder(model, room=256, rows=8)
     assert decoder.steps_by_own_code == own_code
     read = decoder.read(rows)
     for row, prefix in zip(rows, read, strict=True):

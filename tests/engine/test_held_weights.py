@@ -26,19 +26,21 @@ def test_a_held_product_is_the_layers_own(rows: int, bias: Tensor | None) -> Non
     x, weight = _numbers(rows, 48), _numbers(40, 48, seed=1)
     exact = linear(x, weight, bias)
     with torch.no_grad():
-        assert (hold(weight, bias, weights=Weights.FP32)(x) - exact).abs().max() < 1e-4
-        assert (hold(weight, bias, weights=Weights.BF16)(x) - exact).abs().max() < 0.02 * exact.abs().max()
+        assert (hold(weight, bias, weights=Weights.FP32, rows=rows)(x) - exact).abs().max() < 1e-4
+        assert (hold(weight, bias, weights=Weights.BF16, rows=rows)(x) - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_int8_keeps_each_weight_within_half_a_step_of_its_row() -> None:
     weight = _numbers(40, 48) * torch.logspace(-3, 2, 40)[:, None]  # rows of very different size
     with torch.no_grad():
-        held = hold(weight, None, weights=Weights.INT8)(torch.eye(48)).T  # bf16 holds 0, 1 and integers up to 256
+        held = hold(weight, None, weights=Weights.INT8, rows=8)(
+            torch.eye(48)
+        ).T  # bf16 holds 0, 1 and integers up to 256
     assert ((held - weight).abs() <= weight.abs().amax(1, keepdim=True) / 127 / 2 * 1.001).all()
 
 
 def test_int8_is_the_same_product_for_few_rows_and_for_many() -> None:
-    product = hold(_numbers(40, 48), None, weights=Weights.INT8)
+    product = hold(_numbers(40, 48), None, weights=Weights.INT8, rows=8)
     x = _numbers(200, 48, seed=3)
     with torch.no_grad():
         many, few = product(x), torch.cat([product(rows) for rows in x.split(8)])
@@ -50,7 +52,7 @@ def test_joined_layers_give_their_outputs_side_by_side() -> None:
         layers = [nn.Linear(48, n, bias=bias) for n in (40, 8, 8)]
         x = _numbers(5, 48)
         with torch.no_grad():
-            together = joined(layers, weights=Weights.FP32)(x)
+            together = joined(layers, weights=Weights.FP32, rows=8)(x)
             assert (together - torch.cat([layer(x) for layer in layers], dim=-1)).abs().max() < 1e-5
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -52,22 +53,24 @@ class _Plan(Protocol):
 class Decoder(Generic[Owner]):
     """The rows in work of one model, each known by what the caller gave to `add`.
 
-    `room` is the most positions of a row, prompt included. Weights are copied: a decoder is made for a batch of
-    completions, and does not see what training does later.
+    `room` is the most positions of a row, prompt included; weights are laid out for about `rows` rows at one time.
+    They are copied: a decoder is made for a batch of completions, and does not see what training does later.
     """
 
     @torch.no_grad()
-    def __init__(self, model: Any, *, room: int, weights: Weights = Weights.FP32) -> None:
+    def __init__(self, model: Any, *, room: int, rows: int = 32, weights: Weights = Weights.FP32) -> None:
         trunk = models.trunk(model)
         head = models.lm_head_weight(model).detach()
         kind = head.device.type
         if weights is Weights.FP32 and torch.is_autocast_enabled(kind):
             weights = Weights.BF16  # autocast over fp32 weights means that products are in bf16
         self._device = head.device
-        self._head = hold(head, None, weights=weights)
+        self._head = hold(head, None, weights=weights, rows=rows)
         config = trunk.config
         self.steps_by_own_code = not _is_plain_llama(trunk)
-        self._plan: _Plan = _OwnCode(trunk) if self.steps_by_own_code else _Llama(trunk, room=room, weights=weights)
+        self._plan: _Plan = (
+            _OwnCode(trunk) if self.steps_by_own_code else _Llama(trunk, room=room, rows=rows, weights=weights)
+        )
         self._cache: RowCache[Owner] = RowCache(
             layers=config.num_hidden_layers,
             heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
@@ -157,7 +160,8 @@ class _Layer:
 class _Llama:
     """`LlamaModel.forward` over a flat list of tokens, of prompts or of one token a row."""
 
-    def __init__(self, trunk: Any, *, room: int, weights: Weights) -> None:
+    def __init__(self, trunk: Any, *, room: int, rows: int, weights: Weights) -> None:
+        held = partial(joined, weights=weights, rows=rows)
         config, attention = trunk.config, trunk.layers[0].self_attn
         self._embeddings = trunk.embed_tokens.weight.detach()
         self._eps = config.rms_norm_eps
@@ -167,11 +171,11 @@ class _Llama:
         self._layers = [
             _Layer(
                 before=layer.input_layernorm.weight.detach(),
-                qkv=joined([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], weights=weights),
-                out=joined([layer.self_attn.o_proj], weights=weights),
+                qkv=held([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]),
+                out=held([layer.self_attn.o_proj]),
                 between=layer.post_attention_layernorm.weight.detach(),
-                gate_up=joined([layer.mlp.gate_proj, layer.mlp.up_proj], weights=weights),
-                down=joined([layer.mlp.down_proj], weights=weights),
+                gate_up=held([layer.mlp.gate_proj, layer.mlp.up_proj]),
+                down=held([layer.mlp.down_proj]),
             )
             for layer in trunk.layers
         ]

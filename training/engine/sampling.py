@@ -193,7 +193,7 @@ def generate(
         return
     longest = max(len(waiting.ids[prompt_id]) for prompt_id, _ in waiting.queue)
     room = min(longest + max_new_tokens, context)
-    decoder: Decoder[_Row] = Decoder(model, room=room, weights=weights)
+    decoder: Decoder[_Row] = Decoder(model, room=room, rows=min(batch_size, len(waiting.queue)), weights=weights)
     while waiting.queue or decoder.rows:
         new_tokens = 0
         if decoder.rows:
@@ -322,7 +322,7 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     controls = {policy.name: control_of(Path(policy.path)) for policy in config.models.policies}
     prompts, too_long = _fitting(read_prompts(Path(config.data.prompts)), policies, controls)
     target = out / "completions.jsonl"
-    kept = _read_kept(resume or target, config=config, prompts=prompts)
+    kept = read_kept(resume or target, config=config, prompts=prompts)
     aside = out / ".completions.partial"
     aside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept), encoding="utf-8")
     aside.replace(target)
@@ -455,7 +455,7 @@ def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
 
 
-def _read_kept(path: Path, *, config: SampleConfig, prompts: list[Prompt]) -> list[dict[str, Any]]:
+def read_kept(path: Path, *, config: SampleConfig, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """The whole lines of a former completions file that this config would write too, each completion once."""
     if not path.is_file():
         return []
