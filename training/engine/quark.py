@@ -53,8 +53,8 @@ from training.engine.rollouts import (
 )
 from training.engine.scoring import RewardModels, load_reward_models
 from training.engine.sections import Combine, Dtype
-from training.engine.starting import Opening
 from training.engine.supervision import Supervision
+from training.engine.text import Text
 
 PROMPT_KINDS = ("prompts", "demonstrations", "preferences", "rankings", "ratings")
 
@@ -72,15 +72,6 @@ class Lesson:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
-    """A sampled completion in the pool."""
-
-    prompt_id: str
-    token_ids: tuple[int, ...]
-    score: float
-
-
 def run(config: QuarkConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> None:
     """Train, evaluate and write everything to `out`; go on from `resume`, or from `out`'s own newest checkpoint.
 
@@ -94,16 +85,15 @@ def run(config: QuarkConfig, out: Path, *, resume: Path | None, supervision: Sup
         supervision=supervision,
         kinds=PROMPT_KINDS,
         models={
-            **{f"reward_{number}": path for number, path in enumerate(config.models.rewards)},
-            **{f"held_out_{number}": path for number, path in enumerate(config.models.held_out)},
+            f"{role}_{number}": path
+            for role, paths in (("reward", config.models.rewards), ("held_out", config.models.held_out))
+            for number, path in enumerate(paths)
         },
     )
     text, best = opening.text, best_control(config.quark)
     check_controls(text, controls_of(config.quark) if best is not None else ())
     train_part, validation = (load_prompts(part, data=config.data, text=text) for part in ("train", "validation"))
-    model, reference = starting.load_policies(opening, config)
-    scorer = _load_rewards(opening, config, config.models.rewards, config.models.combine)
-    judge = _load_rewards(opening, config, config.models.held_out, Combine.WORST) if config.models.held_out else None
+    model, reference = starting.load_policies(opening, config, train_part.examples)
     session = starting.start_run(
         config,
         opening,
@@ -113,49 +103,46 @@ def run(config: QuarkConfig, out: Path, *, resume: Path | None, supervision: Sup
         items=train_part.examples,
         size=config.batch.prompts,
         inner=inner_steps(config),
-        facts={
-            "data/prompts": float(len(train_part.examples)),
-            "data/dropped_too_long": float(train_part.dropped),
-        },
+        facts={"data/prompts": float(len(train_part.examples)), "data/dropped_too_long": float(train_part.dropped)},
         best_by=BEST,
     )
     session.card = {} if best is None else {"control": best}
 
+    scorer, held_out = _load_scorers(session, config, validation.examples or train_part.examples)
+    sampler = own_sampler(session, config.sampling)
+    with session.ending():
+        train(session, config, sampler=sampler, scorer=scorer, held_out=held_out, under=_under(text))
+
+
+def _under(text: Text) -> Under:
     def under(prompt: Asked, control: str | None) -> Asked:
         if control is None:
             return prompt
         sharing = prompt_of(with_control(prompt.prompt, control), text)
         return PromptItem(id=prompt.id, group=prompt.group, prompt=list(map(dict, prompt.prompt)), sharing=sharing)
 
-    with session.ending():
-        train(
-            session,
-            config,
-            sampler=own_sampler(session, config.sampling),
-            scorer=scorer,
-            held_out=HeldOut(
-                prompts=validation.examples or train_part.examples,
-                scorer=judge,
-                limits=limits_of(scorer, budget=None),
-            ),
-            under=under,
+    return under
+
+
+def _load_scorers(
+    session: Run[PromptItem], config: QuarkConfig, prompts: Sequence[Asked]
+) -> tuple[RewardModels, HeldOut]:
+    """The reward models that training asks, and what evaluations ask; of held-out models the least score counts."""
+
+    def load(directories: Sequence[str], combine: Combine) -> RewardModels:
+        return load_reward_models(
+            directories,
+            device=session.device.type,
+            combine=combine,
+            own=session.text,
+            dtype=config.precision.dtype,
+            micro_tokens=config.memory.micro_tokens,
+            between=session.check_stop,
         )
 
-
-def _load_rewards(opening: Opening, config: QuarkConfig, paths: Sequence[str], combine: Combine) -> RewardModels:
-    def between() -> None:
-        opening.supervision.raise_if_overdue(grace_seconds=config.stop.grace_seconds)
-        opening.status.update("scoring")
-
-    return load_reward_models(
-        paths,
-        device=opening.device.type,
-        combine=combine,
-        own=opening.text,
-        dtype=config.precision.dtype,
-        micro_tokens=config.memory.micro_tokens,
-        between=between,
-    )
+    scorer = load(config.models.rewards, config.models.combine)
+    judge = load(config.models.held_out, Combine.WORST) if config.models.held_out else None
+    return scorer, HeldOut(prompts=prompts, scorer=judge, limits=limits_of(scorer, budget=None))
 
 
 def train(
@@ -267,27 +254,20 @@ def _fill_pool(
 
 def _lessons(session: Run[PromptItem], config: QuarkConfig, *, under: Under) -> tuple[list[Lesson], list[float]]:
     """What the next step trains on, completions of one prompt and control together; and their scores."""
-    pool = [
-        Scored(prompt_id=entry["prompt_id"], token_ids=tuple(entry["token_ids"]), score=entry["score"])
-        for entry in session.state["pool"]
-    ]
+    pool = session.state["pool"]
     prompts = {item.id: item for item in session.items}
-    chosen = minibatch_of(config, [entry.score for entry in pool], iteration=session.iteration, step=session.inner_step)
+    scores = [entry["score"] for entry in pool]
+    chosen = minibatch_of(config, scores, iteration=session.iteration, step=session.inner_step)
     controls = controls_of(config.quark) if config.quark.quantiles is Quantiles.ALL else None
-    together: dict[tuple[str, int], list[Scored]] = {}
+    together: dict[tuple[str, int], list[tuple[int, ...]]] = {}
     for index, part in chosen:
-        together.setdefault((pool[index].prompt_id, part), []).append(pool[index])
+        together.setdefault((pool[index]["prompt_id"], part), []).append(tuple(pool[index]["token_ids"]))
     lessons = []
-    for (name, part), entries in together.items():
+    for (name, part), completions in together.items():
         read = under(prompts[name], controls[part] if controls is not None else None)
-        lessons.append(
-            Lesson(
-                id=name,
-                sharing=Sharing(prompt=read.sharing.prompt, completions=tuple(entry.token_ids for entry in entries)),
-                bare=prompts[name].sharing.prompt,
-            )
-        )
-    return lessons, [pool[index].score for index, _ in chosen]
+        sharing = Sharing(prompt=read.sharing.prompt, completions=tuple(completions))
+        lessons.append(Lesson(id=name, sharing=sharing, bare=prompts[name].sharing.prompt))
+    return lessons, [scores[index] for index, _ in chosen]
 
 
 # --- a step and an evaluation -----------------------------------------------------------------------------------------
