@@ -97,7 +97,7 @@ def open_session(raw: dict[str, Any], out: Path) -> tuple[Run[PromptItem], Score
     out.mkdir(parents=True, exist_ok=True)
     opening = starting.open_run(config, out, resume=None, supervision=Supervision(), kinds=KINDS)
     prompts = load_prompts("train", data=config.data, text=opening.text).examples
-    model, reference = starting.load_policies(opening, config)
+    model, reference = starting.load_policies(opening, config, prompts)
     session = starting.start_run(
         config,
         opening,

@@ -47,7 +47,7 @@ def session_of(config: dict[str, Any], out: Path, pairs: list[Pair]) -> tuple[Ru
     assert isinstance(parsed, DpoConfig)
     out.mkdir(exist_ok=True)
     opening = starting.open_run(parsed, out, resume=None, supervision=Supervision(), kinds=("preferences",))
-    model, reference = starting.load_policies(opening, parsed)
+    model, reference = starting.load_policies(opening, parsed, pairs)
     session = starting.start_run(
         parsed,
         opening,
@@ -278,7 +278,7 @@ def test_without_a_reference_none_is_computed_or_held(logit: str, places: dict[s
     parsed = parse_config(whole)
     assert isinstance(parsed, DpoConfig)
     opening = starting.open_run(parsed, tmp_path, resume=None, supervision=Supervision(), kinds=("preferences",))
-    assert dpo._load(parsed, opening)[1] is None
+    assert dpo._load(parsed, opening, PAIRS)[1] is None
     whole_lines, asked_lines = (lines_of(tmp_path / name / "metrics.jsonl") for name in ("whole", "asked"))
     assert [line.get("train/loss") for line in whole_lines] == [line.get("train/loss") for line in asked_lines]
 

@@ -122,7 +122,7 @@ class Made:
         self.config = parsed
         opening = starting.open_run(parsed, out, resume=None, supervision=Supervision(), kinds=("preferences",))
         self.items = load_ratings("train", data=parsed.data, text=opening.text).examples
-        model, reference = starting.load_policies(opening, parsed)
+        model, reference = starting.load_policies(opening, parsed, self.items)
         others = kto.mismatched(self.items, max_tokens=1024)
         self.cache = open_cache(
             parsed, opening, model, reference, [[item.sharing for item in part] for part in (self.items, others)]

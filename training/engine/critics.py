@@ -22,9 +22,9 @@ from training.engine.config import PpoConfig
 from training.engine.experience import read_values
 from training.engine.files import read_json
 from training.engine.models import base_of, load_reward_model, score_head
-from training.engine.packing import Pack, Sharing, hidden_states, read_in_packs_if_exact
+from training.engine.packing import EXACT, Pack, Sharing, hidden_states, read_in_packs_if_exact
 from training.engine.rollouts import Asked
-from training.engine.scoring import EXACT, stored_mean
+from training.engine.scoring import stored_mean
 from training.engine.starting import Opening
 from training.engine.text import load_text
 

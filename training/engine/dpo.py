@@ -70,7 +70,7 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
         for part in ("train", "validation", "test")
     )
     check_scored_tokens(training.pairs, opening.text)
-    model, reference = _load(config, opening)
+    model, reference = _load(config, opening, training.pairs)
     held_out = validation.pairs[: config.eval.pairs]
     cache: References | None = None
     if config.dpo.needs_reference:
@@ -384,11 +384,11 @@ def _both_sides(batch: Batch, pairs: Sequence[Pair], *, kind: str) -> list[tuple
 # --- opening ----------------------------------------------------------------------------------------------------------
 
 
-def _load(config: DpoConfig, opening: Opening) -> tuple[Any, Any | None]:
+def _load(config: DpoConfig, opening: Opening, pairs: Sequence[Pair]) -> tuple[Any, Any | None]:
     """The policy and its frozen reference, which only a loss or a KL that needs it brings into memory."""
     if config.adapter is not None or config.dpo.needs_reference or config.dpo.measure_kl:
-        return starting.load_policies(opening, config)
-    return starting.load_policy_alone(opening, config), None
+        return starting.load_policies(opening, config, pairs)
+    return starting.load_policy_alone(opening, config, pairs), None
 
 
 def _first_epoch(config: DpoConfig, pairs: list[Pair]) -> list[list[Pair]]:

@@ -37,13 +37,13 @@ from training.engine.evaluate import (
 from training.engine.examples import PromptItem, control_of, load_prompts, with_control
 from training.engine.files import LineFile, Status, check_values, directory_hash, write_json
 from training.engine.logprobs import token_logprobs
-from training.engine.packing import Sharing, build_pack, plan_packs, read_in_packs_if_exact
+from training.engine.packing import EXACT, Sharing, build_pack, plan_packs, read_in_packs_if_exact
 from training.engine.pairs import Pair, load_part
 from training.engine.records import Manifest, verify_snapshot
 from training.engine.rollout_figures import Limits, Rollout, reference_metrics, rollout_metrics
 from training.engine.rollouts import Group, kl_figures
 from training.engine.sampling import Completion, Prompt, generate
-from training.engine.scoring import EXACT, Given, GivenCompletion, RewardModels, combined, load_reward_models
+from training.engine.scoring import Given, GivenCompletion, RewardModels, combined, load_reward_models
 from training.engine.sections import DataConfig, Dtype, Labels, PromptsConfig
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text, load_text

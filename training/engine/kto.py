@@ -73,7 +73,7 @@ def run(config: KtoConfig, out: Path, *, resume: Path | None, supervision: Super
     )
     check_scored_tokens(training.examples, opening.text)
     batches = planned_batches(config, training.examples)
-    model, reference = starting.load_policies(opening, config)
+    model, reference = starting.load_policies(opening, config, training.examples)
     held_out = validation.examples[: config.eval.pairs]
     parts = [*batches, mixed(held_out, seed=config.seed), mixed(test.examples, seed=config.seed)]
     texts = [text for part in parts for text in (part, mismatched(part, max_tokens=config.data.max_tokens))]

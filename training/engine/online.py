@@ -81,7 +81,7 @@ def run(config: OnlineDpoConfig, out: Path, *, resume: Path | None, supervision:
     }
     opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=KINDS, models=roles)
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
-    model, reference = starting.load_policies(opening, config)
+    model, reference = starting.load_policies(opening, config, prompts.examples)
     facts = {"data/prompts": float(len(prompts.examples)), "data/dropped_too_long": float(prompts.dropped)}
     if options.label is OnlineLabel.ARGMAX:
         facts["online/argmax"] = 1.0

@@ -25,9 +25,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from training.engine.models import base_of, trunk
+from training.engine.sections import Dtype
 
 ATTENTION = "winnow_packed"
 """Name of the attention function: packed where a call brings its branches, transformers' own SDPA otherwise."""
+EXACT = {Dtype.FP32: 1e-5, Dtype.BF16: 1e-2}
+"""Largest relative difference of a hidden state in a pack; more, and the model is read completion by completion."""
 PADDED = "winnow_padded"
 """Name of transformers' own SDPA for a model that reads a pack's completions as padded rows."""
 
@@ -198,6 +201,17 @@ def use_packed_attention(model: Any) -> None:
 def use_padded_rows(model: Any) -> None:
     """Let `hidden_states` give a model every completion as a row of its own, for models that cannot read packs."""
     base_of(model).set_attn_implementation(PADDED)
+
+
+def layout_of(model: Any) -> str:
+    """How `hidden_states` reads a model's packs; `use_layout` sets it again."""
+    name: str = base_of(model).config._attn_implementation
+    return name
+
+
+def use_layout(model: Any, layout: str) -> None:
+    """Let a model read packs as another one does (`layout_of`)."""
+    base_of(model).set_attn_implementation(layout)
 
 
 def read_in_packs_if_exact(model: Any, groups: Sequence[Sharing], *, tolerance: float) -> bool:

@@ -83,7 +83,7 @@ def run(config: PpoConfig, out: Path, *, resume: Path | None, supervision: Super
         config, out, resume=resume, supervision=supervision, kinds=KINDS, models=model_roles(config)
     )
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
-    model, reference = starting.load_policies(opening, config)
+    model, reference = starting.load_policies(opening, config, prompts.examples)
     separate = config.ppo.critic is Critic.SEPARATE
     extra = {} if separate else {critics.VALUE_HEAD: critics.shared_head(model)}
     trained = {"policy": starting.make_trained(model, config.optim, extra=extra)}

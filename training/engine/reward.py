@@ -50,7 +50,7 @@ from training.engine.evaluate import (
 from training.engine.examples import Ranked, load_rankings
 from training.engine.loop import Batch, Run
 from training.engine.models import load_reward_model, score_head
-from training.engine.packing import Pack, use_packed_attention
+from training.engine.packing import Pack
 from training.engine.pairs import Pair, check_scored_tokens, load_part
 from training.engine.scoring import scores
 from training.engine.starting import Opening
@@ -74,7 +74,7 @@ def run(config: RewardConfig, out: Path, *, resume: Path | None, supervision: Su
     training, validation, test = (_load_examples(part, config, opening) for part in ("train", "validation", "test"))
     check_scored_tokens(training.examples, opening.text)
     _check_options(config.reward, opening, training.examples)
-    model = _load(config, opening)
+    model = _load(config, opening, training.examples)
     extra = {}
     if config.reward.ties is Ties.RAO_KUPPER:
         extra["tie_width"] = first_tie_width(config, training.examples, device=opening.device)
@@ -383,13 +383,13 @@ def _data_figures(part: _Part) -> dict[str, float]:
     }
 
 
-def _load(config: RewardConfig, opening: Opening) -> Any:
+def _load(config: RewardConfig, opening: Opening, items: Sequence[Example]) -> Any:
     """The trunk with its head: from the base, or from the checkpoint that the run goes on from."""
     saved = opening.saved
     whole = saved is not None and config.adapter is None
     place = saved.path / "model" if saved is not None and whole else opening.base
     model = load_reward_model(place, seed=config.seed, device=opening.device.type)
-    use_packed_attention(model)
+    starting.choose_layout(model, items, config=config, device=opening.device)
     model = starting.make_trainable(model, config, saved)
     score_head(model).weight.requires_grad_(True)
     if saved is not None and not whole:

@@ -76,7 +76,7 @@ def run(config: RlooConfig | GrpoConfig, out: Path, *, resume: Path | None, supe
         config, out, resume=resume, supervision=supervision, kinds=KINDS, models=model_roles(config)
     )
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
-    model, reference = starting.load_policies(opening, config)
+    model, reference = starting.load_policies(opening, config, prompts.examples)
     session = starting.start_run(
         config,
         opening,

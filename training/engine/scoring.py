@@ -24,7 +24,7 @@ from training.engine.config import ScoreConfig
 from training.engine.errors import Diverged, ModelError
 from training.engine.files import Status, directory_hash, sha256_of_file, write_json
 from training.engine.models import score_head
-from training.engine.packing import Pack, Sharing, build_pack, hidden_states, plan_packs, read_in_packs_if_exact
+from training.engine.packing import EXACT, Pack, Sharing, build_pack, hidden_states, plan_packs, read_in_packs_if_exact
 from training.engine.scorefiles import ScoreLine, ScoreOutput, open_output, read_completions, write_features
 from training.engine.sections import Combine, Dtype
 from training.engine.supervision import StopRun, Supervision
@@ -32,8 +32,6 @@ from training.engine.text import Text, load_text
 
 WINDOW = 16
 """Packs that are planned together: longest first inside them wastes little, and lines still come out in order."""
-EXACT = {Dtype.FP32: 1e-5, Dtype.BF16: 1e-2}
-"""Largest relative difference of a hidden state in a pack; more, and the model is read completion by completion."""
 
 
 def scores(model: Any, pack: Pack) -> Tensor:

@@ -108,9 +108,9 @@ def train_on(
     tested, _ = _with_tokens(test)
     # The reference is for KL at evaluations alone: where nothing is sampled, no second copy is held.
     if config.eval.prompts:
-        model, reference = starting.load_policies(opening, config)
+        model, reference = starting.load_policies(opening, config, examples)
     else:
-        model, reference = starting.load_policy_alone(opening, config), None
+        model, reference = starting.load_policy_alone(opening, config, examples), None
     session = starting.start_run(
         config,
         opening,
