@@ -401,13 +401,15 @@ class Natural(Watched):
 
     world: World
     model: TableLM
+    unit: Callable[[], float] = staticmethod(lambda: 1.0)
+    """What a step is multiplied by: 1/β of the moment makes it the step to π* itself."""
 
     def step(self, closure: Any = None) -> Any:
         self.latest = [p.grad.clone() for group in self.param_groups for p in group["params"] if p.grad is not None]
         weight = self.model.head.weight
         visits = self.world.visits(self.model.logits)[:, None] * self.model.logits.softmax(1)  # [S, V]
         assert weight.grad is not None
-        weight.grad /= visits.T
+        weight.grad *= self.unit() / visits.T
         return torch.optim.SGD.step(self, closure)
 
 
