@@ -5,8 +5,8 @@ has a process of its own, and the sides take turns. A figure is new tokens by CP
 wall time on a shared machine moves twofold; lines before the last hold both, and the load. A token counts up to and
 with the end token of its completion: what a side computes for a completion that has ended counts for nothing.
 
-`--small` leaves out the rows that have no target. On a machine with other work, read the
-ratios only.
+`--small` leaves out the rows that have no target. On a machine with other work take
+`--threads 1` and read the ratios only: two threads that wait for each other there spend most of their time so.
 """
 
 from __future__ import annotations
