@@ -300,7 +300,7 @@ def _session(places: dict[str, Path], tmp_path: Path, **overrides: Any) -> Run[A
         parsed,
         opening,
         kind="reward",
-        trained={"reward": starting.make_trained(reward._load(parsed, opening), parsed.optim)},
+        trained={"reward": starting.make_trained(reward._load(parsed, opening, part.examples), parsed.optim)},
         items=part.examples,
         size=8,
     )
