@@ -269,11 +269,22 @@ def test_what_was_chosen_is_a_snapshot_of_demonstrations_and_one_of_pairs(
         assert line["chosen"] == best[line["id"]]["text"] != line["rejected"]
 
 
+LONG = {"best_of_n": {"n": 16}}
+"""With chunks of two prompts, long enough to be cut off in the middle."""
+
+
+@pytest.fixture(scope="module")
+def whole_choice(sampled_places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("choice") / "whole"
+    assert run_here(best_of_n_config(sampled_places, **LONG), out) == 0
+    return out
+
+
 @pytest.mark.parametrize("how", ["kill", "term"])
 def test_best_of_n_that_is_cut_off_ends_with_the_same_bytes(
-    how: str, sampled_places: dict[str, Path], tmp_path: Path
+    how: str, sampled_places: dict[str, Path], whole_choice: Path, tmp_path: Path
 ) -> None:
-    raw = best_of_n_config(sampled_places, best_of_n={"n": 16}, sampling={"batch_size": 16})
+    raw = best_of_n_config(sampled_places, **LONG)
     out = tmp_path / "cut"
     child = start_child(raw, out)
     wait_until(lambda: len(steps_of(out)) >= 2)
@@ -292,11 +303,10 @@ def test_best_of_n_that_is_cut_off_ends_with_the_same_bytes(
     shutil.copytree(out, tmp_path / "former")
     assert run_here(raw, out) == 0
     assert run_here(raw, tmp_path / "elsewhere", resume=tmp_path / "former") == 0
-    assert run_here(raw, tmp_path / "whole") == 0
-    assert (tmp_path / "whole" / "candidates.jsonl").read_bytes().startswith(there)
-    assert files_of(out) == files_of(tmp_path / "whole") == files_of(tmp_path / "elsewhere")
-    assert result_of(out)["best_of_n"] == result_of(tmp_path / "whole")["best_of_n"]
-    assert same_numbers(out / "metrics.jsonl", tmp_path / "whole" / "metrics.jsonl")
+    assert (whole_choice / "candidates.jsonl").read_bytes().startswith(there)
+    assert files_of(out) == files_of(whole_choice) == files_of(tmp_path / "elsewhere")
+    assert result_of(out)["best_of_n"] == result_of(whole_choice)["best_of_n"]
+    assert same_numbers(out / "metrics.jsonl", whole_choice / "metrics.jsonl")
 
 
 def test_candidates_of_another_config_are_not_used_and_changed_ones_are_refused(
@@ -362,13 +372,20 @@ def test_expert_iteration_raises_the_score_from_the_base_weights(
     assert len(card["demonstrations_sha256"]) == 64
 
 
+@pytest.fixture(scope="module")
+def whole_round(sampled_places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("round") / "whole"
+    assert run_here(expert_config(sampled_places, expert_iteration={"n": 16}), out) == 0
+    return out
+
+
 @pytest.mark.parametrize("how", ["kill", "term"])
 @pytest.mark.parametrize("phase", ["sampling", "training"])
 def test_expert_iteration_that_is_cut_off_ends_with_the_same_bytes(
-    phase: str, how: str, sampled_places: dict[str, Path], tmp_path: Path
+    phase: str, how: str, sampled_places: dict[str, Path], whole_round: Path, tmp_path: Path
 ) -> None:
     raw = expert_config(sampled_places, expert_iteration={"n": 16})
-    out, whole = tmp_path / "cut", tmp_path / "whole"
+    out, whole = tmp_path / "cut", whole_round
     child = start_child(raw, out)
     if phase == "sampling":
         wait_until(lambda: len(lines_of(out / "candidates.jsonl")) >= 32)
@@ -387,7 +404,6 @@ def test_expert_iteration_that_is_cut_off_ends_with_the_same_bytes(
     resume = tmp_path / "former" if former is None else tmp_path / "former" / "checkpoints" / former.path.name
     assert run_here(raw, out) == 0
     assert run_here(raw, tmp_path / "elsewhere", resume=resume) == 0
-    assert run_here(raw, whole) == 0
     for other in (out, tmp_path / "elsewhere"):
         assert (other / "candidates.jsonl").read_bytes() == (whole / "candidates.jsonl").read_bytes()
         assert weights_of(other) == weights_of(whole)
