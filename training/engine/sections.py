@@ -352,8 +352,8 @@ class SampledEvalConfig:
     """Steps between evaluations; null: a quarter of the run. Step 0 and the end are always evaluated."""
     pairs: int = 64
     """Validation examples of an evaluation, the first ones by id. The test part is always taken whole."""
-    prompts: int = 4
-    """Held-out prompts sampled at temperature 1 at each evaluation, for `rollout/kl` and `samples.jsonl`."""
+    prompts: int = 8
+    """Held-out prompts sampled at temperature 1 at each evaluation, for `rollout/kl`, `samples.jsonl` and alarms."""
     max_new_tokens: int = 48
     """Longest sampled completion, tokens."""
 
