@@ -73,8 +73,8 @@ def test_a_bad_value_is_refused_by_its_name(override: dict[str, Any], key: str, 
 def test_a_missing_place_and_an_unknown_method_are_named() -> None:
     with pytest.raises(ConfigError, match="models is required"):
         parse_config({"method": "dpo", "data": {"snapshot": "s"}})
-    with pytest.raises(ConfigError, match="'ppo'"):
-        parse_config({"method": "ppo"})
+    with pytest.raises(ConfigError, match="'trpo'"):
+        parse_config({"method": "trpo"})
     with pytest.raises(ConfigError, match="distinct"):
         parse_config(merge(SAMPLE, {"models": {"policies": SAMPLE["models"]["policies"] * 2}}))  # type: ignore[index]
 

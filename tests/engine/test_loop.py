@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
 from tests.engine.engine_runs import places, result_of, run_here
 from tests.engine.planted import planted_config
 from training.engine import loop, reward
-from training.engine.packing import Pack
+from training.engine.models import save_model
+from training.engine.packing import ATTENTION, PADDED, Pack, layout_of
+from training.engine.text import load_text
 
 _ = places
 
@@ -78,3 +81,36 @@ def test_every_prompt_of_an_epoch_is_asked_once() -> None:
     assert [len(iteration) for iteration in plan] == [4] * 5
     assert sorted(flat[:10]) == list(range(10)) == sorted(flat[10:20])
     assert flat[:10] != flat[10:20]
+
+
+@pytest.mark.parametrize(("window", "layout"), [(4, PADDED), (None, ATTENTION)])
+def test_a_model_that_cannot_read_packs_is_trained_in_padded_rows(
+    window: int | None, layout: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = load_text(places["base"])
+    config = MistralConfig(
+        vocab_size=len(text.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=window,
+        eos_token_id=text.end_id,
+        pad_token_id=text.pad_id,
+    )
+    torch.manual_seed(0)
+    save_model(MistralForCausalLM(config), text, tmp_path / "model", winnow={})
+    seen: set[str] = set()
+    scores = reward.scores
+
+    def noting(model: Any, pack: Pack) -> Tensor:
+        seen.add(layout_of(model))
+        return scores(model, pack)
+
+    monkeypatch.setattr(reward, "scores", noting)
+    asked = planted_config("reward", base=tmp_path / "model", snapshot=places["snapshot"])
+    assert run_here(asked, tmp_path / "out") == 0
+    # The check of the split reads a batch in padded rows too.
+    assert seen == {layout, PADDED}
+    assert result_of(tmp_path / "out")["metrics"]["test/accuracy"] == 1.0
