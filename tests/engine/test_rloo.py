@@ -73,7 +73,13 @@ def test_every_figure_of_the_specification_is_written(sampled_places: dict[str, 
     each = {
         *("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens", "ppo/beta", "ppo/policy_loss"),
         *("ppo/approx_kl", "ppo/clip_share", "ppo/ratio_max", "rollout/score", "rollout/reward", "rollout/kl"),
-        *("rollout/kl_k3", "rollout/kl_per_token", "rollout/length_mean", "rollout/length_p95"),
+        *(
+            "rollout/kl_k3",
+            "rollout/kl_per_token",
+            "rollout/kl_k3_per_token",
+            "rollout/length_mean",
+            "rollout/length_p95",
+        ),
         *("rollout/unfinished_share", "rollout/advantage_std", "rollout/sampler_gap", "rollout/groups_without_spread"),
         *("time/step", "time/sample", "time/score", "time/logprobs", "time/train", "speed/tokens_per_second"),
     }

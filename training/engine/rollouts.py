@@ -192,6 +192,7 @@ def kl_figures(ratios: Sequence[Tensor]) -> dict[str, float]:
         "rollout/kl": float(sums.mean()),
         "rollout/kl_k3": float(k3.mean()),
         "rollout/kl_per_token": float(sums.sum()) / tokens,
+        "rollout/kl_k3_per_token": float(k3.sum()) / tokens,
     }
 
 
