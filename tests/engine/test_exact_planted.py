@@ -1,4 +1,4 @@
-"""Planted defects: with one function of the engine broken, a check of `test_exact` or `test_exact_reward` fails.
+"""Planted defects: with one function of the engine broken, one of the exact checks fails.
 
 A fixed point where the advantage vanishes cannot see a wrong weight, a pack that drops the same token on both sides
 cancels in a ratio: each defect needs a check that sees it, and these are the ones that peers shipped.
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from tests.engine.enumerated import END
-from tests.engine.tabular import Bench, all_pairs, bandit, make_bench, sequences
-from tests.engine.test_exact import (
-    cache_of,
-    check_dpo_ends_at_the_optimum,
-    check_kl_in_the_loss,
-    check_rloo_is_unbiased,
+from tests.engine.tabular import (
+    Bench,
+    all_pairs,
+    make_bench,
 )
+from tests.engine.tabular_worlds import bandit, sequences
+from tests.engine.test_exact import check_kl_in_the_loss, check_rloo_is_unbiased
+from tests.engine.test_exact_preferences import cache_of, check_dpo_ends_at_the_optimum
 from tests.engine.test_exact_reward import check_reward_is_the_maximum_likelihood, check_split_changes_nothing
 from training.engine import loop, ppo, reference, rloo, scoring
 from training.engine.advantages import per_completion
@@ -59,6 +60,11 @@ def bare_k3(d_sums: Tensor, log_ratio_sums: Tensor) -> Tensor:
 def squares_by_token(values: Tensor, pack: Pack) -> Tensor:
     """What makes ½(·)² of a completion the sum of ½d_t² over its tokens."""
     return sum_by_completion(values**2, pack).clamp(min=1e-300).sqrt()
+
+
+def score_a_token_late(scores: Tensor, k1: Tensor, lengths: Tensor, *, beta: float) -> Tensor:
+    """At the first token of the next completion, as if an end token were followed by a state of its own."""
+    return (-beta * k1).index_add(0, lengths.cumsum(0) % len(k1), scores.to(k1.dtype))
 
 
 _forward_pack = loop._forward_pack
@@ -134,6 +140,7 @@ def cache_check(bench: Bench, folder: Path) -> None:
 
 DEFECTS: dict[str, tuple[Any, str, Any, Check]] = {
     "score one after the end token": (scoring, "last_states", score_after_the_end, reward_check),
+    "score of PPO one token late": (ppo, "token_rewards", score_a_token_late, kl_check),
     "self-including mean": (rloo, "leave_one_out", mean_with_oneself, rloo_check),
     "bare k3": (ppo, "sequence_kl_penalty", bare_k3, kl_check),
     "per-token k2 called J^KL": (ppo, "sum_by_completion", squares_by_token, kl_check),

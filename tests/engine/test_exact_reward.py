@@ -16,19 +16,17 @@ from tests.engine.finite_differences import STEP
 from tests.engine.tabular import (
     Bench,
     TableLM,
-    World,
     all_pairs,
-    bandit,
     known_reference,
     make_bench,
     pair_of,
-    sequences,
     table_lm,
     table_reward,
 )
+from tests.engine.tabular_worlds import World, bandit, sequences
 from tests.engine.tiny import tiny_model
-from training.engine import dpo, loop, reward
-from training.engine.examples import Ranked
+from training.engine import dpo, kto, loop, reward
+from training.engine.examples import Ranked, Rated
 from training.engine.models import load_policy, load_reward_model
 from training.engine.packing import Sharing, use_packed_attention, use_padded_rows
 from training.engine.pairs import Pair
@@ -271,6 +269,43 @@ def test_a14_the_step_of_every_preference_loss_has_the_gradient_of_its_loss(benc
 
     def loss(train: bool) -> float:
         batch = dpo.forward(session, session.config.dpo, pairs, cache=cache, train=train)
+        return loop.weighted_mean(batch.losses, batch.weights)
+
+    assert difference_error(model.head.weight, loss) < 1e-6
+
+
+def test_a14_the_step_of_kto_has_the_gradient_of_its_loss_at_a_held_reference_point(bench: Bench) -> None:
+    world = sequences()
+    logits = world.reference + 0.4 * torch.randn(
+        world.reference.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    items = [
+        Rated(
+            id=f"{index}",
+            group="g",
+            sharing=Sharing(prompt=world.prompt, completions=(world.completions[index],)),
+            desirable=number % 2 == 0,
+            weight=1.0 + number,
+            prompt=[{"role": "user", "content": "?"}],
+            text="?",
+            finish="end",
+        )
+        for number, index in enumerate((0, 3, 9, 14))
+    ]
+    model = table_lm(world.states, logits)
+    session = bench.session("kto", model, items, size=4, kto={"beta": 0.5}, batch={"examples": 4})
+    weights = kto.ClassWeights(desirable=1.2, undesirable=0.8)
+
+    def loss(train: bool) -> float:
+        batch = kto.forward(
+            session,
+            session.config.kto,
+            items,
+            cache=known_reference(world),
+            weights=weights,
+            reference_point=torch.tensor(0.3, dtype=torch.float64),
+            train=train,
+        )
         return loop.weighted_mean(batch.losses, batch.weights)
 
     assert difference_error(model.head.weight, loss) < 1e-6

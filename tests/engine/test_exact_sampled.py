@@ -11,16 +11,14 @@ import torch
 from tests.engine.tabular import (
     Bench,
     TableLM,
-    World,
-    bandit,
     drawing,
     known_scorer,
     make_bench,
     prompts_of,
     rationing,
-    sequences,
     table_lm,
 )
+from tests.engine.tabular_worlds import World, bandit, sequences
 from training.engine import ppo, rloo
 from training.engine.held_out import HeldOut
 
