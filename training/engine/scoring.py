@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.engine import models
+from training.engine import models, ranks
 from training.engine.config import ScoreConfig
 from training.engine.errors import Diverged, ModelError
 from training.engine.files import Status, directory_hash, sha256_of_file, write_json
@@ -141,8 +141,13 @@ class RewardModels:
     """Called before each pack; may raise to give up."""
 
     def __call__(self, items: Sequence[Answered]) -> Tensor:
-        """Combined scores of all completions, item after item: [K] fp64 on the host."""
-        return combined(self.score(items), self.combine)
+        """Combined scores of all completions, item after item: [K] fp64 on the host. Ranks of a run share the work."""
+
+        def score(own: list[Answered]) -> list[Tensor]:
+            sizes = [len(item.completions) for item in own]
+            return list(torch.split(combined(self.score(own), self.combine), sizes)) if own else []
+
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *ranks.share_out(items, score)])
 
     def score(self, items: Sequence[Answered]) -> Tensor:
         """Every member's scores of all completions, item after item: [M, K] fp64 on the host.
