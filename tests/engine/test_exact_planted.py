@@ -126,9 +126,9 @@ def split_check(bench: Bench, _: Path) -> None:
     check_split_changes_nothing(bench, sequences())
 
 
-def dpo_check(bench: Bench, _: Path) -> None:
-    """The reference is known exactly here, so a token that both sides of a ratio lose is missed."""
-    check_dpo_ends_at_the_optimum(bench, sequences())
+def dpo_check(bench: Bench, folder: Path) -> None:
+    """The reference is read through the same packs, so that what a ratio's sides both lose does not show at once."""
+    check_dpo_ends_at_the_optimum(bench, sequences(), folder=folder)
 
 
 def cache_check(bench: Bench, folder: Path) -> None:
@@ -138,6 +138,7 @@ def cache_check(bench: Bench, folder: Path) -> None:
     check_dpo_ends_at_the_optimum(bench, world, folder=folder)
 
 
+BUILDERS = (loop, reference)  # what reads packs in training, and what fills the reference's cache
 DEFECTS: dict[str, tuple[Any, str, Any, Check]] = {
     "score one after the end token": (scoring, "last_states", score_after_the_end, reward_check),
     "score of PPO one token late": (ppo, "token_rewards", score_a_token_late, kl_check),
@@ -145,9 +146,9 @@ DEFECTS: dict[str, tuple[Any, str, Any, Check]] = {
     "bare k3": (ppo, "sequence_kl_penalty", bare_k3, kl_check),
     "per-token k2 called J^KL": (ppo, "sum_by_completion", squares_by_token, kl_check),
     "mean of means": (loop, "_forward_pack", mean_of_means, split_check),
-    "pad mask by id": (loop, "build_pack", mask_by_pad_id, dpo_check),
-    "end token lost": (loop, "build_pack", end_token_lost, dpo_check),
-    "ids shifted by one": (loop, "build_pack", shifted_by_one, dpo_check),
+    "pad mask by id": (BUILDERS, "build_pack", mask_by_pad_id, dpo_check),
+    "end token lost": (BUILDERS, "build_pack", end_token_lost, dpo_check),
+    "ids shifted by one": (BUILDERS, "build_pack", shifted_by_one, dpo_check),
     "stale reference cache": (reference.ReferenceCache, "check", never_checked, cache_check),
 }
 
@@ -157,10 +158,12 @@ def test_a_planted_defect_makes_its_check_fail(
     bench: Bench, defect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name, broken, check = DEFECTS[defect]
-    monkeypatch.setattr(owner, name, broken)
+    for place in owner if isinstance(owner, tuple) else (owner,):
+        monkeypatch.setattr(place, name, broken)
     with pytest.raises((AssertionError, RuntimeError)) as failure:
         check(bench, tmp_path)
     assert failure.type is AssertionError, failure.value
+    print(defect, "→", failure.traceback[-1].name, str(failure.value).splitlines()[0])
 
 
 @pytest.mark.parametrize("check", [rloo_check, kl_check, split_check, cache_check])
