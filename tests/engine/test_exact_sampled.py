@@ -19,6 +19,7 @@ from tests.engine.tabular import (
     table_lm,
 )
 from tests.engine.tabular_worlds import World, bandit, sequences
+from tests.engine.test_exact_preferences import train_online
 from training.engine import ppo, rloo
 from training.engine.held_out import HeldOut
 
@@ -120,6 +121,13 @@ def test_a10_sampled_ppo_with_the_kl_in_its_loss_ends_there_too(bench: Bench) ->
         lam=1.0,
         kl_in="loss",
     )
+
+
+def test_a2_online_dpo_and_sampled_ppo_end_at_one_policy(bench: Bench) -> None:
+    world = bandit()
+    pairs = train_online(bench, world, label="soft", iterations=160, rate=3.0)
+    samples = train_ppo(bench, world, iterations=24, rate=0.5, momentum=0.0, natural=world, whiten_advantages=False)
+    assert world.distance(samples.logits, world.logp(pairs.logits).exp()) < 0.01
 
 
 # --- A12 --------------------------------------------------------------------------------------------------------------
