@@ -8,11 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tests.engine.tiny import tiny_model
 from training.engine import models
 from training.engine.decoding import Decoder
+from training.engine.errors import ModelError
 from training.engine.sections import Weights
 
 
@@ -44,6 +56,48 @@ def test_other_architectures_are_decoded_by_their_own_code() -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     _check_decoder(models.prepare(Qwen3ForCausalLM(config)), vocabulary=90, own_code=True)
+
+
+SMALL = {
+    "vocab_size": 90, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def test_a_sliding_window_is_one_in_the_decoder_too() -> None:
+    torch.manual_seed(0)
+    model = models.prepare(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)))
+    _check_decoder(model, vocabulary=90, own_code=True)
+
+
+def test_only_some_layers_may_have_a_window() -> None:
+    kinds = ["full_attention", "sliding_attention"]
+    config = Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=kinds)
+    torch.manual_seed(0)
+    _check_decoder(models.prepare(Qwen2ForCausalLM(config)), vocabulary=90, own_code=True)
+
+
+def test_a_model_that_the_cache_reads_otherwise_is_refused() -> None:
+    """Gemma 2 caps its attention scores, here at a value that they often reach."""
+    config = Gemma2Config(
+        **SMALL, head_dim=16, sliding_window=8, attn_logit_softcapping=0.1, attn_implementation="eager"
+    )
+    torch.manual_seed(0)
+    with pytest.raises(ModelError, match="Gemma2Model cannot be sampled from"):
+        Decoder(models.prepare(Gemma2ForCausalLM(config)), room=64)
+
+
+def test_a_model_whose_activations_are_computed_again_can_be_sampled_from() -> None:
+    torch.manual_seed(0)
+    model = models.prepare(Qwen2ForCausalLM(Qwen2Config(**SMALL)))
+    models.recompute_activations(model)
+    decoder: Decoder[list[int]] = Decoder(model, room=64, rows=1)
+    ids = [1, 40, 60, 3]
+    decoder.add([(ids, decoder.read([ids])[0])])
+    assert all(module.training for module in model.modules())
+    _, logits = decoder.step(lambda _: 7)
+    assert (logits[0] - _last_logits(model, [*ids, 7])).abs().max() < 1e-4
+    assert all(module.training for module in model.modules())
 
 
 def test_adapters_are_part_of_the_decoder_and_training_attention_is_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Rows are completions in work. A prompt's keys and values are copied to each of its completions; positions come from
 each row's own length, and a finished row leaves at once (`row_cache`). Models of Llama's plan are read and stepped
-through here, with weights held for few rows (`held_weights`); others by their own code with our cache.
+through here, with weights held for few rows (`held_weights`); others by their own code with our cache, and these are
+compared with the model's own attention first: what our cache does not know (a chunk, a sink, a cap) is refused.
 Knows nothing of sampling, text or files.
 
 B rows in work, P prompts, N tokens of all prompts together, L layers, H key/value heads, G query heads for each of
@@ -11,10 +12,12 @@ them, E size of a head, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from training.engine import models
+from training.engine.errors import ModelError
 from training.engine.held_weights import Product, has_plain_weight, hold, joined
 from training.engine.row_cache import Prefix, RowCache, Step
 from training.engine.sections import Weights
@@ -36,6 +40,9 @@ _READ_TOKENS = 2048  # positions of prompts read at one time: bounds memory, and
 _SHARED_TOKENS = 8  # a beginning that prompts have in common is read once if it is as long as this
 # Rotary embeddings that are a table of positions; others depend on the longest text in the batch.
 _TABLES = {"default", "linear", "llama3", "yarn"}
+_CHECK_TOKENS = 2048  # positions of the text that a model's own code is compared on, where it has no longer window
+_CHECK_TOLERANCE = 1e-4  # of a hidden state, relative to the greatest, fp32: a key too many moves it by far more
+_checked: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # positions that a trunk was compared on
 
 
 class _Plan(Protocol):
@@ -66,19 +73,15 @@ class Decoder(Generic[Owner]):
             weights = Weights.BF16  # autocast over fp32 weights means that products are in bf16
         self._device = head.device
         self._head = hold(head, None, weights=weights, rows=rows)
-        config = trunk.config
         self.steps_by_own_code = not _is_plain_llama(trunk)
+        if self.steps_by_own_code:
+            _check_own_code(trunk, room=room, like=head)
         self._plan: _Plan = (
             _OwnCode(trunk) if self.steps_by_own_code else _Llama(trunk, room=room, rows=rows, weights=weights)
         )
-        self._cache: RowCache[Owner] = RowCache(
-            layers=config.num_hidden_layers,
-            heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            room=room,
-            like=head,
-            split=kind == "cpu" and not self.steps_by_own_code,  # on a GPU a call costs more than what it looks at
-        )
+        # On a GPU a call costs more than what it looks at.
+        split = kind == "cpu" and not self.steps_by_own_code
+        self._cache: RowCache[Owner] = _empty_cache(trunk, room=room, like=head, split=split)
 
     @property
     def rows(self) -> list[Owner]:
@@ -109,6 +112,18 @@ class Decoder(Generic[Owner]):
         rows = self._cache.owners
         tokens = torch.tensor([next_token(row) for row in rows], device=self._device)
         return rows, self._head(self._plan.step(tokens, step, self._cache))
+
+
+def _empty_cache(trunk: Any, *, room: int, like: Tensor, split: bool) -> RowCache[Any]:
+    config = trunk.config
+    return RowCache(
+        layers=config.num_hidden_layers,
+        heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        room=room,
+        like=like,
+        split=split,
+    )
 
 
 def _portions(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -341,23 +356,81 @@ class _OwnCode:
         before = config._attn_implementation
         config._attn_implementation = _ATTENTION
         try:
-            out = self._trunk(
-                input_ids=tokens,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=self,
-                use_cache=True,
-            )
+            with _evaluating(self._trunk):
+                out = self._trunk(
+                    input_ids=tokens,
+                    position_ids=positions,
+                    attention_mask=mask,
+                    past_key_values=self,
+                    use_cache=True,
+                )
         finally:
             config._attn_implementation = before
         hidden: Tensor = out.last_hidden_state
         return hidden
 
 
+@contextlib.contextmanager
+def _evaluating(trunk: Any) -> Iterator[None]:
+    """Inside, the trunk is in eval mode: with the training flag and recomputed activations it takes no cache."""
+    training = trunk.training
+    if training:
+        trunk.eval()
+    try:
+        yield
+    finally:
+        if training:
+            trunk.train()
+
+
+@torch.inference_mode()
+def _check_own_code(trunk: Any, *, room: int, like: Tensor) -> None:
+    """Once a model and length: two texts read and stepped through our cache as the model's own attention reads them.
+
+    Raises:
+        ModelError: they differ.
+    """
+    window = getattr(trunk.config, "sliding_window", None) or 0
+    length = min(room, max(_CHECK_TOKENS, window + 64))
+    if length < 4 or _checked.get(trunk, 0) >= length:
+        return
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(trunk.config.vocab_size, (length,), generator=generator)
+    plan, cache = _OwnCode(trunk), _empty_cache(trunk, room=length, like=like, split=False)
+    ends = {"long": length - 2, "short": length // 2 - 2}  # of what is read; two tokens of each are stepped through
+    ends = {name: max(1, end) for name, end in ends.items()}
+    with torch.autocast(like.device.type, enabled=False):
+        with _evaluating(trunk):  # one text is the beginning of the other, so that one pass says what both must be
+            own = trunk(input_ids=ids[None].to(like.device), use_cache=False).last_hidden_state[0]
+        hidden, parts = plan.read([ids[:end].tolist() for end in ends.values()])
+        pairs = [(hidden[place], own[end - 1]) for place, end in enumerate(ends.values())]
+        prefixes = [Prefix(parts=part, logits=like.new_empty(0)) for part in parts]
+        cache.add(list(zip(ends, prefixes, strict=True)))
+        for number in range(2):
+            step = cache.begin_step()
+            places = [ends[name] + number for name in cache.owners]
+            found = plan.step(ids[places].to(like.device), step, cache)
+            pairs += [(row, own[place]) for row, place in zip(found, places, strict=True)]
+    off = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+    if not off <= _CHECK_TOLERANCE * float(own.abs().max()):
+        raise ModelError(
+            f"{type(trunk).__name__} cannot be sampled from token by token: a text of {length} tokens gives hidden "
+            f"states that are {off:.2e} off those of a whole pass (greatest {float(own.abs().max()):.2e})"
+        )
+    _checked[trunk] = length
+
+
 def _attend(
     _module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention as transformers asks for it: queries [B, H·G, T, E] → [B, T, H·G, E]."""
+    """Attention as transformers asks for it: queries [B, H·G, T, E] → [B, T, H·G, E]; mask [B, 1, T, S] bool.
+
+    With a sliding window W a token sees itself and the W − 1 before it.
+    """
+    window = options.get("sliding_window")
+    if window is not None and window < mask.shape[-1]:
+        positions = torch.arange(mask.shape[-1], device=mask.device)
+        mask = mask & (positions >= mask.sum(-1, keepdim=True) - window)  # all before a token are there, so Σ = t + 1
     out = scaled_dot_product_attention(
         queries, keys.to(queries.dtype), values.to(queries.dtype), attn_mask=mask, scale=options.get("scaling"),
         enable_gqa=True,
