@@ -77,6 +77,25 @@ def test_autocast_multiplies_in_bf16_and_sums_in_fp32() -> None:
         assert float((found - expected).norm() / expected.norm()) < 0.02  # a bf16 number is within 2⁻⁹ of its value
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 2**20])
+def test_bf16_keeps_the_gradients_of_confident_tokens(kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is its target's word, so that p of the target is near 1; Σ_v p_v W_v alone would be rounded by 2⁻⁹."""
+    monkeypatch.setattr(logprobs, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(logprobs, "TILE", 16)
+    targets = torch.arange(0, 48, 3)
+    words = drawn(48, 64, seed=2).bfloat16().double()
+    weight = (words / words.norm(dim=1, keepdim=True)).bfloat16().double().requires_grad_()
+    hidden = (12 * weight[targets]).detach().bfloat16().double().requires_grad_()
+    logp = (hidden @ weight.T).log_softmax(1)[range(len(targets)), targets]
+    assert 0.997 < float(logp.detach().exp().mean()) < 0.9999
+    exact = torch.autograd.grad(logp.sum(), (hidden, weight))
+    inputs = (hidden.detach().float().requires_grad_(), weight.detach().float().requires_grad_())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = target_logprobs(*inputs, targets)
+    for ours, theirs in zip(torch.autograd.grad(found.sum(), inputs), exact, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.03
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_entropy_and_top_words_are_those_of_the_softmax() -> None:
     hidden, weight = drawn(10, 6, seed=1).requires_grad_(), drawn(23, 6, seed=2).requires_grad_()

@@ -5,13 +5,14 @@
 `z_y − logsumexp z` loses digits where p is near 1 (gradient error 5e-5 against 4e-7). Since a row yields one number,
 its gradient is that number's upstream gradient times a fixed vector,
 
-    ∂ log p(y) / ∂h = W_y − Σ_v p_v W_v,
+    ∂ log p(y) / ∂h = (1 − p_y) W_y − Σ_{v≠y} p_v W_v,
 
 which the forward pass computes while the logits of a tile exist, with the running maximum of Milakov and Gimelshein
-(2018); they are gone before the next tile. A frozen head thus costs two matrix products and [C, D] memory. A trained
-one needs ∂/∂W = (onehot(y) − p)ᵀ h once the upstream gradient is known: a third product where exp z was kept (on CPU,
-up to `KEPT_BYTES`), a fourth where it is computed again. Entropies and the KL of whole vocabularies go by chunks of
-rows that are computed again in the backward pass.
+(2018); they are gone before the next tile. The target stays out of the sum: of p_y W_y a bf16 product loses 2⁻⁹, and
+for p_y near 1 that is more than the whole difference. A frozen head thus costs two matrix products and [C, D] memory.
+A trained one needs ∂/∂W = (onehot(y) − p)ᵀ h, split likewise, once the upstream gradient is known: a third product
+where exp z was kept (on CPU, up to `KEPT_BYTES`), a fourth where it is computed again. Entropies and the KL of whole
+vocabularies go by chunks of rows that are computed again in the backward pass.
 
 C scored rows; D hidden size; V vocabulary; K completions.
 """
@@ -51,12 +52,13 @@ class _TargetLogProbs(torch.autograd.Function):
         kept: list[_Softmax] = []
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            softmax = _softmax(hidden[rows], matrix, targets[rows], expected=slope is not None, keep=keep)
+            softmax = _softmax(hidden[rows], matrix, targets[rows], others=slope is not None, keep=keep)
             result[rows] = softmax.logp
             if slope is not None:
-                assert softmax.expected is not None
-                slope[rows] = (matrix[targets[rows]] - softmax.expected).to(slope.dtype)
-                softmax.expected = None
+                assert softmax.others is not None
+                words = matrix[targets[rows]].to(softmax.others.dtype)
+                slope[rows] = (softmax.missing[:, None] * words - softmax.others).to(slope.dtype)
+                softmax.others = None
             kept.append(softmax)
         ctx.kept = kept if keep else None
         ctx.save_for_backward(slope, hidden if needs_weight else None, weight if needs_weight else None, targets)
@@ -74,7 +76,7 @@ class _TargetLogProbs(torch.autograd.Function):
         for number, start in enumerate(range(0, len(hidden), ROWS)):
             rows = slice(start, start + ROWS)
             if ctx.kept is None:
-                softmax = _softmax(hidden[rows], matrix, targets[rows], expected=False, keep=True)
+                softmax = _softmax(hidden[rows], matrix, targets[rows], others=False, keep=True)
             else:
                 softmax, ctx.kept[number] = ctx.kept[number], None
             wide = hidden[rows].to(to_weight.dtype)
@@ -87,7 +89,7 @@ class _TargetLogProbs(torch.autograd.Function):
                 else:
                     part.add_(tile.T @ scaled)
                 column += tile.shape[1]
-            to_weight.index_add_(0, targets[rows], wide * gradient[rows, None])
+            to_weight.index_add_(0, targets[rows], wide * (gradient[rows] * softmax.missing)[:, None])
         return to_hidden, to_weight.to(weight.dtype), None
 
 
@@ -98,8 +100,9 @@ class _Softmax:
     logp: Tensor  # [rows] of the targets
     peak: Tensor  # [rows] max z
     total: Tensor  # [rows] Σ_v exp(z_v − peak)
-    expected: Tensor | None  # [rows, D] Σ_v p_v W_v, where asked for
-    tiles: list[Tensor]  # [rows, ≤ TILE] each: exp(z − max z of the tile), where kept
+    missing: Tensor  # [rows] 1 − p_y, as the sum of the others: 1 less a p_y near 1 would have no digits
+    others: Tensor | None  # [rows, D] Σ_{v≠y} p_v W_v, where asked for
+    tiles: list[Tensor]  # [rows, ≤ TILE] each: exp(z − max z of the tile), 0 at the target; where kept
     peaks: list[Tensor]  # [rows] each: max z of the tile
 
     def scales(self) -> list[Tensor]:
@@ -107,25 +110,28 @@ class _Softmax:
         return [(peak - self.peak).exp() / self.total for peak in self.peaks]
 
 
-def _softmax(hidden: Tensor, matrix: Tensor, targets: Tensor, *, expected: bool, keep: bool) -> _Softmax:
+def _softmax(hidden: Tensor, matrix: Tensor, targets: Tensor, *, others: bool, keep: bool) -> _Softmax:
     """One pass over the vocabulary, tile by tile, so that a tile is used while it is in the cache."""
     width = TILE if hidden.device.type == "cpu" else len(matrix)
     wide = _wide(hidden)
     peak = hidden.new_full((len(hidden),), -torch.inf, dtype=wide)
-    total, found = torch.zeros_like(peak), torch.zeros_like(peak)
-    mean = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if expected else None
+    rest, found = torch.zeros_like(peak), torch.zeros_like(peak)  # rest: Σ_{v≠y} exp(z_v − peak)
+    mean = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if others else None
     tiles: list[Tensor] = []
     peaks: list[Tensor] = []
     for column in range(0, len(matrix), width):
         words = matrix[column : column + width]
         tile = (hidden @ words.T).to(wide)
-        here = (targets >= column) & (targets < column + width)
-        found[here] = tile[here, targets[here] - column]
+        # By gather and scatter, not by a boolean index, whose size a GPU would have to tell the host.
+        here = (targets >= column) & (targets < column + len(words))
+        place = (targets - column).clamp(0, len(words) - 1)[:, None]
+        found = torch.where(here, tile.gather(1, place)[:, 0], found)
         top = tile.amax(dim=1)
         tile.sub_(top[:, None]).exp_()
+        tile.scatter_(1, place, tile.gather(1, place).masked_fill(here[:, None], 0.0))
         higher = torch.maximum(peak, top)
         before, now = (peak - higher).exp_(), (top - higher).exp_()
-        total = total * before + tile.sum(dim=1) * now
+        rest = rest * before + tile.sum(dim=1) * now
         tile = tile.to(hidden.dtype)
         if mean is not None:
             mean.mul_(before[:, None]).add_((tile @ words).to(wide) * now[:, None])
@@ -133,9 +139,11 @@ def _softmax(hidden: Tensor, matrix: Tensor, targets: Tensor, *, expected: bool,
             tiles.append(tile)
             peaks.append(top)
         peak = higher
+    shifted = found - peak
+    total = rest + shifted.exp()
     if mean is not None:
         mean.div_(total[:, None])
-    return _Softmax((found - peak) - total.log(), peak, total, mean, tiles, peaks)
+    return _Softmax(shifted - total.log(), peak, total, rest / total, mean, tiles, peaks)
 
 
 def _wide(values: Tensor) -> torch.dtype:
