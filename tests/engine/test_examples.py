@@ -95,6 +95,22 @@ def test_a_template_that_refuses_roles_is_a_refused_model(tmp_path: Path) -> Non
         text.prompt_ids(with_control([USER], "good"))
 
 
+def test_a_prompt_that_the_template_leaves_nothing_of_is_refused_by_its_id(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{% if m['content'].strip() %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    )
+    text = load_text(tiny_model(tmp_path / "m", template=template))
+    blank = {"prompt": [{"role": "user", "content": " "}]}
+    pairs = write(tmp_path / "pairs", "preferences", preference(0), preference(1, **blank))
+    with pytest.raises(SnapshotError, match="nothing of the prompt of p001"):
+        load_part("train", data=DataConfig(snapshot=pairs), labels=Labels.SOFT, text=text)
+    with pytest.raises(SnapshotError, match="nothing of the prompt of p001"):
+        load_prompts("train", data=PromptsConfig(snapshot=pairs), text=text)
+    imitated = write(tmp_path / "demonstrations", "demonstrations", {**blank, "completion": "yes"})
+    with pytest.raises(SnapshotError, match="nothing of the prompt of e0"):
+        load_demonstrations("train", data=DemonstrationsConfig(snapshot=imitated), text=text)
+
+
 def test_feedme_takes_the_better_side_and_drops_ties(tmp_path: Path, text: Text) -> None:
     lines = [
         preference(0, chosen="good", rejected="bad"),

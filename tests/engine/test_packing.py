@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tests.engine.tiny import tiny_model
 from training.engine.logprobs import completion_logprobs, target_logprobs, token_logprobs
-from training.engine.models import load_policy, load_reward_model, prepare, score_head
+from training.engine.models import load_policy, load_reward_model, prepare, recompute_activations, score_head
 from training.engine.packing import (
     Sharing,
     build_pack,
@@ -151,6 +151,34 @@ def test_tokens_that_are_not_scored_are_read_and_no_more(policy: Any) -> None:
     sums = completion_logprobs(policy, pack)
     assert torch.allclose(sums[0], everything[[0, 3, 4]].double().sum(), atol=1e-5)
     assert sums[1] == 0
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    """Its completions would be scored by the row of the group before it."""
+    with pytest.raises(ValueError, match="prompt must have a token"):
+        Sharing(prompt=(), completions=((2, 3),))
+
+
+def test_attention_drops_nothing_while_activations_are_recomputed() -> None:
+    """Attention layers have a share of dropout of their own, and recomputing sets the flag that turns it on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            attention_dropout=0.5,
+            initializer_range=0.3,
+        )
+        model = prepare(LlamaForCausalLM(config))
+    use_padded_rows(model)
+    pack = build_pack([Sharing(prompt=(5, 6), completions=((7, 8), (9,)))], device=CPU)
+    expected = hidden_states(model, pack)
+    recompute_activations(model)
+    assert model.training
+    assert all(torch.equal(hidden_states(model, pack), expected) for _ in range(2))
 
 
 def test_flags_that_do_not_fit_the_tokens_are_refused() -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
-from training.engine.errors import ModelError
+from training.engine.errors import ModelError, SnapshotError
 from training.engine.models import read_json
 from training.engine.packing import Sharing
-from training.engine.pairs import E, drop_too_long, label, lines_of
+from training.engine.pairs import E, drop_too_long, label, lines_of, prompt_of
 from training.engine.records import canonical_json, iter_lines, read_manifest
 from training.engine.sections import DataConfig, DemonstrationsConfig, Labels, PromptsConfig
 from training.engine.text import Text
@@ -189,7 +189,7 @@ def demonstration(
     return Demonstration(
         id=id,
         group=group,
-        sharing=Sharing(prompt=tuple(text.prompt_ids(messages)), completions=(ids,)),
+        sharing=Sharing(prompt=prompt_of(messages, text=text, id=id), completions=(ids,)),
         weight=weight,
         prompt=messages,
         text=completion,
@@ -201,6 +201,8 @@ def _demonstration(line: dict[str, Any], text: Text) -> Demonstration:
     finish = line.get("finish", "end")
     runs = text.conversation_ids(line["prompt"], line["completion"], finished=finish == "end")
     (prompt, _), rest = runs[0], runs[1:]
+    if not prompt:
+        raise SnapshotError(f"the chat template leaves nothing of the prompt of {line['id']}")
     ids = tuple(token for run, _ in rest for token in run)
     flags = tuple(scored for run, scored in rest for _ in run)
     scored = (flags,) if len(rest) > 1 else None
@@ -262,7 +264,7 @@ def _ranked(line: dict[str, Any], text: Text) -> Ranked:
     return Ranked(
         id=line["id"],
         group=line["group"],
-        sharing=Sharing(prompt=tuple(text.prompt_ids(line["prompt"])), completions=completions),
+        sharing=Sharing(prompt=prompt_of(line["prompt"], text=text, id=line["id"]), completions=completions),
         ranking=line["ranking"],
         weight=float(line.get("weight", 1.0)),
         prompt=line["prompt"],
@@ -337,7 +339,7 @@ def _prompts(part: str, *, snapshot: str, text: Text) -> Iterator[PromptItem]:
         key = canonical_json(line["prompt"])
         if key not in seen:
             seen.add(key)
-            ids = tuple(text.prompt_ids(line["prompt"]))
+            ids = prompt_of(line["prompt"], text=text, id=line["id"])
             yield PromptItem(
                 id=line["id"], group=line["group"], sharing=Sharing(prompt=ids, completions=()), prompt=line["prompt"]
             )

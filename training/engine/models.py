@@ -34,6 +34,8 @@ transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-cal
 _CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".so"}
 # Their keys are the words of the vocabulary and names of tensors, not settings.
 _NOT_SETTINGS = {"tokenizer.json", "vocab.json", "model.safetensors.index.json"}
+_SHARES_OF_DROPOUT = ("attention_dropout", "dropout", "activation_dropout", "layerdrop")
+"""Numbers by which transformers' own layers drop something while they train; their nn.Dropout modules come besides."""
 MERGE_TOLERANCE = 1e-3  # max |Δlogit| of a merge in fp32 (ENGINE §3.6)
 
 
@@ -158,12 +160,17 @@ def _load(auto_class: Any, directory: Path, *, missing: set[str], unexpected: se
 def prepare(model: Any) -> Any:
     """Dropout off for good, eval mode, and no token whose embedding is left out of training.
 
+    Layers copy their share of dropout from the config when they are built, so it is set in each of them too.
+
     transformers gives the embedding `padding_idx`, which zeroes the gradient of the pad token's row: where pad is the
     end token (SmolLM2) that would be a mask by pad id.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name in _SHARES_OF_DROPOUT:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     model.config.attention_dropout = 0.0
     model.get_input_embeddings().padding_idx = None
     model.config.use_cache = False

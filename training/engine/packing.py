@@ -48,6 +48,8 @@ class Sharing:
     scored: tuple[tuple[bool, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        if not self.prompt:  # its first token would be predicted by whatever stands before it in the pack
+            raise ValueError("a prompt must have a token that predicts the first one of its completions")
         if self.scored is not None and [*map(len, self.scored)] != [*map(len, self.completions)]:
             raise ValueError("scored must have one flag for each token of each completion")
 

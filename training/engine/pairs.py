@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -120,7 +120,7 @@ def _pair(line: dict[str, Any], *, data: DataConfig, labels: Labels, text: Text)
     return Pair(
         id=line["id"],
         group=line["group"],
-        sharing=Sharing(prompt=tuple(text.prompt_ids(line["prompt"])), completions=completions),
+        sharing=Sharing(prompt=prompt_of(line["prompt"], text=text, id=line["id"]), completions=completions),
         q=label(line, target=data.target, labels=labels),
         weight=float(line.get("weight", 1.0)),
         prompt=line["prompt"],
@@ -130,6 +130,18 @@ def _pair(line: dict[str, Any], *, data: DataConfig, labels: Labels, text: Text)
         margin=None if line.get("margin") is None else float(line["margin"]),
         p_tie=_p_tie(line),
     )
+
+
+def prompt_of(messages: Sequence[Mapping[str, str]], *, text: Text, id: str) -> tuple[int, ...]:
+    """The prompt's tokens; nothing would predict the first token of a completion of an empty one.
+
+    Raises:
+        SnapshotError: the template renders it as nothing.
+    """
+    ids = tuple(text.prompt_ids(messages))
+    if not ids:
+        raise SnapshotError(f"the chat template leaves nothing of the prompt of {id}")
+    return ids
 
 
 def lines_of(part: str, *, data: DataConfig) -> Iterator[dict[str, Any]]:

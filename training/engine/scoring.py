@@ -25,6 +25,7 @@ from training.engine.errors import Diverged, ModelError
 from training.engine.files import Status, directory_hash, sha256_of_file, write_json
 from training.engine.models import score_head
 from training.engine.packing import EXACT, Pack, Sharing, build_pack, hidden_states, plan_packs, read_in_packs_if_exact
+from training.engine.pairs import prompt_of
 from training.engine.scorefiles import ScoreLine, ScoreOutput, open_output, read_completions, write_features
 from training.engine.sections import Combine, Dtype
 from training.engine.supervision import StopRun, Supervision
@@ -113,7 +114,7 @@ class RewardModel:
         same = own is not None and own.tokenizer_sha256 == self.text.tokenizer_sha256
         stop_ids = own.stop_ids if own is not None and same else None
         return Sharing(
-            prompt=tuple(self.text.prompt_ids(item.prompt)),
+            prompt=prompt_of(item.prompt, text=self.text, id=item.id),
             completions=tuple(self._completion_ids(completion, stop_ids) for completion in item.completions),
         )
 
