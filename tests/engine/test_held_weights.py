@@ -48,8 +48,8 @@ def test_int8_is_the_same_product_for_few_rows_and_for_many() -> None:
 
 
 def test_joined_layers_give_their_outputs_side_by_side() -> None:
-    for bias in (True, False):
-        layers = [nn.Linear(48, n, bias=bias) for n in (40, 8, 8)]
+    for biases in ((True, True, True), (False, False, False), (True, False, True)):
+        layers = [nn.Linear(48, n, bias=bias) for n, bias in zip((40, 8, 8), biases, strict=True)]
         x = _numbers(5, 48)
         with torch.no_grad():
             together = joined(layers, weights=Weights.FP32, rows=8)(x)

@@ -47,8 +47,9 @@ def plain_weight(layer: Any) -> tuple[Tensor, Tensor | None]:
 def joined(layers: Sequence[Any], *, weights: Weights, rows: int) -> Product:
     """One product for layers of the same input; its outputs stand beside each other in their order."""
     parts = [plain_weight(layer) for layer in layers]
-    biases = [bias for _, bias in parts]
-    bias = None if any(b is None for b in biases) else torch.cat([b for b in biases if b is not None])
+    bias = None
+    if any(b is not None for _, b in parts):
+        bias = torch.cat([weight.new_zeros(len(weight)) if b is None else b for weight, b in parts])
     return hold(torch.cat([weight for weight, _ in parts]), bias, weights=weights, rows=rows)
 
 
