@@ -16,6 +16,8 @@ from training.engine.checkpoint import save_checkpoint
 from training.engine.config import ConvertConfig, parse_config
 from training.engine.errors import ModelError
 from training.engine.files import directory_hash
+from training.engine.sections import OptimConfig
+from training.engine.starting import make_trained
 from training.engine.text import load_text
 
 IDS = torch.tensor([[1, 5, 77, 200, 33, 2]])
@@ -33,10 +35,10 @@ def _checkpoint(folder: Path, base: Path, *, kind: str, adapter: bool = True) ->
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     saved = save_checkpoint(
         folder,
-        model=model,
+        trained={kind: make_trained(model, OptimConfig(learning_rate=1e-3))},
         text=load_text(base),
-        optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]),
         state={},
+        tensors={},
         facts={"kind": kind, "base_sha256": directory_hash(base), "reward": {"mean": 0.25}},
         step=7,
         adapter=adapter,

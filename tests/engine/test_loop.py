@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
-from tests.engine.engine_runs import places, result_of, run_here
-from tests.engine.planted import planted_config
+from tests.engine.engine_runs import error_of, places, result_of, run_here
+from tests.engine.planted import planted_config, planted_snapshot
+from tests.engine.sampled_runs import sampled_config, sampled_places
+from tests.engine.tiny import tiny_model
 from training.engine import loop, reward
 from training.engine.models import save_model
 from training.engine.packing import ATTENTION, PADDED, Pack, layout_of
 from training.engine.text import load_text
 
-_ = places
+_ = places, sampled_places
 
 
 def _weights(out: Path) -> dict[str, Tensor]:
@@ -114,3 +117,35 @@ def test_a_model_that_cannot_read_packs_is_trained_in_padded_rows(
     # The check of the split reads a batch in padded rows too.
     assert seen == {layout, PADDED}
     assert result_of(tmp_path / "out")["metrics"]["test/accuracy"] == 1.0
+
+
+def test_a_resume_is_refused_where_an_input_has_another_content(places: dict[str, Path], tmp_path: Path) -> None:
+    config = planted_config("reward", **places, batch={"epochs": 2})
+    assert run_here({**config, "stop": {**config["stop"], "max_steps": 4}}, tmp_path / "other") == 0
+    assert run_here(config, tmp_path / "out") == 0
+    before = (tmp_path / "out" / "result.json").read_bytes()
+    other = tiny_model(tmp_path / "other model", seed=9)
+    assert run_here({**config, "models": {"base": str(other)}}, tmp_path / "out") == 2
+    assert "models.base has the hash" in error_of(tmp_path / "out")["message"]
+    planted_snapshot(tmp_path / "other snapshot", train=30)
+    data = {**config["data"], "snapshot": str(tmp_path / "other snapshot")}
+    assert run_here({**config, "data": data}, tmp_path / "out") == 2
+    assert "data.snapshot has the hash" in error_of(tmp_path / "out")["message"]
+    # What the refused attempts found there is still there.
+    assert (tmp_path / "out" / "result.json").read_bytes() == before
+    shutil.move(places["base"], tmp_path / "moved")
+    try:
+        assert run_here({**config, "models": {"base": str(tmp_path / "moved")}}, tmp_path / "out") == 0
+    finally:
+        shutil.move(tmp_path / "moved", places["base"])
+
+
+def test_a_run_that_samples_ends_after_the_steps_asked_for(sampled_places: dict[str, Path], tmp_path: Path) -> None:
+    batch = {"iterations": 6, "completions": 16, "minibatch": 8, "inner_epochs": 2}
+    options = {"inner_kl_target": None}
+    config = sampled_config("ppo", sampled_places, batch=batch, stop={"max_steps": 6}, ppo=options)
+    assert run_here(config, tmp_path / "out") == 0
+    result = result_of(tmp_path / "out")
+    assert (result["status"], result["step"]) == ("done", 6)
+    # 16 of 24 prompts an iteration of 4 steps.
+    assert result["metrics"]["train/epoch"] == pytest.approx(6 / 4 * 16 / 24)

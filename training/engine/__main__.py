@@ -77,6 +77,7 @@ KL to the reference, scores, win rate as it stands and at equal length, and with
 expected best of n. DIR/samples.jsonl holds what was written: read it.""",
 }
 """What `--help` says of a command beyond its line."""
+FORMER = ("config.json", "environment.json", "result.json")
 EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "defect": 1}
 
 
@@ -96,11 +97,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _guarded(options: argparse.Namespace, *, notes: Path) -> int:
     """Run the command; whatever ends it becomes an exit code, and a note beside the result."""
+    # A refused attempt must not take the place of what a former one on this directory has left.
+    former = {name: (notes / name).read_bytes() for name in FORMER if (notes / name).is_file()}
     for name in ("result.json", "error.json"):
         (notes / name).unlink(missing_ok=True)
     supervision = install(supervised=options.supervised, lease_seconds=options.lease)
     try:
-        config = _read_config(options.command, options.config)
+        config = _read_config(options)
         write_json(notes / "config.json", to_dict(config))
         # Imported after the config was checked: torch takes seconds to load, and a bad key should not.
         module = importlib.import_module(f"training.engine.{MODULES[config.method]}")
@@ -109,13 +112,16 @@ def _guarded(options: argparse.Namespace, *, notes: Path) -> int:
     except StopRun:
         write_json(notes / "result.json", _bare_result("stopped", "a stop was asked for before the first step"))
         return 0
-    except (Exception, MemoryError) as error:  # the last line of defence: everything ends in error.json and a code
+    except Exception as error:  # the last line of defence: everything ends in error.json and a code
         kind = _kind(error)
         if kind == "defect":
             traceback.print_exc()
         sys.stderr.write(f"{kind}: {error}\n")
         write_json(notes / "error.json", {"kind": kind, "message": str(error) or type(error).__name__})
-        if not (notes / "result.json").exists():
+        if kind in ("config", "data") and "result.json" in former:
+            for name, content in former.items():
+                (notes / name).write_bytes(content)
+        elif not (notes / "result.json").exists():
             write_json(notes / "result.json", _bare_result("failed", str(error) or type(error).__name__))
         return EXIT_CODES[kind]
     return 0
@@ -142,6 +148,9 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument(
             "--lease", type=float, default=60.0, metavar="SECONDS", help="silence that kills is 5 s shorter (60)"
         )
+        if name == "convert":
+            command.add_argument("--base", type=Path, metavar="DIR", help="model that an adapter was trained on")
+            command.add_argument("--name", metavar="NAME", help="name of the model (that of the source)")
     _add_snapshot(commands)
     _add_defaults(commands)
     return parser.parse_args(arguments)
@@ -209,9 +218,11 @@ def _snapshot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_config(command: str, path: Path) -> AnyConfig:
+def _read_config(options: argparse.Namespace) -> AnyConfig:
+    command, path = options.command, options.config
     if command == "convert" and path.suffix != ".json":
-        return ConvertConfig(models=ConvertModelsConfig(source=str(path)), name=path.stem)
+        base = None if options.base is None else str(options.base)
+        return ConvertConfig(models=ConvertModelsConfig(source=str(path), base=base), name=options.name or path.stem)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

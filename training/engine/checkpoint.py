@@ -70,6 +70,8 @@ class Progress:
     step: int = 0
     skipped: int = 0
     """Planned optimizer steps that were left out."""
+    recomputes: bool = False
+    """Whether memory has asked for activations to be computed again in the backward pass."""
     pending: dict[str, float] | None = field(default_factory=dict)
     tokens: int = 0
     latest: dict[str, float] = field(default_factory=dict)
@@ -197,7 +199,9 @@ def prune_checkpoints(folder: Path, *, keep_last: int, keep_steps: set[int]) -> 
 
 
 def drop_after(folder: Path, *, step: int) -> None:
-    """Delete checkpoints above a step that a run goes on from: they are of a line given up, or broken."""
+    """Delete checkpoints above a step that a run goes on from, and what a kill left: of a line given up, or broken."""
+    for left in [*folder.glob(".partial-step-*"), *folder.glob(".former-step-*")]:
+        shutil.rmtree(left)
     for other in _steps(folder):
         if other > step:
             shutil.rmtree(folder / f"step-{other}")

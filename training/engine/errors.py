@@ -1,8 +1,16 @@
-"""The failures that the engine expects; each has an exit code and a kind in `error.json` (`__main__.py`)."""
+"""The failures that the engine expects; each has an exit code and a kind in `error.json` (`__main__.py`).
+
+They can be pickled, so that a rank's failure reaches the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+
+def _made_again(kind: type[Exception], arguments: dict[str, Any]) -> Exception:
+    return kind(**arguments)
 
 
 class ConfigError(Exception):
@@ -14,6 +22,9 @@ class ConfigError(Exception):
         self.value = value
         self.message = message
 
+    def __reduce__(self) -> Any:
+        return _made_again, (type(self), {"key": self.key, "value": self.value, "message": self.message})
+
 
 class SnapshotError(Exception):
     """A snapshot or another data file that does not verify: names the file and, where it can, the line (exit 3)."""
@@ -23,6 +34,10 @@ class SnapshotError(Exception):
         super().__init__(place + message)
         self.file = file
         self.line = line
+        self._message = message
+
+    def __reduce__(self) -> Any:
+        return _made_again, (type(self), {"message": self._message, "file": self.file, "line": self.line})
 
 
 class ModelError(Exception):
@@ -39,3 +54,7 @@ class Diverged(Exception):
         self.value = value
         self.step = step
         self.examples = tuple(examples)
+
+    def __reduce__(self) -> Any:
+        arguments = {"metric": self.metric, "value": self.value, "step": self.step, "examples": self.examples}
+        return _made_again, (type(self), arguments)

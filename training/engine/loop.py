@@ -18,6 +18,7 @@ B items of an optimizer step; K completions and C scored tokens of a pack.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import random
@@ -102,8 +103,10 @@ class Run(Generic[ItemT]):
     """Indices of the items that each iteration begins with."""
     inner: int = 1
     """Optimizer steps of an iteration, when none is skipped."""
-    epoch_iterations: int
+    epoch_iterations: float
     """Iterations that go once over the items."""
+    most_steps: int | None = None
+    """Planned steps at which the run ends, though the plan goes on."""
     lineage: Lineage
     progress: Progress
     metrics: Lines
@@ -123,8 +126,6 @@ class Run(Generic[ItemT]):
     """What the method itself must find again after a kill, as JSON."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """The same as tensors."""
-    recomputes: bool = False
-    """Whether memory has asked for activations to be computed again in the backward pass."""
     ended: tuple[str, str] | None = None
     """Status and reason of an end that the method asked for."""
 
@@ -142,7 +143,8 @@ class Run(Generic[ItemT]):
     @property
     def planned(self) -> int:
         """Optimizer steps, those included that were skipped: the schedule is laid over them."""
-        return len(self.plan) * self.inner
+        whole = len(self.plan) * self.inner
+        return whole if self.most_steps is None else min(whole, self.most_steps)
 
     @property
     def position(self) -> int:
@@ -227,7 +229,8 @@ class Run(Generic[ItemT]):
     def skip_rest(self) -> None:
         """Leave out the steps of the present iteration that are ahead. Call it before the step is opened or after."""
         if self.position % self.inner:
-            self.progress.skipped += self.inner - self.position % self.inner
+            following = (self.iteration + 1) * self.inner
+            self.progress.skipped += min(following, self.planned) - self.position
 
     def end(self, status: str, *, reason: str) -> None:
         """End the run after the present step with a status of the method's own, such as `stopped_kl`."""
@@ -309,6 +312,7 @@ class Run(Generic[ItemT]):
                 "progress": checkpoints.progress_to_dict(progress),
                 "next_batch": following,
                 "config": to_dict(self.config),
+                "lineage": dataclasses.asdict(self.lineage),
                 "python_generator": [version, list(internal), gauss],
                 "method": self.state,
             },
@@ -461,22 +465,31 @@ def forward_batch(
         Diverged: a loss or figure is not finite.
         StopRun: the grace after a stop is over; gradients are then incomplete.
     """
+    # A model that waits for its update (a policy, while its critic is passed) keeps what it has.
+    passed = [part for part in run.trained.values() if all(p.grad is None for p in part.parameters)] if train else []
     try:
         return _forward_packs(run, items, terms, train=train, divisor=divisor)
     except torch.OutOfMemoryError:
-        if not train or not _may_recompute(run):
+        if not (passed and _may_recompute(run)):
             raise
-        for part in run.trained.values():
-            part.optimizer.zero_grad(set_to_none=True)
-            recompute_activations(part.model)
-        torch.cuda.empty_cache()
-        run.recomputes = True
-        return _forward_packs(run, items, terms, train=train, divisor=divisor)
+    # Only here is the failed pass, which the exception held, out of memory.
+    for part in passed:
+        part.optimizer.zero_grad(set_to_none=True)
+    recompute_from_now(run)
+    return _forward_packs(run, items, terms, train=train, divisor=divisor)
 
 
 def _may_recompute(run: Run[Any]) -> bool:
     """Once, and not with several ranks: the others would wait in the middle of their passes."""
-    return run.config.memory.recompute is Recompute.AUTO and not run.recomputes and ranks.world() == 1
+    return run.config.memory.recompute is Recompute.AUTO and not run.progress.recomputes and ranks.world() == 1
+
+
+def recompute_from_now(run: Run[Any]) -> None:
+    """Compute activations again in every later backward pass; a checkpoint remembers it."""
+    run.progress.recomputes = True
+    for part in run.trained.values():
+        recompute_activations(part.model)
+    torch.cuda.empty_cache()
 
 
 def _forward_packs(

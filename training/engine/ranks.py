@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotError
 from training.engine.models import trunk
 
 T = TypeVar("T")
@@ -99,12 +100,25 @@ def any_rank(flag: bool) -> bool:
 
 
 def share_out(items: Sequence[T], work: Callable[[list[T]], list[R]]) -> list[R]:
-    """`work` on this rank's part of the items; the results of all ranks in the order of the items, on each of them."""
+    """`work` on this rank's part of the items; the results of all ranks in the order of the items, on each of them.
+
+    An expected failure of one rank is raised on all, so all end alike.
+    """
     if world() == 1:
         return work(list(items))
-    found: list[list[R]] = [[] for _ in range(world())]
-    dist.all_gather_object(found, work(list(items[rank() :: world()])))
-    return [found[place % world()][place // world()] for place in range(len(items))]
+    own: list[R] | Exception
+    try:
+        own = work(list(items[rank() :: world()]))
+    except (ConfigError, SnapshotError, ModelError, Diverged) as error:  # the others wait for an answer
+        own = error
+    found: list[list[R] | Exception] = [[] for _ in range(world())]
+    dist.all_gather_object(found, own)
+    parts = []
+    for part in found:
+        if isinstance(part, Exception):
+            raise part
+        parts.append(part)
+    return [parts[place % world()][place // world()] for place in range(len(items))]
 
 
 def gather_dict(own: dict[int, R]) -> dict[int, R]:

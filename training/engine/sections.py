@@ -65,7 +65,7 @@ class Recompute(StrEnum):
     """Whether activations are computed again in the backward pass, which costs a third more and saves most memory."""
 
     AUTO = "auto"
-    """Off, unless the longest pack would not fit into 80 % of a GPU's memory."""
+    """Off until a GPU has run out of memory once; then on, and the checkpoints remember it."""
     ON = "on"
     OFF = "off"
 

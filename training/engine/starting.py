@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import random
 import sys
 import time
@@ -34,9 +35,10 @@ from training.engine.loop import (
     plan_batches,
     plan_rollouts,
     precision,
+    recompute_from_now,
     weighted_mean,
 )
-from training.engine.models import add_lora, load_adapter, load_policy, recompute_activations
+from training.engine.models import add_lora, context_tokens, load_adapter, load_policy
 from training.engine.packing import (
     EXACT,
     Pack,
@@ -101,6 +103,9 @@ def open_run(
         check_same_run(config, saved)
     base = Path(config.models.base)
     hashes = {role: directory_hash(Path(path)) for role, path in {"base": str(base), **(models or {})}.items()}
+    lineage = Lineage(snapshot=manifest.content_hash, models=hashes)
+    if saved is not None:
+        check_same_inputs(lineage, saved)
     return Opening(
         out=out,
         supervision=supervision,
@@ -110,7 +115,7 @@ def open_run(
         saved=saved,
         base=base,
         text=load_text(base),
-        lineage=Lineage(snapshot=manifest.content_hash, models=hashes),
+        lineage=lineage,
     )
 
 
@@ -155,14 +160,15 @@ def find_resume(out: Path, resume: Path | None) -> Saved | None:
 
 
 def check_same_run(config: RunConfig, saved: Saved) -> None:
-    """A checkpoint goes on only under the config that made it; places, memory, evaluation and saving may change.
+    """A checkpoint goes on only under the config that made it; places, memory, evaluation and limits may change.
 
     Raises:
         ConfigError: names the first key that differs.
     """
     free = (
-        *("models", "memory", "eval", "checkpoint", "data.snapshot", "data.allow_drop", "stop.grace_seconds"),
-        "online_dpo.judge.server",
+        *("models.base", "models.policy", "models.rewards", "models.held_out", "data.snapshot"),  # places, not contents
+        *("memory", "eval", "checkpoint", "data.allow_drop", "online_dpo.judge.server"),
+        *("stop.grace_seconds", "stop.on_alarm", "kl.budget"),  # a run that one of them has ended may go on
     )
     ours, theirs = _flat(to_dict(config)), _flat(saved.state["config"])
     for key in sorted(ours.keys() | theirs.keys()):
@@ -174,6 +180,22 @@ def check_same_run(config: RunConfig, saved: Saved) -> None:
                 value=ours.get(key),
                 message=f"{key} is {ours.get(key)!r}, but the checkpoint was made with {theirs.get(key)!r}",
             )
+
+
+def check_same_inputs(lineage: Lineage, saved: Saved) -> None:
+    """Wherever they lie now, the snapshot and the models are those that the checkpoint was made with.
+
+    Raises:
+        ConfigError: names the first that is another.
+    """
+    theirs = saved.state["lineage"]
+    for key, now, before in (
+        ("data.snapshot", lineage.snapshot, theirs["snapshot"]),
+        *((f"models.{role}", lineage.models.get(role), sha256) for role, sha256 in theirs["models"].items()),
+    ):
+        if now != before:
+            message = f"{key} has the hash {now}, but the checkpoint was made with {before}"
+            raise ConfigError(key=key, value=now, message=message)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -214,17 +236,20 @@ def choose_layout(model: Any, items: Sequence[Item], *, config: RunConfig, devic
     """
     by_length = sorted(items, key=lambda item: (item.sharing.positions, item.id))
     some = {item.id: item.sharing for item in (*by_length[:2], *by_length[-1:])}
+    longest = config.sampling.max_new_tokens if isinstance(config, RolloutConfig) else 0
+    probes = [_probe(sharing, tokens=longest, context=context_tokens(model)) for sharing in some.values()]
     with precision(config, device):
-        read_in_packs_if_exact(
-            model, [_probe(sharing) for sharing in some.values()], tolerance=EXACT[config.precision.dtype]
-        )
+        read_in_packs_if_exact(model, probes, tolerance=EXACT[config.precision.dtype])
 
 
-def _probe(sharing: Sharing) -> Sharing:
-    """The item itself; for a prompt alone, two completions that repeat its beginning."""
+def _probe(sharing: Sharing, *, tokens: int, context: int) -> Sharing:
+    """The item itself; for a prompt alone, two completions that repeat it, one as long as what will be sampled."""
     if sharing.completions:
         return sharing
-    return Sharing(prompt=sharing.prompt, completions=(sharing.prompt[:32], sharing.prompt[:16]))
+    prompt = sharing.prompt
+    count = max(1, min(tokens, context - len(prompt)))
+    ids = (prompt * math.ceil(count / len(prompt)))[:count]
+    return Sharing(prompt=prompt, completions=(ids, ids[: math.ceil(count / 2)]))
 
 
 def make_trainable(model: Any, config: RunConfig, saved: Saved | None, *, role: str | None = None) -> Any:
@@ -260,15 +285,17 @@ def make_trained(model: Any, optim: OptimConfig, *, extra: Mapping[str, nn.Param
     return Trained(model=model, optimizer=optimizer, optim=optim, extra=extra, root=root)
 
 
-def plan_of(config: RunConfig, count: int, *, size: int) -> tuple[list[list[int]], int]:
+def plan_of(config: RunConfig, count: int, *, size: int, inner: int) -> tuple[list[list[int]], float]:
     """The iterations of a run over `count` examples (their indices), and how many go once over all of them.
 
     Args:
-        size: examples (prompts) of an iteration.
+        size: examples (prompts) of an iteration; `inner`: its optimizer steps.
     """
     if isinstance(config, RolloutConfig):
         iterations = config.batch.iterations
-        return plan_rollouts(count, prompts=size, iterations=iterations, seed=config.seed), max(1, count // size)
+        if config.stop.max_steps is not None:
+            iterations = min(iterations, -(-config.stop.max_steps // inner))
+        return plan_rollouts(count, prompts=size, iterations=iterations, seed=config.seed), count / size
     plan = plan_batches(count, size=size, epochs=config.batch.epochs, seed=config.seed, max_steps=config.stop.max_steps)
     return plan, -(-count // size)
 
@@ -300,12 +327,7 @@ def start_run(
     """
     if not items:
         raise SnapshotError("holds nothing to train on", file="train.jsonl")
-    if config.memory.recompute is Recompute.ON:
-        for part in trained.values():
-            recompute_activations(part.model)
-    plan, per_epoch = plan_of(config, len(items), size=size)
-    if config.stop.max_steps is not None:
-        plan = plan[: -(-config.stop.max_steps // inner)]
+    plan, per_epoch = plan_of(config, len(items), size=size, inner=inner)
     saved, out = opening.saved, opening.out
     progress = Progress() if saved is None else checkpoints.progress_from(saved.state)
     written = progress.step + (progress.pending is None) if saved is not None else 0
@@ -323,6 +345,7 @@ def start_run(
         plan=plan,
         inner=inner,
         epoch_iterations=per_epoch,
+        most_steps=config.stop.max_steps,
         lineage=opening.lineage,
         progress=progress,
         metrics=open_lines(out / "metrics.jsonl", before_step=written, writes=ranks.is_main()),
@@ -336,6 +359,8 @@ def start_run(
     )
     if saved is not None:
         _restore(run, saved, inside=inside)
+    if progress.recomputes or config.memory.recompute is Recompute.ON:
+        recompute_from_now(run)
     return run
 
 
@@ -351,21 +376,29 @@ def _restore(run: Run[Any], saved: Saved, *, inside: bool) -> None:
     checkpoints.restore_python_generator(state)
     run.state = state["method"]
     run.tensors = checkpoints.method_tensors(saved.path)
-    if inside or not ranks.is_main():
-        run.saved = saved
-        if ranks.is_main():
-            checkpoints.drop_after(run.folder, step=saved.step)
-        return
-    checkpoints.drop_after(run.folder, step=saved.step)
-    run.saved = checkpoints.adopt_checkpoint(saved.path, run.folder)
+    run.saved = saved
+    lost = False
+    if ranks.is_main():
+        checkpoints.drop_after(run.folder, step=saved.step)
+        if not inside:
+            run.saved = checkpoints.adopt_checkpoint(saved.path, run.folder)
+            lost = not _adopt_best(run, saved)
+    if ranks.any_rank(lost):
+        run.progress.best = None  # the next evaluation finds a new one
+
+
+def _adopt_best(run: Run[Any], saved: Saved) -> bool:
+    """Bring the best checkpoint of a former attempt along; false where it was pruned or is broken."""
     best = run.progress.best
-    if best is not None and best["step"] != saved.step:
-        former = saved.path.parent / f"step-{int(best['step'])}"
-        try:
-            checkpoints.verify_checkpoint(former)
-            checkpoints.adopt_checkpoint(former, run.folder)
-        except ModelError:  # it was pruned or is broken: the next evaluation finds a new best
-            run.progress.best = None
+    if best is None or best["step"] == saved.step:
+        return True
+    former = saved.path.parent / f"step-{int(best['step'])}"
+    try:
+        checkpoints.verify_checkpoint(former)
+        checkpoints.adopt_checkpoint(former, run.folder)
+    except ModelError:
+        return False
+    return True
 
 
 def check_packing(run: Run[Any], values_of: Callable[[Pack], Tensor]) -> None:
