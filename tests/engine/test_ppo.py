@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import MistralConfig, MistralForCausalLM, MistralForSequenceClassification
 
 from tests.engine.engine_runs import lines_of, result_of, run_here, start_child, steps_of
 from tests.engine.sampled_runs import (
@@ -33,11 +34,12 @@ from training.engine.errors import ConfigError
 from training.engine.examples import load_prompts
 from training.engine.experience import Iteration, keep, kept
 from training.engine.logprobs import token_logprobs
-from training.engine.models import score_head
-from training.engine.packing import Sharing, build_pack
+from training.engine.models import save_model, score_head
+from training.engine.packing import ATTENTION, PADDED, Sharing, build_pack, layout_of
 from training.engine.records import KINDS
 from training.engine.scoring import Given, GivenCompletion, load_reward_models
 from training.engine.supervision import Supervision
+from training.engine.text import load_text
 
 _ = sampled_places
 INNER = {"minibatch": 16, "inner_epochs": 2}
@@ -271,6 +273,34 @@ def test_a_critic_begins_from_the_policy_where_the_reward_model_reads_other_ids(
     assert run_here(raw, tmp_path / "run") == 0
     raw["adapter"] = None
     assert run_here(raw, tmp_path / "whole") == 0
+
+
+@pytest.mark.parametrize(("tokens", "layout"), [(8, ATTENTION), (64, PADDED)])
+def test_policy_and_critic_are_looked_at_with_texts_as_long_as_sampled_ones(
+    tokens: int, layout: str, sampled_places: dict[str, Path], tmp_path: Path
+) -> None:
+    """A window that holds the longest prompt with 8 tokens more, and not with 64."""
+    text = load_text(sampled_places["base"])
+    options = {
+        "vocab_size": len(text.tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
+        "eos_token_id": text.end_id, "pad_token_id": text.pad_id,
+    }  # fmt: skip
+    config = parse_config(config_of(sampled_places, sampling={"max_new_tokens": tokens}))
+    assert isinstance(config, PpoConfig)
+    prompts = load_prompts("train", data=config.data, text=text).examples
+    options["sliding_window"] = max(len(prompt.ids) for prompt in prompts) + 32 + 8
+    models = {"base": str(tmp_path / "base"), "rewards": [str(tmp_path / "reward")]}
+    torch.manual_seed(0)
+    save_model(MistralForCausalLM(MistralConfig(**options)), text, tmp_path / "base", winnow={})
+    scored = MistralForSequenceClassification(MistralConfig(**options, num_labels=1))
+    save_model(scored, text, tmp_path / "reward", winnow={})
+    config = replace(config, models=replace(config.models, base=models["base"], rewards=tuple(models["rewards"])))
+    (tmp_path / "out").mkdir()
+    opening = starting.open_run(config, tmp_path / "out", resume=None, supervision=Supervision(), kinds=KINDS)
+    policy, _ = starting.load_policies(opening, config, prompts)
+    critic, _ = critics.load_critic(config, opening, prompts=prompts)
+    assert (layout_of(policy), layout_of(critic)) == (layout, layout)
 
 
 def test_too_large_an_inner_kl_leaves_out_the_rest_of_the_iteration(

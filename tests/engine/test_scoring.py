@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForSequenceClassification
 
 from tests.engine.tiny import TEMPLATE, tiny_model
 from training.engine import models
 from training.engine.errors import Diverged, ModelError
+from training.engine.packing import ATTENTION, PADDED, layout_of
 from training.engine.scoring import Given, GivenCompletion, RewardModels, load_reward_models
 from training.engine.sections import Combine, Dtype
 from training.engine.text import load_text
@@ -157,6 +159,26 @@ def test_a_score_that_is_not_finite_names_its_prompt(tmp_path: Path) -> None:
         models.score_head(found.members[0].model).weight.fill_(math.inf)
     with pytest.raises(Diverged, match=r"rollout/score is .*examples p0, p0"):
         found(ITEMS[:1])
+
+
+def test_a_longer_text_is_looked_at_anew(tmp_path: Path) -> None:
+    """The shortest items fit into the model's window, so packs are exact for them; a longer one's are not."""
+    text = load_text(tiny_model(tmp_path / "policy"))
+    config = MistralConfig(
+        vocab_size=len(text.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=40, initializer_range=0.3, num_labels=1,
+        eos_token_id=text.end_id, pad_token_id=text.pad_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    models.save_model(MistralForSequenceClassification(config), text, tmp_path / "r", winnow={})
+    completions = [GivenCompletion(text="dog " * 30), GivenCompletion(text="good")]
+    long = Given(id="long", prompt=ITEMS[0].prompt, completions=completions)
+    (expected,) = load(str(tmp_path / "r")).score([long])
+    found = load(str(tmp_path / "r"))
+    found(ITEMS[:1])
+    assert layout_of(found.members[0].model) == ATTENTION
+    assert torch.allclose(found([long]), expected)
+    assert layout_of(found.members[0].model) == PADDED
 
 
 def test_no_completions_give_no_scores(tmp_path: Path) -> None:

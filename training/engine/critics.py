@@ -21,9 +21,9 @@ from training.engine.checkpoint import load_head
 from training.engine.config import PpoConfig
 from training.engine.experience import read_values
 from training.engine.files import read_json
+from training.engine.loop import Item
 from training.engine.models import base_of, load_reward_model, score_head
-from training.engine.packing import EXACT, Pack, Sharing, hidden_states, read_in_packs_if_exact
-from training.engine.rollouts import Asked
+from training.engine.packing import Pack, hidden_states
 from training.engine.scoring import stored_mean
 from training.engine.starting import Opening
 from training.engine.text import load_text
@@ -48,11 +48,11 @@ def source_of(config: PpoConfig, opening: Opening) -> Path:
     return reward if same_ids and len(kinds) == 1 else opening.base
 
 
-def load_critic(config: PpoConfig, opening: Opening, *, prompts: Sequence[Asked]) -> tuple[Any, float]:
+def load_critic(config: PpoConfig, opening: Opening, *, prompts: Sequence[Item]) -> tuple[Any, float]:
     """A separate critic in training and the m that is taken off its values; from the checkpoint where there is one.
 
     Args:
-        prompts: some, to find out whether the model can read packs.
+        prompts: what it will read, to find out whether it reads packs exactly.
     """
     saved, source = opening.saved, source_of(config, opening)
     whole = saved is not None and config.adapter is None
@@ -65,9 +65,7 @@ def load_critic(config: PpoConfig, opening: Opening, *, prompts: Sequence[Asked]
     score_head(model).weight.requires_grad_(True)
     if saved is not None and not whole:
         load_head(model, saved.path / ROLE)
-    ids = [prompt.sharing.prompt for prompt in prompts[:2]]
-    probes = [Sharing(prompt=prompt, completions=(prompt[:8], prompt[:3])) for prompt in ids]
-    read_in_packs_if_exact(model, probes, tolerance=EXACT[config.precision.dtype])
+    starting.choose_layout(model, prompts, config=config, device=opening.device)
     return model, 0.0 if fresh else stored_mean(source)
 
 

@@ -106,8 +106,8 @@ class RewardModel:
     text: Text
     mean: float
     sha256: str
-    checked: bool = False
-    """Whether it is known if the model can read packs."""
+    checked: int = 0
+    """Tokens of the longest prompt and completion that it is known of if the model can read them in packs."""
 
     def sharing(self, item: Answered, *, own: Text | None) -> Sharing:
         """The ids of an item for this model; `own` is the policy's text that its token ids come from."""
@@ -256,11 +256,12 @@ def states_of(
     found = torch.zeros(starts[-1], score_head(member.model).in_features, device=device)
     asked = [number for number, group in enumerate(groups) if group.completions]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is Dtype.BF16):
-        if asked and not member.checked:
+        longest = max((_longest(groups[number]) for number in asked), default=0)
+        if longest > member.checked:  # a sliding window shows in long texts alone
             by_length = sorted(asked, key=lambda number: _longest(groups[number]))
             some = [groups[number] for number in dict.fromkeys([*by_length[:2], by_length[-1]])]
             read_in_packs_if_exact(member.model, some, tolerance=EXACT[dtype])
-            member.checked = True
+            member.checked = longest
         for places in plan_packs([groups[number].positions for number in asked], micro_tokens=micro_tokens):
             if between is not None:
                 between()
