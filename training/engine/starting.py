@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import math
 import random
 import sys
 import time
