@@ -118,7 +118,7 @@ def sampling_peer(name: str, model: Any, tmp_path: Path, **options: Any) -> Any:
 
 
 def test_the_rloo_loss_equals_on_one_rollout(bench: Bench, pairs: list[Pair], tmp_path: Path) -> None:
-    """In fp64 but for norms: TRL adds log-probabilities in the model's type, and the rounding of 90 nats is that of ρ."""
+    """In fp64 but for norms: TRL adds log-probabilities in the model's type, and the rounding of their sum is ρ's."""
     ours, theirs = (model.double() for model in both())
     beta = 0.05
     session = bench.session(
