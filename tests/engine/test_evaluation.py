@@ -23,7 +23,8 @@ from training.engine.logprobs import completion_logprobs
 from training.engine.metrics import METRICS
 from training.engine.packing import Sharing, build_pack, use_packed_attention
 from training.engine.records import write_snapshot
-from training.engine.sampling import Prompt, generate
+from training.engine.rollouts import Group
+from training.engine.sampling import Completion, Prompt, generate
 from training.engine.scoring import Given, GivenCompletion, load_reward_models
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import load_text
@@ -225,6 +226,28 @@ def test_another_tokenizer_leaves_the_kl_out_and_the_wins_in(places: dict[str, s
     _, values = done(config(places, models=chosen), tmp_path / "out")
     assert "rollout/kl" not in values
     assert "win/win_rate" in values
+
+
+def test_an_empty_completion_has_a_kl_of_zero() -> None:
+    completions = tuple(
+        Completion(
+            prompt_id="p",
+            index=number,
+            text="",
+            token_ids=ids,
+            token_logprobs=(0.0,) * len(ids),
+            logprob=0.0,
+            sampler_logprob=0.0,
+            finish="length",
+        )
+        for number, ids in enumerate([(), (7, 8)])
+    )
+    sharing = Sharing(prompt=(5,), completions=tuple(c.token_ids for c in completions))
+    group = Group(id="p", group="g", prompt=[], sharing=sharing, completions=completions)
+    ratios = [torch.zeros(0).double(), torch.tensor([0.5, 0.25]).double()]
+    found = evaluation._rollouts([group], torch.tensor([1.0, 2.0]), ratios)
+    assert [(r.kl, r.kl_token_max, r.score) for r in found] == [(0.0, 0.0, 1.0), (0.75, 0.5, 2.0)]
+    assert evaluation._kl_by_both(ratios)["rollout/kl_per_token"] == pytest.approx(0.375)
 
 
 def test_the_curve_of_known_scores_is_known() -> None:

@@ -40,7 +40,7 @@ from training.engine.logprobs import token_logprobs
 from training.engine.packing import EXACT, Sharing, build_pack, plan_packs, read_in_packs_if_exact
 from training.engine.pairs import Pair, load_part
 from training.engine.records import Manifest, verify_snapshot
-from training.engine.rollout_figures import Limits, Rollout, reference_metrics, rollout_metrics
+from training.engine.rollout_figures import Limits, Rollout, reference_metrics, rollout_metrics, rollouts_of
 from training.engine.rollouts import Group, kl_figures
 from training.engine.sampling import Completion, Prompt, generate
 from training.engine.scoring import Given, GivenCompletion, RewardModels, combined, load_reward_models
@@ -387,19 +387,11 @@ def _token_logprobs(session: _Session, model: Any, groups: Sequence[Sharing]) ->
 
 
 def _rollouts(groups: Sequence[Group], scores: Tensor | None, ratios: Sequence[Tensor] | None) -> list[Rollout]:
-    flat = [(group, completion) for group in groups for completion in group.completions]
-    return [
-        Rollout(
-            prompt_id=group.id,
-            group=group.group,
-            token_ids=completion.token_ids,
-            finished=completion.finish == "end",
-            score=None if scores is None else float(scores[number]),
-            kl=None if ratios is None else float(ratios[number].sum()),
-            kl_token_max=None if ratios is None else float(ratios[number].max()),
-        )
-        for number, (group, completion) in enumerate(flat)
-    ]
+    return rollouts_of(
+        groups,
+        scores=None if scores is None else scores.tolist(),
+        log_ratios=None if ratios is None else [ratio.tolist() for ratio in ratios],
+    )
 
 
 def _kl_by_both(ratios: Sequence[Tensor]) -> dict[str, float]:
