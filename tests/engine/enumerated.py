@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from training.engine.advantages import per_completion
+from training.engine.advantages import owners
 
 END = 2
 STEPS = 3
@@ -33,6 +33,11 @@ def table(seed: int, *, spread: float = 1.0) -> Tensor:
 def token_logp(logits: Tensor) -> Tensor:
     """log π of every token of every completion, [C] in the order of COMPLETIONS."""
     return logits.log_softmax(1)[ROWS, TOKENS]
+
+
+def per_completion(x: Tensor, lengths: Tensor) -> Tensor:
+    """Sums over the tokens [C] of each completion, [K]; 0 where there is none. Gradients pass."""
+    return x.new_zeros(len(lengths)).index_add(0, owners(lengths), x)
 
 
 def completion_logp(logits: Tensor) -> Tensor:

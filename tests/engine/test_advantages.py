@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.engine.enumerated import per_completion
 from training.engine.advantages import (
     batch_leave_one_out,
     best_of_n_curve,
@@ -19,7 +20,6 @@ from training.engine.advantages import (
     leave_one_out,
     mean_and_std,
     next_beta,
-    per_completion,
     per_token,
     power_sums,
     replace_missing_end,

@@ -12,7 +12,7 @@ import pytest
 
 from training.engine.alarms import ALARMS, CUSUM_LIMIT, LEAST_COMPLETIONS, RULES, raised
 from training.engine.calibration import sigmoid
-from training.engine.diagnostics import Cusum, Watch, policy_alarms, reward_alarms, rollout_alarms, watch_rollouts
+from training.engine.diagnostics import Cusum, Watch, reward_alarms, rollout_alarms, watch_rollouts
 from training.engine.displacement import displacement_metrics
 from training.engine.evaluate import Judged, correlation, preference_metrics, probability_metrics
 from training.engine.metrics import METRICS
@@ -152,11 +152,6 @@ def test_similar_answers_that_fall_together_ring_and_different_ones_do_not() -> 
     different = displaced(lambda x: [[x, 0.0], [0.0, x], [-x, -x]])
     assert different["eval/logp_chosen_change"] > 0
     assert list(raised(different)) == []
-
-
-def test_policy_alarms_reads_other_figures_too() -> None:
-    assert policy_alarms([-3.0] * 40, figures={"rollout/sampler_gap": 0.1}) == ["displacement", "optimisation"]
-    assert policy_alarms([], figures={}) == []
 
 
 # --- policies that sample ---------------------------------------------------------------------------------------------

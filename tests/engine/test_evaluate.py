@@ -6,6 +6,7 @@ import random
 import pytest
 from scipy import integrate, optimize, stats
 
+from training.engine.alarms import raised
 from training.engine.calibration import (
     accuracy_ceiling,
     calibration_error,
@@ -13,9 +14,8 @@ from training.engine.calibration import (
     fit_temperature,
     sigmoid,
     softplus,
-    true_accuracy,
 )
-from training.engine.diagnostics import policy_alarms, reward_alarms
+from training.engine.diagnostics import reward_alarms
 from training.engine.evaluate import (
     Judged,
     accuracy_metrics,
@@ -127,9 +127,10 @@ def test_alarms_ring_with_enough_pairs_only() -> None:
     longer = {**figures, "eval/calibration_error": 0.01, "eval/longer_wins": 0.7}
     assert reward_alarms(longer, part="eval") == ["length_bias"]
     assert reward_alarms({**longer, "eval/pairs": 29.0}, part="eval") == []
-    assert policy_alarms([-3.0] * 40) == ["displacement"]
-    assert policy_alarms([-3.0] * 10 + [1.0] * 30) == []
-    assert policy_alarms([-3.0] * 20) == []
+    falling = {"eval/changed_pairs": 40.0, "eval/falling_share": 1.0, "eval/logp_chosen_change": -3.0}
+    assert list(raised(falling)) == ["displacement"]
+    assert list(raised({**falling, "eval/falling_share": 0.25, "eval/logp_chosen_change": 0.0})) == []
+    assert list(raised({**falling, "eval/changed_pairs": 20.0})) == []
 
 
 def test_intervals_cover_the_truth_where_pairs_of_a_prompt_are_alike() -> None:
@@ -252,11 +253,6 @@ def test_the_ceiling_is_what_the_best_model_of_disagreeing_people_has(agreement:
 def test_where_all_pairs_are_equally_hard_the_ceiling_is_its_bound() -> None:
     assert ceiling_bound(0.8**2 + 0.2**2) == pytest.approx(0.8)
     assert (accuracy_ceiling(1.0), accuracy_ceiling(0.5), ceiling_bound(0.5)) == (1.0, 0.5, 0.5)
-
-
-def test_accuracy_against_noisy_labels_tells_that_against_the_truth() -> None:
-    truth, labels = 0.85, 0.9
-    assert true_accuracy(truth * labels + (1 - truth) * (1 - labels), label_accuracy=labels) == pytest.approx(truth)
 
 
 def test_agreement_counts_pairs_of_votes_on_one_comparison() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.engine.enumerated import END
+from tests.engine.enumerated import END, per_completion
 from tests.engine.tabular import (
     Bench,
     all_pairs,
@@ -26,7 +26,6 @@ from tests.engine.test_exact import check_kl_in_the_loss, check_rloo_is_unbiased
 from tests.engine.test_exact_preferences import cache_of, check_dpo_ends_at_the_optimum
 from tests.engine.test_exact_reward import check_reward_is_the_maximum_likelihood, check_split_changes_nothing
 from training.engine import loop, ppo, reference, rloo, scoring
-from training.engine.advantages import per_completion
 from training.engine.logprobs import sum_by_completion
 from training.engine.packing import Pack, build_pack, hidden_states
 from training.engine.policy_losses import k3

@@ -13,14 +13,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.engine import enumerated
-from tests.engine.enumerated import FINISHED, LENGTHS, ROWS, completion_logp, gradient, relative, table, token_logp
+from tests.engine.enumerated import (
+    FINISHED,
+    LENGTHS,
+    ROWS,
+    completion_logp,
+    gradient,
+    per_completion,
+    relative,
+    table,
+    token_logp,
+)
 from tests.engine.finite_differences import gradient_error
 from training.engine import policy_losses
 from training.engine.advantages import (
     gae,
     group_normalised,
     leave_one_out,
-    per_completion,
     per_token,
     replace_missing_end,
     token_rewards,

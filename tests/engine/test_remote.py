@@ -22,7 +22,7 @@ from training.engine.config import SampleConfig, ServerConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.metrics import METRICS
 from training.engine.remote import Client, Patience, RemoteError, in_parallel, open_client, post
-from training.engine.remote_sampling import RemoteSampler, check_sampler
+from training.engine.remote_sampling import RemoteSampler
 from training.engine.sampling import Prompt, Sampler
 from training.engine.supervision import Supervision
 from training.engine.text import load_text
@@ -216,7 +216,6 @@ def test_vllm_gives_token_ids_and_their_logprobs() -> None:
         assert all(c.token_ids == (1, 2, 3) and c.token_logprobs == (-0.5, -1.0, -1.5) for c in found)
         assert all(c.logprob == c.sampler_logprob == -3.0 and c.finish == "end" for c in found)
         assert len({c.text for c in found}) == len(found)  # a seed each
-        assert sampler.gives_logprobs()
         assert len(server.requests) == len(found)
         body = server.requests[0].body
         assert server.requests[0].path == "/v1/chat/completions"
@@ -244,20 +243,12 @@ def test_the_older_form_of_token_ids_is_read() -> None:
         assert (found.token_ids, found.logprob) == ((7, 9), -3.0)
 
 
-@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo"])
-def test_a_server_of_text_only_is_refused_by_name_where_log_probabilities_are_needed(method: str) -> None:
+def test_a_server_of_text_only_gives_completions_without_tokens_and_log_probabilities() -> None:
     with serving(lambda _: said("hello", finish="length")) as server:
         sampler = RemoteSampler(_client(server.url), model="gpt")
         (found,) = sampler(PROMPTS[:1], seed=1, stream="s")
         assert (found.text, found.finish, found.token_ids) == ("hello", "length", ())
         assert math.isnan(found.logprob) and math.isnan(found.sampler_logprob)
-        with pytest.raises(ConfigError, match=f"{method} needs token ids.*gpt at {server.url} gives text only"):
-            check_sampler(sampler, method=method)
-        check_sampler(sampler, method="online_dpo")
-    with serving(_vllm) as server:
-        sampler = RemoteSampler(_client(server.url), model="m")
-        check_sampler(sampler, method=method)
-        assert server.requests[0].body["max_tokens"] == 1
 
 
 @pytest.mark.parametrize("refused", [{"return_token_ids"}, {"return_token_ids", "logprobs"}])

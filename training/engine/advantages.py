@@ -34,11 +34,6 @@ def per_token(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.repeat_interleave(x, lengths)
 
 
-def per_completion(x: Tensor, lengths: Tensor) -> Tensor:
-    """Sums over the tokens [C] of each completion, [K]; 0 where there is none. Gradients pass."""
-    return x.new_zeros(len(lengths)).index_add(0, owners(lengths), x)
-
-
 def replace_missing_end(scores: Tensor, finished: Tensor, *, missing_end_score: float) -> Tensor:
     """The score of a completion without an end token is `missing_end_score`, whatever the reward model says, [K].
 

@@ -108,13 +108,6 @@ def ceiling_bound(agreement: float) -> float:
     return (1 + math.sqrt(2 * agreement - 1)) / 2
 
 
-def true_accuracy(observed: float, *, label_accuracy: float) -> float:
-    """Accuracy against the truth, from that against labels which are right with probability a > ½, errors independent:
-    (observed − (1 − a))/(2a − 1). Outside [0, 1] where the labels are better or worse than was said.
-    """
-    return (observed - (1 - label_accuracy)) / (2 * label_accuracy - 1)
-
-
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 

@@ -746,7 +746,7 @@ class BinaryConditioningConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuarkConfig:
-    """Quantised reward conditioning on fresh completions (`conditioning.py`; Lu et al. 2022)."""
+    """Quantised reward conditioning on fresh completions (`quark.py`; Lu et al. 2022)."""
 
     method: Literal["quark"] = "quark"
     seed: int = 1

@@ -41,23 +41,6 @@ def reward_alarms(metrics: Mapping[str, float], *, part: str) -> list[str]:
     return [name for name in raised(own) if name in REWARD_ALARMS]
 
 
-def policy_alarms(chosen_changes: Sequence[float], *, figures: Mapping[str, float] | None = None) -> list[str]:
-    """`displacement`: most chosen completions lose likelihood, by more than 1 nat in the mean (Razin et al. 2024).
-
-    Args:
-        chosen_changes: log π − log π_ref of held-out chosen completions, nats.
-        figures: other figures of the evaluation, whose alarms are raised too.
-    """
-    own = dict(figures or {})
-    if chosen_changes:
-        own |= {
-            "eval/changed_pairs": float(len(chosen_changes)),
-            "eval/falling_share": sum(change < 0 for change in chosen_changes) / len(chosen_changes),
-            "eval/logp_chosen_change": sum(chosen_changes) / len(chosen_changes),
-        }
-    return list(raised(own))
-
-
 # --- over-optimisation ------------------------------------------------------------------------------------------------
 
 

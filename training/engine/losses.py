@@ -173,19 +173,6 @@ def ranking_pairs(ranking: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Ten
     return first, second, torch.tensor([q for _, _, q in pairs])  # 1 and ½ are exact in any dtype
 
 
-def ranking_nll(scores: Tensor, ranking: Sequence[Sequence[int]]) -> Tensor:
-    """Σ over pairs of `preference_nll` / number of pairs: one prompt weighs 1, however many completions it has.
-
-    Args:
-        scores: [K] of one prompt's completions; `ranking`: [[best], [tied, tied], …], any subset of them.
-
-    Returns:
-        Scalar, 0 where there is no pair. Source: Ouyang et al. 2022, eq. 1.
-    """
-    first, second, q = (part.to(scores.device) for part in ranking_pairs(ranking))
-    return preference_nll(scores[first] - scores[second], q.to(scores.dtype)).sum() / max(len(q), 1)
-
-
 def rao_kupper(margin: Tensor, *, eta: Tensor, win: Tensor, tie: Tensor, lose: Tensor) -> Tensor:
     """Cross-entropy of votes with ties: P(a) = σ(Δ−η), P(b) = σ(−Δ−η), P(tie) = the rest.
 

@@ -1,6 +1,6 @@
 """Every metric that the engine writes, by name: unit, meaning, and which way is better.
 
-A run that writes another name is a bug (`loop.MetricsWriter` refuses it). Plain Python: the web reads this table.
+A run that writes another name is a bug (`files.check_values` refuses it). Plain Python: the web reads this table.
 """
 
 from __future__ import annotations

@@ -78,15 +78,6 @@ class Part:
     dropped: int
 
 
-def verify_preferences(snapshot: str) -> Manifest:
-    """The manifest of a snapshot that verifies and holds preferences.
-
-    Raises:
-        SnapshotError: it does not verify, or is of another kind.
-    """
-    return verify_kind(snapshot, "preferences")
-
-
 def verify_kind(snapshot: str, *kinds: str) -> Manifest:
     """The manifest of a snapshot that verifies and is of one of the kinds.
 

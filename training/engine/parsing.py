@@ -98,7 +98,7 @@ def _wrong_type(key: str, value: object, wanted: str) -> ConfigError:
 
 
 def require(ok: bool, name: str, value: object, message: str) -> None:
-    """For `__post_init__`: `_build` adds the path of the section."""
+    """For `__post_init__`: `build` adds the path of the section."""
     if not ok:
         raise ConfigError(key=name, value=value, message=f"{name} {message}, got {show(value)}")
 

@@ -9,6 +9,8 @@ Fields of a request beyond OpenAI's: `top_k` and `min_p` where set, `return_toke
 server that refuses them (400 or 422) is asked with OpenAI's own fields, then without `logprobs`; what it took first is
 kept. A server's log-probabilities are its own: vLLM gives log π at temperature 1 before any cut, its default
 (`logprobs_mode` raw_logprobs), end token included; OpenAI leaves the end token out.
+
+Methods that train sample with their own weights, not by a server.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.engine.config import PolicyConfig, SampleConfig, SamplingConfig
-from training.engine.errors import ConfigError
 from training.engine.examples import control_of
 from training.engine.files import LineFile, Status, write_json
 from training.engine.remote import Client, RemoteError, Reply, chat, in_parallel, open_client
@@ -33,8 +34,6 @@ from training.engine.sampling import Completion, Prompt, read_kept, read_prompts
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
 
-NEED_LOGPROBS = frozenset({"ppo", "rloo", "grpo"})
-"""Methods whose loss needs the sampled tokens and log μ of each (ENGINE §3.8)."""
 _FINISH: dict[str | None, Literal["end", "length"]] = {"stop": "end", "length": "length"}
 """`stop` is an end token or a stop string alike."""
 
@@ -87,7 +86,6 @@ class RemoteSampler:
     """
 
     def __init__(self, client: Client, *, model: str) -> None:
-        self.name = f"{model} at {client.url}"
         self.tokens: dict[tuple[str, int], int | None] = {}
         """Of the completions of the last call, by prompt id and index: tokens, as the server counts them."""
         self.skipped: list[tuple[str, int, str]] = []
@@ -95,14 +93,6 @@ class RemoteSampler:
         self._client = client
         self._model = model
         self._fields: _Fields | None = None
-        self._is_complete = False  # token ids and log-probabilities came back, one for one
-
-    def gives_logprobs(self) -> bool:
-        """Whether token ids and their log-probabilities come back. Asks for one token if nothing was asked before."""
-        if self._fields is None:
-            law = _Law(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, stop=(), max_new_tokens=1)
-            self._ask([{"role": "user", "content": "1"}], law, seed=0, halt=threading.Event())
-        return self._is_complete
 
     def __call__(
         self,
@@ -185,19 +175,7 @@ class RemoteSampler:
                 fields = _Fields(fields - 1)
         if self._fields is None:
             self._fields = fields
-            self._is_complete = _has_logprobs(reply)
         return reply
-
-
-def check_sampler(sampler: RemoteSampler, *, method: str) -> None:
-    """Refuse a server that gives text only, for a method that needs more.
-
-    Raises:
-        ConfigError: names the method and the server.
-    """
-    if method in NEED_LOGPROBS and not sampler.gives_logprobs():
-        problem = f"{method} needs token ids and their log-probabilities, and {sampler.name} gives text only"
-        raise ConfigError(key="sampling.server", value=sampler.name, message=problem)
 
 
 def request_seed(*, seed: int, stream: str, prompt_id: str, index: int) -> int:

@@ -109,7 +109,7 @@ def train(session: Run[Example], config: RewardConfig, *, held_out: Sequence[Exa
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 
-def pair_losses(options: RewardOptions, found: Tensor, pairs: Compared, *, tie_width: Tensor | None) -> Tensor:
+def pair_losses(found: Tensor, pairs: Compared, *, tie_width: Tensor | None) -> Tensor:
     """ℓ of each pair, [P], without centring. Args: found: [K] scores; tie_width: η, for `ties: rao_kupper`."""
     delta = found[pairs.first] - found[pairs.second]
     if tie_width is None:
@@ -126,7 +126,7 @@ def item_losses(
     each = torch.zeros_like(pairs.share)
     ranked = options.link is RankingLink.PLACKETT_LUCE and any(isinstance(item, Ranked) for item in items)
     if not ranked:
-        each = pair_losses(options, found, pairs, tie_width=tie_width)
+        each = pair_losses(found, pairs, tie_width=tie_width)
     if options.centring:
         each = each + options.centring * losses.centring(found[pairs.first], found[pairs.second])
     loss = found.new_zeros(len(items)).index_add(0, pairs.item, each * pairs.share)
