@@ -96,6 +96,15 @@ def watch(
     return Cell(steps=tuple(marks), extra=tuple(extras), peak_bytes=usage.ru_maxrss * 1024)
 
 
+def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies in bf16 itself; one that does not is slower with it than in fp32."""
+    if not cpuinfo.exists():
+        return False
+    lines = cpuinfo.read_text().splitlines()
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def _new(known: Sequence[Mark], lines: Sequence[dict[str, Any]], wall: float, cpu: float) -> list[Mark]:
     return [Mark(wall=wall, cpu=cpu, line=line) for line in lines[len(known) :]]
 

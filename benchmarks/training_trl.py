@@ -5,7 +5,8 @@
 With `best` the flags are the best that TRL has here: no recomputation, no padding in SFT, the reference's
 log-probabilities beforehand. Else they are TRL's defaults. Both sides are held to one batch size, learning rate,
 sequence of examples and precision (TRL's own default is bf16). A line of `metrics.jsonl` ends each step, its loss
-follows in `losses.jsonl`; a line of `reference/trl.jsonl` ends each batch of the reference. PPO is run by a TRL that
+follows in `losses.jsonl`; a line of `reference/trl.jsonl` ends each batch of the reference, one of `padding.jsonl` says
+what a collated batch holds. PPO is run by a TRL that
 still has it: `training` puts that one first on the path.
 """
 
@@ -26,7 +27,6 @@ from benchmarks.training_data import read_lines
 
 trl = importlib.import_module("trl")  # as Any: its names are made when they are asked for
 RATE = 1e-6
-RESPONSE = 64
 
 
 class Marks(TrainerCallback):
@@ -41,15 +41,37 @@ class Marks(TrainerCallback):
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def mark(self, step: int, state: Any) -> None:
+        line = {"step": step, "train/tokens": state.num_input_tokens_seen}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            line["memory/peak_bytes"] = torch.cuda.max_memory_allocated()
+        self.write("metrics.jsonl", line)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.write("metrics.jsonl", {"step": 0, "train/tokens": state.num_input_tokens_seen})
+        self.mark(0, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.write("metrics.jsonl", {"step": state.global_step, "train/tokens": state.num_input_tokens_seen})
+        self.mark(state.global_step, state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self.write("losses.jsonl", {"step": state.global_step, "loss": float(logs["loss"])})
+
+
+def watch_padding(trainer: Any, marks: Marks) -> None:
+    """Write what each collated batch holds, for a collator that gives a mask."""
+    collate = trainer.data_collator
+
+    def watched(rows: Any) -> Any:
+        batch = collate(rows)
+        masks = [value for key, value in batch.items() if key.endswith("attention_mask")]
+        if masks:
+            held = {"tokens": sum(int(m.sum()) for m in masks), "positions": sum(m.numel() for m in masks)}
+            marks.write("padding.jsonl", held)
+        return batch
+
+    trainer.data_collator = watched
 
 
 def common(spec: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +82,7 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
         "max_steps": spec["steps"],
         "learning_rate": RATE,
         "bf16": spec["dtype"] == "bf16",
-        "use_cpu": True,
+        "use_cpu": spec["device"] == "cpu",
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
@@ -146,7 +168,7 @@ def _group_method(
     arguments = config(
         **common(spec),
         num_generations=spec["per_prompt"],
-        max_completion_length=RESPONSE,
+        max_completion_length=spec["response"],
         shuffle_dataset=False,
         beta=spec["beta"],
     )
@@ -175,7 +197,7 @@ def ppo(spec: dict[str, Any], examples: list[dict[str, Any]], marks: Marks) -> A
     arguments = module.PPOConfig(
         **shared,
         total_episodes=spec["per_device"] * spec["steps"],
-        response_length=RESPONSE,
+        response_length=spec["response"],
         temperature=1.0,
         num_sample_generations=0,
         num_ppo_epochs=spec["inner_epochs"],
@@ -203,7 +225,10 @@ def main() -> None:
     makers = {"sft": sft, "reward": reward, "dpo": dpo, "grpo": grpo, "rloo": rloo, "ppo": ppo}
     out = Path(spec["out"])
     out.mkdir(parents=True, exist_ok=True)
-    trainer = makers[spec["method"]](spec, list(read_lines(Path(spec["lines"]))), Marks(out))
+    marks = Marks(out)
+    trainer = makers[spec["method"]](spec, list(read_lines(Path(spec["lines"]))), marks)
+    if spec["method"] in ("sft", "reward", "dpo"):
+        watch_padding(trainer, marks)
     trainer.train()
 
 
