@@ -15,6 +15,9 @@ import pytest
 from tests.engine.engine_runs import ROOT, lines_of, places, result_of, run_here, steps_of
 from tests.engine.planted import planted_config
 from tests.engine.sampled_runs import sampled_config, sampled_places
+from tests.engine.test_bestofn import best_of_n_config, expert_config
+from tests.engine.test_sft import demonstration, sft_config
+from tests.engine.test_sft import write as demonstrated
 
 _ = places, sampled_places
 STEPS = 5
@@ -69,7 +72,7 @@ def sampling(method: str, places: dict[str, Path], **changes: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize("adapter", [None, {"rank": 4, "alpha": 8}], ids=["all weights", "LoRA"])
-@pytest.mark.parametrize("method", ["reward", "dpo"])
+@pytest.mark.parametrize("method", ["reward", "dpo", "kto"])
 def test_two_ranks_have_the_losses_of_one(
     method: str, adapter: dict[str, int] | None, places: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -96,9 +99,42 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_back(places: dict[str, P
         assert result_of(out)["status"] == "done"
 
 
-@pytest.mark.parametrize("method", ["rloo", "grpo", "ppo"])
+def test_two_ranks_learn_demonstrations_as_one_does(places: dict[str, Path], tmp_path: Path) -> None:
+    snapshot = demonstrated(tmp_path / "snapshot", [demonstration(number) for number in range(24)])
+    config = sft_config(places["base"], snapshot, optim={"learning_rate": 1e-3, "eps": 1e-3}, stop={"max_steps": STEPS})
+    assert run_here(config, tmp_path / "one") == 0
+    run_on_two(config, tmp_path / "two")
+    check_equal(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo", "ppo", "online_dpo", "quark"])
 def test_two_ranks_sample_and_score_what_one_does(method: str, sampled_places: dict[str, Path], tmp_path: Path) -> None:
     config = sampling(method, sampled_places)
+    assert run_here(config, tmp_path / "one") == 0
+    run_on_two(config, tmp_path / "two")
+    check_equal(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_ranks_choose_among_the_scores_of_one(sampled_places: dict[str, Path], tmp_path: Path) -> None:
+    """Each rank scores what it has written itself, by the models that choose and by those that do not."""
+    config = best_of_n_config(sampled_places, models={"held_out": [str(sampled_places["other"])]})
+    assert run_here(config, tmp_path / "one") == 0
+    run_on_two(config, tmp_path / "two")
+    ours, theirs = (lines_of(tmp_path / name / "candidates.jsonl") for name in ("one", "two"))
+    assert len(ours) == len(theirs) > 8 * STEPS
+    assert len({line["score"] for line in ours}) > STEPS
+    for one, two in zip(ours, theirs, strict=True):
+        assert [one[name] for name in ("prompt_id", "index", "text")] == [two["prompt_id"], two["index"], two["text"]]
+        for name in ("score", "held_out_score"):
+            assert math.isclose(one[name], two[name], rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    for name in ("demonstrations", "pairs"):
+        ours, theirs = (lines_of(tmp_path / out / name / "train.jsonl") for out in ("one", "two"))
+        assert [line["id"] for line in ours] == [line["id"] for line in theirs] != []
+
+
+def test_two_ranks_learn_from_the_best_of_n_as_one_does(sampled_places: dict[str, Path], tmp_path: Path) -> None:
+    changes = {"optim": {"learning_rate": 1e-3, "eps": 1e-3}, "stop": {"max_steps": STEPS}}
+    config = expert_config(sampled_places, **changes)
     assert run_here(config, tmp_path / "one") == 0
     run_on_two(config, tmp_path / "two")
     check_equal(tmp_path / "one", tmp_path / "two")

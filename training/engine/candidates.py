@@ -28,7 +28,7 @@ from training.engine.files import read_json, sha256_of_file, write_json
 from training.engine.packing import Sharing
 from training.engine.rollouts import Group
 from training.engine.sampling import Completion, Prompt, generate
-from training.engine.scoring import RewardModels
+from training.engine.scoring import RewardModels, combined
 from training.engine.sections import DecodingConfig, Dtype
 from training.engine.supervision import StopRun
 from training.engine.text import Text
@@ -175,9 +175,14 @@ def _append(target: Path, made: Sequence[Sequence[Candidate]], prompts: Sequence
 def _make(
     makers: Makers, wanted: Wanted, prompts: list[PromptItem], *, stop_requested: Callable[[], bool]
 ) -> list[list[Candidate]]:
+    """The candidates of this rank's prompts. Calling reward models would share the work again, among other prompts."""
     groups = _sample(makers, wanted, prompts, stop_requested=stop_requested)
-    scores = makers.rewards(groups).tolist()
-    others = makers.held_out(groups).tolist() if makers.held_out is not None else [None] * len(scores)
+    if not groups:
+        return []
+    scores = combined(makers.rewards.score(groups), makers.rewards.combine).tolist()
+    others = [None] * len(scores)
+    if makers.held_out is not None:
+        others = combined(makers.held_out.score(groups), makers.held_out.combine).tolist()
     flat = iter(zip((c for group in groups for c in group.completions), scores, others, strict=True))
     return [[_candidate(*next(flat)) for _ in group.completions] for group in groups]
 
