@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import socket
 import threading
 import time
@@ -325,7 +326,8 @@ def test_a_resumed_command_asks_for_the_missing_completions_alone(raw: dict[str,
     with serving(_vllm) as server:
         _run(raw, server, tmp_path / "whole")
         lines = (tmp_path / "whole" / "completions.jsonl").read_bytes().splitlines(keepends=True)
-        broken = tmp_path / "broken.jsonl"
+        broken = tmp_path / "broken" / "completions.jsonl"
+        shutil.copytree(tmp_path / "whole", broken.parent)
         broken.write_bytes(b"".join(lines[:10]) + lines[10][:-5])
         before = len(server.requests)
         result = _run(raw, server, tmp_path / "again", resume=broken)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.tiny import tiny_model
-from training.engine import sampling
+from training.engine import models, sampling
 from training.engine.config import SampleConfig, parse_config
 from training.engine.errors import SnapshotError
 from training.engine.files import directory_hash
 from training.engine.metrics import METRICS
+from training.engine.models import context_tokens
 from training.engine.supervision import Supervision
 
 
@@ -91,7 +95,8 @@ def test_policies_sample_independently(raw: dict[str, Any], tmp_path: Path) -> N
 def test_a_broken_file_is_resumed_to_the_same_completions(raw: dict[str, Any], tmp_path: Path) -> None:
     _run(raw, tmp_path / "whole")
     whole = (tmp_path / "whole" / "completions.jsonl").read_bytes()
-    broken = tmp_path / "broken.jsonl"
+    broken = tmp_path / "broken" / "completions.jsonl"
+    shutil.copytree(tmp_path / "whole", broken.parent)
     lines = whole.splitlines(keepends=True)
     foreign = json.dumps({**json.loads(lines[0]), "seed": 2}).encode() + b"\n"
     broken.write_bytes(b"".join(lines[:3]) + foreign + b"not json\n" + lines[2] + b"".join(lines[7:9]) + lines[9][:-9])
@@ -117,8 +122,61 @@ def test_a_stop_ends_at_the_next_token_and_can_be_resumed(raw: dict[str, Any], t
     result = _run(raw, tmp_path / "stopped", supervision=stopped)
     assert result["status"] == "stopped"
     assert result["step"] == len(_lines(tmp_path / "stopped")) < 20
-    _run(raw, tmp_path / "again", resume=tmp_path / "stopped" / "completions.jsonl")
+    _run(raw, tmp_path / "again", resume=tmp_path / "stopped")
     assert _same(_by_key(tmp_path / "again"), _by_key(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"stop": ["a"]},
+               {"max_new_tokens": 3}, {"weights": "bf16"}],
+)  # fmt: skip
+def test_completions_drawn_by_another_law_are_not_kept(
+    change: dict[str, Any], raw: dict[str, Any], tmp_path: Path
+) -> None:
+    _run(raw, tmp_path / "former")
+    raw["sampling"] |= change
+    _run(raw, tmp_path / "fresh")
+    assert _run(raw, tmp_path / "again", resume=tmp_path / "former")["metrics"]["rollout/samples"] == 20
+    assert _same(_by_key(tmp_path / "again"), _by_key(tmp_path / "fresh"))
+    assert _run(raw, tmp_path / "again", resume=tmp_path / "again")["metrics"] == {}
+
+
+def test_completions_of_another_policy_of_that_name_and_of_changed_prompts_are_not_kept(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    _run(raw, tmp_path / "out")
+    former = _by_key(tmp_path / "out")
+    shutil.rmtree(tmp_path / "two")
+    tiny_model(tmp_path / "two", spread=0.3, seed=7)
+    prompts = Path(raw["data"]["prompts"])
+    prompts.write_text(prompts.read_text(encoding="utf-8").replace("dog 3", "cat 3"), encoding="utf-8")
+    raw["sampling"] |= {"completions": 3}
+    kept = {key for key in former if key[0] == "one" and key[1] != "p3"}
+    assert _run(raw, tmp_path / "out")["metrics"]["rollout/samples"] == 30 - len(kept)
+    now = _by_key(tmp_path / "out")
+    assert all(now[key] == former[key] for key in kept)
+    assert any(now[key]["text"] != former[key]["text"] for key in former.keys() - kept)
+
+
+def test_a_directory_without_completions_is_nothing_to_go_on_from(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SnapshotError, match="holds no completions to go on from"):
+        _run(raw, tmp_path / "out", resume=tmp_path / "empty")
+
+
+def test_policies_are_loaded_where_the_gpu_is(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    def load_policy(directory: Path, *, device: str = "cpu") -> Any:
+        devices.append(device)
+        return models.load_policy(directory)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sampling, "models", SimpleNamespace(load_policy=load_policy, context_tokens=context_tokens))
+    _run(raw, tmp_path / "out")
+    assert devices == ["cuda", "cuda"]
 
 
 @pytest.mark.parametrize(

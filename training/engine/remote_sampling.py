@@ -29,8 +29,9 @@ from typing import Any, Literal
 from training.engine.config import PolicyConfig, SampleConfig, SamplingConfig
 from training.engine.examples import control_of
 from training.engine.files import LineFile, Status, write_json
+from training.engine.kept_completions import open_completions
 from training.engine.remote import Client, RemoteError, Reply, chat, in_parallel, open_client
-from training.engine.sampling import Completion, Prompt, read_kept, read_prompts
+from training.engine.sampling import Completion, Prompt, read_prompts
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
 
@@ -268,12 +269,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     client = open_client(config.sampling.server)
     policies = [_Policy.of(policy, client) for policy in config.models.policies]
     prompts = read_prompts(Path(config.data.prompts))
-    target = out / "completions.jsonl"
-    kept = read_kept(resume or target, config=config, prompts=prompts)
-    aside = out / ".completions.partial"
-    aside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept), encoding="utf-8")
-    aside.replace(target)
-    lines = LineFile(target, keep_bytes=target.stat().st_size)
+    messages = {prompt.id: prompt.messages for prompt in prompts}
+    served = {policy.name: policy.path for policy in config.models.policies}
+    kept, lines = open_completions(out, resume, config=config, prompts=messages, policies=served)
     progress = _Progress(
         status=status,
         metrics=LineFile(out / "metrics.jsonl", keep_bytes=0),

@@ -29,6 +29,7 @@ from training.engine.drawing import Law, draw, uniforms
 from training.engine.errors import Diverged, ModelError, SnapshotError
 from training.engine.examples import control_of, with_control
 from training.engine.files import LineFile, Status, directory_hash, write_json
+from training.engine.kept_completions import open_completions
 from training.engine.row_cache import Prefix
 from training.engine.sections import Weights
 from training.engine.supervision import Supervision
@@ -307,9 +308,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     """Write OUT/completions.jsonl, a line as soon as a completion is there, and OUT/result.json last.
 
     A prompt that leaves no room for a completion in some policy's context is skipped for all of them and listed in the
-    result. Lines of `resume` (or of a former attempt in OUT itself) that belong to this config are kept, a broken last
-    one is cut off, and only the missing completions are sampled. A stop is heeded after the current token: what is in
-    work is dropped, and a resumed run writes it again, alike.
+    result. Lines of `resume` (or of a former attempt in OUT itself) that this attempt would write too are kept
+    (`kept_completions`), a broken last one is cut off, and only the missing completions are sampled. A stop is heeded
+    after the current token: what is in work is dropped, and a resumed run writes it again, alike.
     """
     if config.sampling.server is not None:
         # Imported here, since it takes its values and the reading of prompts from this module.
@@ -318,15 +319,13 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         return remote_sampling.run(config, out, resume=resume, supervision=supervision)
     status = Status(out)
     status.update("loading")
-    policies = [_load_policy(policy) for policy in config.models.policies]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policies = [_load_policy(policy, device=device) for policy in config.models.policies]
     controls = {policy.name: control_of(Path(policy.path)) for policy in config.models.policies}
     prompts, too_long = _fitting(read_prompts(Path(config.data.prompts)), policies, controls)
-    target = out / "completions.jsonl"
-    kept = read_kept(resume or target, config=config, prompts=prompts)
-    aside = out / ".completions.partial"
-    aside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept), encoding="utf-8")
-    aside.replace(target)
-    lines = LineFile(target, keep_bytes=target.stat().st_size)
+    messages = {prompt.id: prompt.messages for prompt in prompts}
+    hashes = {name: sha256 for name, _, _, sha256 in policies}
+    kept, lines = open_completions(out, resume, config=config, prompts=messages, policies=hashes)
     total = len(prompts) * config.sampling.completions * len(config.models.policies)
     progress = _Progress(
         status=status,
@@ -369,7 +368,7 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         "checkpoints": {"best": None, "last": None},
         "metrics": progress.values(),
         "alarms": [],
-        "lineage": {"snapshot": None, "models": {name: sha256 for name, _, _, sha256 in policies}},
+        "lineage": {"snapshot": None, "models": hashes},
         "completions": made,
         "skipped": [{"prompt_id": prompt.id, "reason": "too_long"} for prompt in too_long],
     }
@@ -378,9 +377,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     return result
 
 
-def _load_policy(policy: PolicyConfig) -> tuple[str, Any, Text, str]:
+def _load_policy(policy: PolicyConfig, *, device: str) -> tuple[str, Any, Text, str]:
     directory = Path(policy.path)
-    return policy.name, models.load_policy(directory), load_text(directory), directory_hash(directory)
+    return policy.name, models.load_policy(directory, device=device), load_text(directory), directory_hash(directory)
 
 
 def _fitting(
@@ -453,22 +452,3 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def read_kept(path: Path, *, config: SampleConfig, prompts: list[Prompt]) -> list[dict[str, Any]]:
-    """The whole lines of a former completions file that this config would write too, each completion once."""
-    if not path.is_file():
-        return []
-    names, ids = {policy.name for policy in config.models.policies}, {prompt.id for prompt in prompts}
-    kept: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for row in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline is a broken line
-        try:
-            line = json.loads(row)
-            key = (line["policy"], line["prompt_id"], line["index"])
-            wanted = line["seed"] == config.seed and key[0] in names and key[1] in ids
-            fits = 0 <= key[2] < config.sampling.completions and line["finish"] in ("end", "length")
-        except (ValueError, KeyError, TypeError):
-            continue
-        if wanted and fits:
-            kept.setdefault(key, line)
-    return list(kept.values())
