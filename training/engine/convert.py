@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from training.engine import models
 from training.engine.checkpoint import MANIFEST, load_head, verify_checkpoint
 from training.engine.config import ConvertConfig
-from training.engine.errors import ModelError
+from training.engine.errors import ConfigError, ModelError
 from training.engine.files import Status, directory_hash, write_json
-from training.engine.supervision import Supervision
+from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text, load_text, text_of
 
 _PROBE = [{"role": "user", "content": "Name three colours of the rainbow, and say where they come from."}]
@@ -37,10 +37,16 @@ Progress = Callable[[float, str], None]
 def run(
     config: ConvertConfig, out: Path, *, resume: Path | None = None, supervision: Supervision | None = None
 ) -> dict[str, Any]:
-    """Write OUT/model and OUT/result.json, and return the result. A model already in OUT is refused."""
+    """Write OUT/model and OUT/result.json, and return the result. A model already in OUT is refused.
+
+    Raises:
+        StopRun: a stop was asked for, and is heeded between phases; OUT/model is not there then.
+    """
     status = Status(out)
 
     def progress(share: float, doing: str) -> None:
+        if supervision is not None and supervision.stop_requested and share < 1:
+            raise StopRun
         status.update(doing, step=round(100 * share), steps=100)
         sys.stderr.write(f"progress {share:.2f} {doing}\n")
         sys.stderr.flush()
@@ -75,25 +81,40 @@ def convert(
     """Make the model directory `target` from `source`; returns kind, parameters, sha256, source and end token.
 
     Raises:
+        ConfigError: a base is named for a source that is no adapter.
         ModelError: the source is none of the three, is refused (`models.check_directory`), or does not read back alike.
     """
     if target.exists():
         raise ModelError(f"{target}: exists already")
-    if source.is_file():
-        facts = _from_gguf(source, target, name=name, progress=progress)
-    elif (source / MANIFEST).is_file():
-        progress(0.02, "verifying checkpoint")
-        verify_checkpoint(source)
-        if (source / "model").is_dir():
-            facts = _from_directory(source / "model", target, name=name, progress=progress)
-        else:
-            facts = _from_adapter(source, target, base=base, name=name, progress=progress)
-    elif source.is_dir():
-        facts = _from_directory(source, target, name=name, progress=progress)
-    else:
-        raise ModelError(f"{source}: no such file or directory")
+    if base is not None and not _is_adapter(source):
+        problem = f"{source} is no adapter checkpoint, so it has no base to be merged with"
+        raise ConfigError(key="models.base", value=str(base), message=f"models.base must be null: {problem}")
+    try:
+        facts = _convert(source, target, base=base, name=name, progress=progress)
+    except StopRun:  # what stands there was not read back, or its hash is not known
+        for left in (target, target.with_name(f".partial-{target.name}")):
+            shutil.rmtree(left, ignore_errors=True)
+        raise
     progress(1.0, "done")
     return facts
+
+
+def _is_adapter(source: Path) -> bool:
+    return (source / MANIFEST).is_file() and not (source / "model").is_dir()
+
+
+def _convert(source: Path, target: Path, *, base: Path | None, name: str, progress: Progress) -> dict[str, Any]:
+    if source.is_file():
+        return _from_gguf(source, target, name=name, progress=progress)
+    if (source / MANIFEST).is_file():
+        progress(0.02, "verifying checkpoint")
+        verify_checkpoint(source)
+        if _is_adapter(source):
+            return _from_adapter(source, target, base=base, name=name, progress=progress)
+        return _from_directory(source / "model", target, name=name, progress=progress)
+    if source.is_dir():
+        return _from_directory(source, target, name=name, progress=progress)
+    raise ModelError(f"{source}: no such file or directory")
 
 
 def _from_gguf(source: Path, target: Path, *, name: str, progress: Progress) -> dict[str, Any]:
@@ -119,8 +140,9 @@ def _from_gguf(source: Path, target: Path, *, name: str, progress: Progress) -> 
     model.tie_weights()
     model.generation_config = quantised.generation_config
     del quantised
-    end = model.generation_config.eos_token_id
-    text = text_of(tokenizer, end_ids=frozenset(end if isinstance(end, list) else [end]), name=str(source))
+    end = model.generation_config.eos_token_id  # where it names none, the tokenizer's is taken, or refused
+    end_ids = frozenset() if end is None else frozenset(end if isinstance(end, list) else [end])
+    text = text_of(tokenizer, end_ids=end_ids, name=str(source))
     winnow = {"name": name, "source": source.name, "source_format": "gguf"}
     return _save(models.prepare(model), text, target, winnow=winnow, progress=progress)
 
