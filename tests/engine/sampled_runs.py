@@ -22,7 +22,7 @@ from training.engine.config import GrpoConfig, PpoConfig, RlooConfig, parse_conf
 from training.engine.examples import PromptItem, load_prompts
 from training.engine.experience import Iteration, gather
 from training.engine.files import sha256_of_file
-from training.engine.held_out import load_scorers
+from training.engine.held_out import load_rewards
 from training.engine.logprobs import completion_logprobs
 from training.engine.loop import Run
 from training.engine.models import load_policy, save_model
@@ -116,8 +116,7 @@ def open_session(raw: dict[str, Any], out: Path) -> tuple[Run[PromptItem], Score
     )
     session.state["beta"] = config.kl.beta
     session.close_step({})
-    scorer, _ = load_scorers(config, opening, session, prompts)
-    return session, scorer
+    return session, load_rewards(session, config.models.rewards, combine=config.models.combine)
 
 
 def gathered(session: Run[PromptItem], scorer: Scorer, *, with_old: bool = True, **changes: Any) -> Iteration:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.engine.engine_runs import error_of, lines_of, result_of, run_here, steps_of
+from tests.engine.planted import planted_snapshot
 from tests.engine.sampled_runs import (
     check_a_kill_changes_nothing,
     check_same_end,
@@ -29,9 +30,10 @@ from training.engine import rloo
 from training.engine.advantages import next_beta
 from training.engine.config import RlooConfig, parse_config
 from training.engine.errors import ConfigError, ModelError
-from training.engine.experience import finish, keep, kept, minibatch
+from training.engine.experience import finish, keep, kept, minibatch, ratio_figures, step_metrics
 from training.engine.held_out import HeldOut, limits_of
 from training.engine.logprobs import completion_logprobs
+from training.engine.loop import Batch
 from training.engine.packing import Sharing, build_pack
 from training.engine.rollout_figures import Limits
 from training.engine.rollouts import Group, own_sampler, policy_logprobs
@@ -189,6 +191,43 @@ def test_beta_moves_towards_the_kl_that_is_asked_for(
         assert [line["ppo/beta"] for line in lines[start : start + 4]] == 4 * [beta]
         beta = next_beta(beta, kl=lines[start]["rollout/kl"], target=target, completions=32, horizon=64)
     assert (lines[-1]["ppo/beta"] > 0.1) == rises
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "online_dpo", "quark"])
+def test_without_a_validation_part_no_checkpoint_is_the_best(
+    method: str, sampled_places: dict[str, Path], tmp_path: Path
+) -> None:
+    """Training prompts are asked then; the record says so, and their scores do not choose."""
+    planted_snapshot(tmp_path / "snapshot", validation=0)
+    for name, snapshot, asked in (("with", sampled_places["snapshot"], 8), ("without", tmp_path / "snapshot", 0)):
+        batch = {"iterations": 2, "completions": 16}
+        config = sampled_config(method, {**sampled_places, "snapshot": snapshot}, batch=batch)
+        assert run_here(config, tmp_path / name) == 0
+        lines = lines_of(tmp_path / name / "metrics.jsonl")
+        assert lines[0]["data/held_out_prompts"] == asked
+        assert (result_of(tmp_path / name)["checkpoints"]["best"] is None) == (asked == 0)
+        assert lines_of(tmp_path / name / "samples.jsonl")
+
+
+def test_one_rounding_of_a_large_logit_is_no_wrong_policy_in_bf16(
+    sampled_places: dict[str, Path], tmp_path: Path
+) -> None:
+    """bf16 numbers in [16, 32) are 0.125 apart; 0.05 off in the mean is another policy."""
+    one, all_tokens = torch.zeros(200), torch.full((200,), 0.05)
+    one[7] = 0.125
+    assert float(torch.expm1(one).abs().max()) > 0.13
+    of_token = torch.arange(200) // 50
+    for dtype in ("bf16", "fp32"):
+        raw = sampled_config("rloo", sampled_places, precision={"dtype": dtype})
+        session, _ = open_session(raw, tmp_path / dtype)
+        for log_ratio, fits in ((one, dtype == "bf16"), (all_tokens, False)):
+            figures = ratio_figures(log_ratio, of_token, 4)
+            batch = Batch(losses=torch.zeros(4), weights=torch.ones(4), figures=figures, tokens=200)
+            if fits:
+                assert step_metrics(session, batch, tokens=200)["ppo/ratio_max"] == pytest.approx(math.exp(0.125))
+                continue
+            with pytest.raises(AssertionError, match="before step 1 ratios to π_old"):
+                step_metrics(session, batch, tokens=200)
 
 
 def test_a_run_ends_above_its_kl_budget_and_its_best_is_below(sampled_places: dict[str, Path], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from training.engine.examples import Demonstration, Loaded, PromptItem, control_
 from training.engine.files import Lines, Status, check_values, directory_hash, open_lines, read_json, write_json
 from training.engine.models import load_policy
 from training.engine.records import KINDS, PARTS, Manifest, canonical_json, verify_snapshot, write_snapshot
-from training.engine.scoring import load_reward_models
+from training.engine.scoring import load_reward_models, reward_roles
 from training.engine.sections import Combine
 from training.engine.starting import Opening
 from training.engine.supervision import StopRun, Supervision
@@ -130,7 +130,7 @@ def _run_best_of_n(config: BestOfNConfig, out: Path, *, resume: Path | None, sup
     prompts = [prompt for part in PARTS for prompt in loaded[part].examples]
     if not prompts:
         raise SnapshotError("holds no prompt", file=config.data.snapshot)
-    hashes = _hashes({"base": str(base), **_reward_roles(config)})
+    hashes = _hashes({"base": str(base), **reward_roles(config.models.rewards, config.models.held_out)})
     telling = _Telling(out=out, status=status, total=len(prompts))
     stop_requested = functools.partial(_stop_requested, supervision)
     result: dict[str, Any] = {
@@ -277,7 +277,7 @@ def _run_expert_iteration(
         resume=resume,
         supervision=supervision,
         kinds=KINDS,
-        models={"policy": policy, **_reward_roles(config)},
+        models={"policy": policy, **reward_roles(config.models.rewards)},
     )
     options, text = config.expert_iteration, opening.text
     train_part, validation = (load_prompts(part, data=config.data, text=text) for part in ("train", "validation"))
@@ -353,15 +353,6 @@ def _check_demonstrations(opening: Opening, examples: Sequence[Demonstration]) -
 
 def _stop_requested(supervision: Supervision) -> bool:
     return supervision.stop_requested
-
-
-def _reward_roles(config: BestOfNConfig | ExpertIterationConfig) -> dict[str, str]:
-    """Directories of the reward models by role."""
-    held_out = config.models.held_out if isinstance(config, BestOfNConfig) else ()
-    return {
-        **{f"reward_{number}": path for number, path in enumerate(config.models.rewards)},
-        **{f"held_out_{number}": path for number, path in enumerate(held_out)},
-    }
 
 
 def _hashes(roles: dict[str, str]) -> dict[str, str]:

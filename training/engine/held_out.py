@@ -1,13 +1,15 @@
 """Evaluations of PPO, RLOO and GRPO: held-out prompts sampled and scored, with alarms; the reward models to ask.
 
-The same prompts with the same random numbers at every evaluation, one completion each, at temperature 1.
+The same prompts with the same random numbers at every evaluation, one completion each, at temperature 1. A snapshot
+without a validation part has none that are held out: then training prompts are asked, so that alarms and samples are
+there, `data/held_out_prompts` is 0, and no checkpoint is called the best.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +17,22 @@ import torch
 
 from training.engine.advantages import replace_missing_end
 from training.engine.diagnostics import Watch, Watched, watch_rollouts
+from training.engine.examples import Loaded, PromptItem
 from training.engine.experience import PolicyGradientConfig, check_token_ids, mean_of, policy_columns
 from training.engine.files import read_json
 from training.engine.loop import Best, Run
 from training.engine.rollout_figures import Limits, rollouts_of
-from training.engine.rollouts import Asked, Group, Sampler, Scorer, reference_logprobs, sample_line
+from training.engine.rollouts import (
+    Asked,
+    Group,
+    Sampler,
+    Scorer,
+    first_of_groups,
+    reference_logprobs,
+    sample_line,
+)
 from training.engine.scoring import RewardModels, load_reward_models
 from training.engine.sections import Combine
-from training.engine.starting import Opening
 
 BEST = Best(metric="eval/score", higher=True)
 OWN_NAMES = ("score", "held_out_score", "kl", "entropy", "length_mean", "length_p95", "unfinished_share", "samples")
@@ -34,6 +44,8 @@ class HeldOut:
     """What evaluations ask: prompts that training does not use, reward models that it never sees, limits."""
 
     prompts: Sequence[Asked]
+    of_training: bool = False
+    """Whether there are no such prompts, and these are those of training: no figure then says which policy is best."""
     scorer: Scorer | None = None
     limits: Limits = field(default_factory=Limits)
 
@@ -48,8 +60,7 @@ def close_step(
     missing_end_score: float,
 ) -> None:
     """Close the open step, evaluated where that is due. A policy above the KL budget is never the best one."""
-    first = {prompt.group: prompt for prompt in reversed(held_out.prompts)}  # one prompt a group, the first by id
-    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.eval.prompts]
+    asked = first_of_groups(held_out.prompts, count=config.eval.prompts)
     if not (asked and session.evaluation_is_due):
         session.close_step({})
         return
@@ -63,13 +74,13 @@ def close_step(
         held_out=held_out,
         missing_end_score=missing_end_score,
     )
-    figures = {_held_out_name(name): value for name, value in watched.figures.items()}
+    figures = held_out_names(watched.figures)
     budget = config.kl.budget
     session.close_step(
         {**figures, "time/eval": time.monotonic() - started},
         alarms=watched.alarms,
         figures=watched.figures,
-        may_be_best=budget is None or figures["eval/kl"] <= budget,
+        may_be_best=not held_out.of_training and (budget is None or figures["eval/kl"] <= budget),
     )
 
 
@@ -124,42 +135,53 @@ def _of_the_steps(session: Run[Any]) -> dict[str, float]:
     return {name: known[name] for name in wanted if name in known}
 
 
-def _held_out_name(name: str) -> str:
-    own = name.removeprefix("rollout/")
-    base = own.removesuffix("_low").removesuffix("_high")
-    return f"eval/{own}" if own != name and base in OWN_NAMES else name
+def held_out_names(figures: Mapping[str, float], *, own: Collection[str] = OWN_NAMES) -> dict[str, float]:
+    """Figures of an evaluation as `eval/`, with their intervals, where an iteration has its own under `rollout/`."""
+    ends = ("", "_low", "_high")
+    renamed = {f"rollout/{name}{end}": f"eval/{name}{end}" for name in own for end in ends}
+    return {renamed.get(name, name): value for name, value in figures.items()}
 
 
-# --- reward models ----------------------------------------------------------------------------------------------------
+# --- opening ----------------------------------------------------------------------------------------------------------
 
 
-def model_roles(config: PolicyGradientConfig) -> dict[str, str]:
-    """Directories of the frozen models by role, whose hashes the result names."""
+def prompt_facts(prompts: Loaded[PromptItem], validation: Loaded[PromptItem], *, asked: int) -> dict[str, float]:
+    """The data of a run that samples, for the line of step 0. `asked`: the most prompts of an evaluation."""
     return {
-        **{f"reward_{number}": path for number, path in enumerate(config.models.rewards)},
-        **{f"held_out_{number}": path for number, path in enumerate(config.models.held_out)},
+        "data/prompts": float(len(prompts.examples)),
+        "data/held_out_prompts": float(len(first_of_groups(validation.examples, count=asked))),
+        "data/dropped_too_long": float(prompts.dropped),
     }
 
 
-def load_scorers(
-    config: PolicyGradientConfig, opening: Opening, session: Run[Any], prompts: Sequence[Asked]
-) -> tuple[RewardModels, HeldOut]:
-    """The reward models that training asks, and what evaluations ask; of held-out models the least score counts."""
+def load_rewards(session: Run[Any], directories: Sequence[str], *, combine: Combine) -> RewardModels:
+    """Reward models that read the session's completions as they were sampled."""
+    return load_reward_models(
+        directories,
+        device=session.device.type,
+        combine=combine,
+        own=session.text,
+        dtype=session.config.precision.dtype,
+        micro_tokens=session.config.memory.micro_tokens,
+        between=session.check_stop,
+    )
 
-    def load(directories: Sequence[str], combine: Combine) -> RewardModels:
-        return load_reward_models(
-            directories,
-            device=opening.device.type,
-            combine=combine,
-            own=opening.text,
-            dtype=config.precision.dtype,
-            micro_tokens=config.memory.micro_tokens,
-            between=session.check_stop,
-        )
 
-    rewards = load(config.models.rewards, config.models.combine)
-    held_out = load(config.models.held_out, Combine.WORST) if config.models.held_out else None
-    return rewards, HeldOut(prompts=prompts, scorer=held_out, limits=limits_of(rewards, budget=config.kl.budget))
+def load_held_out(
+    session: Run[Any],
+    directories: Sequence[str],
+    *,
+    validation: Sequence[Asked],
+    rewards: RewardModels | None,
+    budget: float | None = None,
+) -> HeldOut:
+    """What evaluations ask; of held-out models the least score counts. Without validation prompts, training's."""
+    return HeldOut(
+        prompts=validation or session.items,
+        of_training=not validation,
+        scorer=load_rewards(session, directories, combine=Combine.WORST) if directories else None,
+        limits=limits_of(rewards, budget=budget) if rewards is not None else Limits(kl_budget=budget),
+    )
 
 
 def limits_of(rewards: RewardModels, *, budget: float | None) -> Limits:

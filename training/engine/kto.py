@@ -45,8 +45,6 @@ LEAST_PROMPTS = 4
 """Different prompts of a batch: the mean of fewer mismatched texts is mostly noise, and of one prompt there is none."""
 FIRST_LOSS = 0.5
 FIRST_LOSS_TOLERANCE = 1e-6
-ENTROPY_EVERY = 10
-"""Steps between entropies of the batch, each of which costs another pass over the vocabulary."""
 SIZES_TRIED = 32
 """Batch sizes that are looked at for one to advise."""
 WATCHED = ("falling_share", "logp_chosen_change", "changed_pairs")
@@ -220,7 +218,7 @@ def _take_step(
     session: Run[Rated], config: KtoConfig, items: Sequence[Rated], *, cache: References, weights: ClassWeights
 ) -> dict[str, float]:
     started = time.monotonic()
-    measure = session.progress.step % ENTROPY_EVERY == 0
+    measure = session.progress.step % loop.MEASURED_EVERY == 0
     z0 = reference_point(session, items, cache=cache, max_tokens=config.data.max_tokens)
     batch = forward(
         session, config.kto, items, cache=cache, weights=weights, reference_point=z0, train=True, measure=measure
@@ -359,7 +357,7 @@ def planned_batches(config: KtoConfig, items: Sequence[Rated]) -> list[list[Rate
 
 
 def _batches(config: KtoConfig, items: Sequence[Rated], *, size: int) -> list[list[Rated]]:
-    plan, _ = starting.plan_of(config, len(items), size=size)
+    plan, _ = starting.plan_of(config, len(items), size=size, inner=1)
     return [[items[index] for index in batch] for batch in plan]
 
 

@@ -49,6 +49,8 @@ from training.engine.text import Text
 
 EVALUATIONS = 4
 """Evaluations after step 0 when `eval.every` is null."""
+MEASURED_EVERY = 10
+"""Optimizer steps between figures that cost another pass over the vocabulary, such as the entropy of a batch."""
 
 
 class Item(Protocol):

@@ -303,12 +303,18 @@ METRICS: dict[str, Metric] = {
     ),
     "ppo/clip_share": Metric("share", "tokens (rloo: completions) whose ratio to π_old is clipped"),
     "data/prompts": Metric("prompts", "training prompts that are sampled"),
+    "data/held_out_prompts": Metric(
+        "prompts", "validation prompts that evaluations ask; 0: they ask training's, and no checkpoint is the best"
+    ),
     "data/pairs": Metric("pairs", "training pairs that are used"),
     "data/examples": Metric("examples", "training examples (no pairs) that are used"),
     "data/dropped_empty": Metric("examples", "training examples dropped, they have no token to learn", "lower"),
     "data/rankings": Metric("rankings", "training rankings; data/pairs counts the pairs in them"),
     "data/desirable": Metric("examples", "training examples that are desirable"),
     "data/ties": Metric("pairs", "training pairs whose label is exactly one half (kto: left out)"),
+    "data/prompts_too_long": Metric(
+        "prompts", "prompts of an evaluation that leave no room for a completion as each policy reads them", "lower"
+    ),
     "data/dropped_too_long": Metric("examples", "training pairs or examples dropped for their length", "lower"),
     "online/label_entropy": Metric(
         "nats/pair", "entropy of the probability that a fresh pair's label is, or is drawn with; ln 2 is no opinion"
@@ -317,6 +323,12 @@ METRICS: dict[str, Metric] = {
         "share", "fresh pairs that say nothing: their texts are equal, or both hit the token limit", "lower"
     ),
     "online/unreadable_share": Metric("share", "pairs of which an answer of the judge could not be read", "lower"),
+    "online/judge_agreement": Metric(
+        "share", "pairs of which the judge says the same in both orders; the rest goes by place", "higher"
+    ),
+    "online/judge_first_place": Metric(
+        "share", "how often the judge takes what it is shown first, a tie half; ½ has no bias"
+    ),
     "online/argmax": Metric("flag", "1 where the better score wins for certain: the policy collapses onto the best"),
     **_best_of_n(),
     "quark/nll": Metric("nats/token", "−log π of the completions trained on, under their controls", "lower"),

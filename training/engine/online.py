@@ -26,7 +26,7 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +40,35 @@ from training.engine.evaluate import Judged, accuracy_metrics
 from training.engine.examples import PromptItem, load_prompts
 from training.engine.experience import check_gap, mean_of, policy_columns
 from training.engine.fresh_pairs import Fresh, FreshPair, Judge, ask_people, bring_answers, gather, own_judge
-from training.engine.held_out import BEST, OWN_NAMES, HeldOut, limits_of
+from training.engine.held_out import (
+    BEST,
+    OWN_NAMES,
+    HeldOut,
+    held_out_names,
+    load_held_out,
+    load_rewards,
+    prompt_facts,
+)
 from training.engine.logprobs import sum_by_completion, target_logprobs, target_statistics
 from training.engine.loop import Batch, Run
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, hidden_states
 from training.engine.records import KINDS
-from training.engine.rollout_figures import Limits, rollouts_of
+from training.engine.rollout_figures import rollouts_of
 from training.engine.rollouts import (
     Group,
     Sampler,
     Scorer,
+    first_of_groups,
     kl_figures,
     own_sampler,
     reference_logprobs,
     sample_line,
 )
-from training.engine.scoring import RewardModels, load_reward_models
-from training.engine.sections import Combine, Dtype
-from training.engine.starting import Opening
+from training.engine.scoring import reward_roles
+from training.engine.sections import Dtype
 from training.engine.supervision import Supervision
 
-ENTROPY_EVERY = 10
-"""Steps between entropies of the batch, each of which costs another pass over the vocabulary."""
 FIRST_LOSS_TOLERANCE = {Dtype.FP32: 1e-6, Dtype.BF16: 1e-2}
 
 
@@ -75,14 +81,11 @@ def run(config: OnlineDpoConfig, out: Path, *, resume: Path | None, supervision:
     options = config.online_dpo
     if options.judge is not None:
         judging.check_template(options.judge)
-    roles = {
-        **{f"reward_{number}": path for number, path in enumerate(config.models.rewards)},
-        **{f"held_out_{number}": path for number, path in enumerate(config.models.held_out)},
-    }
+    roles = reward_roles(config.models.rewards, config.models.held_out)
     opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=KINDS, models=roles)
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
     model, reference = starting.load_policies(opening, config, prompts.examples)
-    facts = {"data/prompts": float(len(prompts.examples)), "data/dropped_too_long": float(prompts.dropped)}
+    facts = prompt_facts(prompts, validation, asked=config.eval.prompts)
     if options.label is OnlineLabel.ARGMAX:
         facts["online/argmax"] = 1.0
         sys.stderr.write("online_dpo.label is argmax: the policy will collapse onto what scores best, whatever β is\n")
@@ -104,10 +107,10 @@ def run(config: OnlineDpoConfig, out: Path, *, resume: Path | None, supervision:
         template = judging.check_template(options.judge)
         session.lineage.models["judge_prompt"] = hashlib.sha256(template.encode()).hexdigest()
         judge = own_judge(session, options.judge)
-    scorer = _load_rewards(config, opening, session, config.models.rewards, config.models.combine)
-    others = _load_rewards(config, opening, session, config.models.held_out, Combine.WORST)
-    limits = limits_of(scorer, budget=None) if scorer is not None else Limits()
-    held_out = HeldOut(prompts=validation.examples or prompts.examples, scorer=others, limits=limits)
+    scorer = None
+    if config.models.rewards:
+        scorer = load_rewards(session, config.models.rewards, combine=config.models.combine)
+    held_out = load_held_out(session, config.models.held_out, validation=validation.examples, rewards=scorer)
     sampler = own_sampler(session, config.sampling)
     train(session, config, sampler=sampler, scorer=scorer, held_out=held_out, judge=judge)
 
@@ -185,7 +188,7 @@ def _take_step(session: Run[Any], config: OnlineDpoConfig, fresh: Fresh, *, star
         seconds = time.monotonic() - started
         return {**fresh.figures, **loop.step_figures(session, tokens=0, seconds=seconds)}
     trained_from = time.monotonic()
-    measure = session.progress.step % ENTROPY_EVERY == 0
+    measure = session.progress.step % loop.MEASURED_EVERY == 0
     batch = forward(session, config.online_dpo, pairs, train=True, measure=measure)
     tokens = sum(sum(map(len, pair.sharing.completions)) for pair in pairs)
     loss = loop.weighted_mean(batch.losses, batch.weights)
@@ -238,9 +241,11 @@ def _check_first_step(session: Run[Any], batch: Batch, *, loss: float, tokens: i
 def _close_step(
     session: Run[Any], config: OnlineDpoConfig, *, sampler: Sampler, scorer: Scorer | None, held_out: HeldOut
 ) -> None:
-    """Close the open step, evaluated where that is due: one completion of each held-out prompt, at temperature 1."""
-    first = {prompt.group: prompt for prompt in reversed(held_out.prompts)}  # one prompt a group, the first by id
-    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.eval.prompts]
+    """Close the open step, evaluated where that is due: one completion of each held-out prompt, at temperature 1.
+
+    Where none is held out (`held_out`), training prompts are asked, and no checkpoint is the best.
+    """
+    asked = first_of_groups(held_out.prompts, count=config.eval.prompts)
     if not (asked and session.evaluation_is_due):
         session.close_step({})
         return
@@ -248,11 +253,14 @@ def _close_step(
     session.tell("evaluating")
     groups = sampler(asked, per_prompt=1, stream="evaluation")
     watched, ratios = _evaluate(session, config, groups=groups, scorer=scorer, held_out=held_out)
-    figures = {**_held_out_names(watched.figures), **_both_estimates(ratios)}
+    # No step measures KL, so that of an evaluation needs no other name.
+    own = [name for name in OWN_NAMES if name != "kl"]
+    figures = {**held_out_names(watched.figures, own=own), **_both_estimates(ratios)}
     session.close_step(
         {**figures, "time/eval": time.monotonic() - started},
         alarms=watched.alarms,
         figures={**_of_the_steps(session), **watched.figures},
+        may_be_best=not held_out.of_training,
     )
 
 
@@ -302,33 +310,7 @@ def _of_the_steps(session: Run[Any]) -> dict[str, float]:
     return {name: known[own] for own, name in names.items() if own in known}
 
 
-def _held_out_names(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures of an evaluation as `eval/` where a step has its own as `rollout/`; no step measures KL."""
-    ends = ("", "_low", "_high")
-    renamed = {f"rollout/{name}{end}": f"eval/{name}{end}" for name in OWN_NAMES if name != "kl" for end in ends}
-    return {renamed.get(name, name): value for name, value in figures.items()}
-
-
 def _both_estimates(ratios: Sequence[Tensor]) -> dict[str, float]:
     """k1 a token and k3 a completion, beside `rollout/kl`, which has an interval."""
     found = kl_figures(ratios)
     return {name: found[name] for name in ("rollout/kl_k3", "rollout/kl_per_token")}
-
-
-# --- opening ----------------------------------------------------------------------------------------------------------
-
-
-def _load_rewards(
-    config: OnlineDpoConfig, opening: Opening, session: Run[Any], directories: Sequence[str], combine: Combine
-) -> RewardModels | None:
-    if not directories:
-        return None
-    return load_reward_models(
-        directories,
-        device=opening.device.type,
-        combine=combine,
-        own=opening.text,
-        dtype=config.precision.dtype,
-        micro_tokens=config.memory.micro_tokens,
-        between=session.check_stop,
-    )

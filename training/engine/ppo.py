@@ -59,7 +59,7 @@ from training.engine.experience import (
     sums_by_item,
     take_figures,
 )
-from training.engine.held_out import BEST, HeldOut, close_step, load_scorers, model_roles
+from training.engine.held_out import BEST, HeldOut, close_step, load_held_out, load_rewards, prompt_facts
 from training.engine.logprobs import sum_by_completion, target_logprobs
 from training.engine.loop import Batch, Run
 from training.engine.models import lm_head_weight
@@ -67,6 +67,7 @@ from training.engine.packing import Pack, hidden_states
 from training.engine.policy_losses import clipped_value, is_clipped, ppo_clip, sequence_kl_penalty
 from training.engine.records import KINDS
 from training.engine.rollouts import Sampler, Scorer, own_sampler
+from training.engine.scoring import reward_roles
 from training.engine.supervision import Supervision
 
 INNER_KL_SLACK = 1.5
@@ -79,9 +80,8 @@ def run(config: PpoConfig, out: Path, *, resume: Path | None, supervision: Super
     Raises:
         SnapshotError, ModelError, Diverged.
     """
-    opening = starting.open_run(
-        config, out, resume=resume, supervision=supervision, kinds=KINDS, models=model_roles(config)
-    )
+    roles = reward_roles(config.models.rewards, config.models.held_out)
+    opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=KINDS, models=roles)
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
     model, reference = starting.load_policies(opening, config, prompts.examples)
     separate = config.ppo.critic is Critic.SEPARATE
@@ -101,10 +101,13 @@ def run(config: PpoConfig, out: Path, *, resume: Path | None, supervision: Super
         items=prompts.examples,
         size=config.batch.prompts,
         inner=config.batch.steps,
-        facts={"data/prompts": len(prompts.examples), "data/dropped_too_long": prompts.dropped},
+        facts=prompt_facts(prompts, validation, asked=config.eval.prompts),
         best_by=BEST,
     )
-    scorer, held_out = load_scorers(config, opening, session, validation.examples or prompts.examples)
+    scorer = load_rewards(session, config.models.rewards, combine=config.models.combine)
+    held_out = load_held_out(
+        session, config.models.held_out, validation=validation.examples, rewards=scorer, budget=config.kl.budget
+    )
     sampler = own_sampler(session, config.sampling)
     train(session, config, sampler=sampler, scorer=scorer, held_out=held_out, value_offset=offset)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from training.engine.config import Quantiles, QuarkConfig, QuarkOptions
 from training.engine.diagnostics import Watch, watch_rollouts
 from training.engine.examples import PromptItem, load_prompts, with_control
 from training.engine.experience import check_gap, mean_of, policy_columns
-from training.engine.held_out import BEST, OWN_NAMES, HeldOut, limits_of
+from training.engine.held_out import BEST, HeldOut, held_out_names, load_held_out, load_rewards, prompt_facts
 from training.engine.logprobs import entropy, target_logprobs, target_statistics, vocabulary_kl
 from training.engine.loop import Run
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, Sharing, build_pack, hidden_states
+from training.engine.records import KINDS
 from training.engine.rollout_figures import rollouts_of
 from training.engine.rollouts import (
     Asked,
@@ -45,18 +46,17 @@ from training.engine.rollouts import (
     Sampler,
     Scorer,
     as_reference,
+    first_of_groups,
     length_figures,
     own_sampler,
     reference_logprobs,
     sample_line,
     with_prompts,
 )
-from training.engine.scoring import RewardModels, load_reward_models
-from training.engine.sections import Combine, Dtype
+from training.engine.scoring import reward_roles
+from training.engine.sections import Dtype
 from training.engine.supervision import Supervision
 from training.engine.text import Text
-
-PROMPT_KINDS = ("prompts", "demonstrations", "preferences", "rankings", "ratings")
 
 Under = Callable[[Asked, str | None], Asked]
 """A prompt as the policy reads it under a control; its messages stay those that a reward model reads."""
@@ -83,12 +83,8 @@ def run(config: QuarkConfig, out: Path, *, resume: Path | None, supervision: Sup
         out,
         resume=resume,
         supervision=supervision,
-        kinds=PROMPT_KINDS,
-        models={
-            f"{role}_{number}": path
-            for role, paths in (("reward", config.models.rewards), ("held_out", config.models.held_out))
-            for number, path in enumerate(paths)
-        },
+        kinds=KINDS,
+        models=reward_roles(config.models.rewards, config.models.held_out),
     )
     text, best = opening.text, best_control(config.quark)
     check_controls(text, controls_of(config.quark) if best is not None else ())
@@ -103,12 +99,13 @@ def run(config: QuarkConfig, out: Path, *, resume: Path | None, supervision: Sup
         items=train_part.examples,
         size=config.batch.prompts,
         inner=inner_steps(config),
-        facts={"data/prompts": float(len(train_part.examples)), "data/dropped_too_long": float(train_part.dropped)},
+        facts=prompt_facts(train_part, validation, asked=config.eval.prompts),
         best_by=BEST,
     )
     session.card = {} if best is None else {"control": best}
 
-    scorer, held_out = _load_scorers(session, config, validation.examples or train_part.examples)
+    scorer = load_rewards(session, config.models.rewards, combine=config.models.combine)
+    held_out = load_held_out(session, config.models.held_out, validation=validation.examples, rewards=scorer)
     sampler = own_sampler(session, config.sampling)
     with session.ending():
         train(session, config, sampler=sampler, scorer=scorer, held_out=held_out, under=_under(text))
@@ -122,27 +119,6 @@ def _under(text: Text) -> Under:
         return PromptItem(id=prompt.id, group=prompt.group, prompt=list(map(dict, prompt.prompt)), sharing=sharing)
 
     return under
-
-
-def _load_scorers(
-    session: Run[PromptItem], config: QuarkConfig, prompts: Sequence[Asked]
-) -> tuple[RewardModels, HeldOut]:
-    """The reward models that training asks, and what evaluations ask; of held-out models the least score counts."""
-
-    def load(directories: Sequence[str], combine: Combine) -> RewardModels:
-        return load_reward_models(
-            directories,
-            device=session.device.type,
-            combine=combine,
-            own=session.text,
-            dtype=config.precision.dtype,
-            micro_tokens=config.memory.micro_tokens,
-            between=session.check_stop,
-        )
-
-    scorer = load(config.models.rewards, config.models.combine)
-    judge = load(config.models.held_out, Combine.WORST) if config.models.held_out else None
-    return scorer, HeldOut(prompts=prompts, scorer=judge, limits=limits_of(scorer, budget=None))
 
 
 def train(
@@ -163,7 +139,7 @@ def train(
             session.open_step(_take_step(session, config, under=under, started=started))
         elif session.evaluation_is_due:
             figures, alarms = _evaluate(session, config, held_out, sampler=sampler, scorer=scorer, under=under)
-            session.close_step(figures, alarms=alarms)
+            session.close_step(figures, alarms=alarms, may_be_best=not held_out.of_training)
         else:
             session.close_step({})
 
@@ -322,7 +298,7 @@ def _tokens(lessons: Sequence[Lesson]) -> int:
 def _take_step(session: Run[PromptItem], config: QuarkConfig, *, under: Under, started: float) -> dict[str, float]:
     began = time.monotonic()
     lessons, scores = _lessons(session, config, under=under)
-    measure = session.progress.step % sft.MEASURED_EVERY == 0
+    measure = session.progress.step % loop.MEASURED_EVERY == 0
     batch = forward(session, config.quark, lessons, train=True, measure=measure)
     updated = loop.update_weights(session, lessons)
     tokens = _tokens(lessons)
@@ -348,10 +324,9 @@ def _evaluate(
     under: Under,
 ) -> tuple[dict[str, float], list[str]]:
     """Figures and alarms of one completion of each held-out prompt: at step 0 of the policy as it was, then under the
-    best control. KL is from the reference without a control.
+    best control. KL is from the reference without a control. Where no prompt is held out, training's are asked.
     """
-    first = {prompt.group: prompt for prompt in reversed(held_out.prompts)}  # one prompt a group, the first by id
-    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.eval.prompts]
+    asked = first_of_groups(held_out.prompts, count=config.eval.prompts)
     if not asked:
         return {}, []
     started = time.monotonic()
@@ -386,13 +361,6 @@ def _evaluate(
             line["held_out_score"] = judged[number]
         session.samples.write(line if control is None else {**line, "control": control})
     return {**held_out_names(watched.figures), "time/eval": time.monotonic() - started}, watched.alarms
-
-
-def held_out_names(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures of an evaluation as `eval/`, where an iteration has its own under `rollout/`."""
-    ends = ("", "_low", "_high")
-    renamed = {f"rollout/{name}{end}": f"eval/{name}{end}" for name in OWN_NAMES for end in ends}
-    return {renamed.get(name, name): value for name, value in figures.items()}
 
 
 def _check_start(session: Run[Any], groups: Sequence[Group], logp: list[Tensor], ratios: list[Tensor]) -> None:

@@ -55,7 +55,7 @@ from training.engine.experience import (
     sums_by_item,
     take_figures,
 )
-from training.engine.held_out import BEST, HeldOut, close_step, load_scorers, model_roles
+from training.engine.held_out import BEST, HeldOut, close_step, load_held_out, load_rewards, prompt_facts
 from training.engine.logprobs import sum_by_completion, target_logprobs
 from training.engine.loop import Batch, Run
 from training.engine.models import lm_head_weight
@@ -63,6 +63,7 @@ from training.engine.packing import Pack, hidden_states
 from training.engine.policy_losses import grpo_token_term, is_clipped, ppo_clip, sequence_clip
 from training.engine.records import KINDS
 from training.engine.rollouts import Sampler, Scorer, own_sampler
+from training.engine.scoring import reward_roles
 from training.engine.supervision import Supervision
 
 
@@ -72,9 +73,8 @@ def run(config: RlooConfig | GrpoConfig, out: Path, *, resume: Path | None, supe
     Raises:
         SnapshotError, ModelError, Diverged.
     """
-    opening = starting.open_run(
-        config, out, resume=resume, supervision=supervision, kinds=KINDS, models=model_roles(config)
-    )
+    roles = reward_roles(config.models.rewards, config.models.held_out)
+    opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=KINDS, models=roles)
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
     model, reference = starting.load_policies(opening, config, prompts.examples)
     session = starting.start_run(
@@ -86,10 +86,13 @@ def run(config: RlooConfig | GrpoConfig, out: Path, *, resume: Path | None, supe
         items=prompts.examples,
         size=config.batch.prompts,
         inner=config.batch.steps,
-        facts={"data/prompts": len(prompts.examples), "data/dropped_too_long": prompts.dropped},
+        facts=prompt_facts(prompts, validation, asked=config.eval.prompts),
         best_by=BEST,
     )
-    scorer, held_out = load_scorers(config, opening, session, validation.examples or prompts.examples)
+    scorer = load_rewards(session, config.models.rewards, combine=config.models.combine)
+    held_out = load_held_out(
+        session, config.models.held_out, validation=validation.examples, rewards=scorer, budget=config.kl.budget
+    )
     train(session, config, sampler=own_sampler(session, config.sampling), scorer=scorer, held_out=held_out)
 
 

@@ -107,6 +107,14 @@ def own_sampler(run: Run[Any], decoding: DecodingConfig) -> Sampler:
     return sample
 
 
+def first_of_groups(prompts: Sequence[Asked], *, count: int) -> list[Asked]:
+    """What an evaluation asks: one prompt of each group, and of these the first `count` by id."""
+    first: dict[str, Asked] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.group, prompt)
+    return sorted(first.values(), key=lambda prompt: prompt.id)[:count]
+
+
 def _occurrences(ids: Sequence[str]) -> list[str]:
     """Each id at its first occurrence, and with its number from then on: a, b, a#1."""
     seen: Counter[str] = Counter()
@@ -240,8 +248,7 @@ def _show_held_out(
 
     Without a reference at hand there are no ratios: all weights are trained, and no frozen copy is held.
     """
-    first = {prompt.group: prompt for prompt in reversed(prompts)}  # one prompt a group, the first by id
-    asked = sorted(first.values(), key=lambda prompt: prompt.id)[: config.prompts]
+    asked = first_of_groups(prompts, count=config.prompts)
     if not asked:
         return [], []
     sampler = own_sampler(run, DecodingConfig(max_new_tokens=config.max_new_tokens, batch_size=len(asked)))

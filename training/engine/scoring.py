@@ -176,6 +176,14 @@ def combined(found: Tensor, combine: Combine) -> Tensor:
     return found.mean(dim=0) if combine is Combine.MEAN else found.min(dim=0).values
 
 
+def reward_roles(rewards: Sequence[str], held_out: Sequence[str] = ()) -> dict[str, str]:
+    """Directories of a run's frozen reward models by role, whose hashes its result names."""
+    return {
+        **{f"reward_{number}": path for number, path in enumerate(rewards)},
+        **{f"held_out_{number}": path for number, path in enumerate(held_out)},
+    }
+
+
 def load_reward_models(
     directories: Sequence[str],
     *,

@@ -42,9 +42,6 @@ from training.engine.starting import Opening
 from training.engine.supervision import Supervision
 from training.engine.text import Text
 
-MEASURED_EVERY = 10
-"""Steps between measurements of accuracy and entropy: they cost one more pass over the vocabulary."""
-
 ImitationConfig = SftConfig | FeedMeConfig | BinaryConditioningConfig | ExpertIterationConfig
 
 
@@ -204,7 +201,7 @@ def mean_loss(batch: Batch, examples: Sequence[Demonstration], *, average: Avera
 
 def _take_step(session: Run[Demonstration], examples: list[Demonstration], *, average: Average) -> dict[str, float]:
     started = time.monotonic()
-    measure = session.progress.step % MEASURED_EVERY == 0
+    measure = session.progress.step % loop.MEASURED_EVERY == 0
     batch = forward(session, examples, average=average, train=True, measure=measure)
     updated = loop.update_weights(session, examples)
     figures = {"train/loss": mean_loss(batch, examples, average=average)}
