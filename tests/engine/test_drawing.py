@@ -89,6 +89,21 @@ def test_no_token_of_weight_zero_is_drawn_at_the_edges_of_blocks() -> None:
     assert draw(logits, uniform, Law()).tokens.tolist() == [255, 256, 999, 999]
 
 
+@pytest.mark.gpu
+def test_draws_on_a_gpu_repeat_where_runs_must() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    logits = torch.randn(7, 3000, generator=torch.Generator().manual_seed(1)) * 3
+    uniform = torch.rand(7, generator=torch.Generator().manual_seed(2))
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        for law in (Law(), Law(temperature=0.8, top_k=50, top_p=0.9, min_p=0.01)):
+            found = draw(logits.cuda(), uniform.cuda(), law)
+            assert found.tokens.tolist() == draw(logits, uniform, law).tokens.tolist()
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
 def test_a_draw_does_not_depend_on_the_rows_beside_it() -> None:
     logits = torch.randn(7, 3000, generator=torch.Generator().manual_seed(1)) * 3
     uniform = torch.rand(7, generator=torch.Generator().manual_seed(2))

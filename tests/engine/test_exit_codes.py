@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,20 @@ def test_a_model_that_is_not_there_exits_3(places: dict[str, Path], tmp_path: Pa
     config = planted_config("reward", base=tmp_path / "none", snapshot=places["snapshot"])
     assert run_here(config, tmp_path / "out") == 3
     assert str(tmp_path / "none") in error_of(tmp_path / "out")["message"]
+
+
+def test_cublas_is_told_to_repeat_its_sums_before_torch_is_loaded(places: dict[str, Path], tmp_path: Path) -> None:
+    """Without it `precision.deterministic` fails on a GPU at the first product."""
+    config = planted_config("reward", base=tmp_path / "nowhere", snapshot=places["snapshot"])
+    own = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "training.engine", "run", str(tmp_path / "config.json")]
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], env=own, cwd=ROOT, capture_output=True, check=False
+    )
+    assert run.returncode == 3, run.stderr
+    recorded = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert recorded["cublas_workspace_config"] == ":4096:8"
 
 
 @pytest.mark.parametrize("method", ["reward", "dpo"])

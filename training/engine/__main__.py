@@ -105,6 +105,8 @@ def _guarded(options: argparse.Namespace, *, notes: Path) -> int:
     try:
         config = _read_config(options)
         write_json(notes / "config.json", to_dict(config))
+        # cuBLAS repeats its sums with workspaces of fixed size only, and reads this once, as it is loaded.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Imported after the config was checked: torch takes seconds to load, and a bad key should not.
         module = importlib.import_module(f"training.engine.{MODULES[config.method]}")
         write_json(notes / "environment.json", _environment())
@@ -272,6 +274,7 @@ def _environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "cuda": torch.version.cuda if cuda else None,
+        "cublas_workspace_config": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     }
 
 

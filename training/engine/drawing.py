@@ -115,7 +115,7 @@ def _inverse_cdf(weights: Tensor, blocks: Tensor, uniform: Tensor) -> Tensor:
 
     In fp64, with the share of the block redone from the block's own terms, so that rounding never hits a weight of 0.
     """
-    cumulated = blocks.cumsum(dim=-1)
+    cumulated = _cumulate(blocks)
     goal = uniform.to(torch.float64)[:, None] * cumulated[:, -1:]
     # The bounds are for logits that are not finite; the caller sees that by the log-probability.
     block = torch.searchsorted(cumulated, goal, right=True).clamp(max=blocks.shape[-1] - 1)  # [B, 1]
@@ -123,18 +123,30 @@ def _inverse_cdf(weights: Tensor, blocks: Tensor, uniform: Tensor) -> Tensor:
     share = (goal - (cumulated.gather(1, block) - of_block)) / of_block
     places = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)  # [B, 256]
     inside = weights.gather(1, places.clamp(max=weights.shape[-1] - 1)).masked_fill(places >= weights.shape[-1], 0.0)
-    within = inside.cumsum(dim=-1, dtype=torch.float64)
+    within = _cumulate(inside)
     place = torch.searchsorted(within, share.clamp(0.0, 1 - 2**-53) * within[:, -1:], right=True)
     return (block * _BLOCK + place)[:, 0].clamp(max=weights.shape[-1] - 1)
+
+
+def _cumulate(values: Tensor) -> Tensor:
+    """Running sums of each row in fp64, [B, n].
+
+    On a GPU the order of `cumsum` may change from call to call, and torch refuses it where runs must repeat; then it is
+    left to the host. (Products with a triangle of ones repeat too, but may give a weight of 0 a share by rounding.)
+    """
+    wide = values.double()
+    if wide.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return wide.cpu().cumsum(dim=-1).to(wide.device)
+    return wide.cumsum(dim=-1)
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
     """The weights [B, V] of the fewest most likely tokens that hold `top_p` of the total; 0 elsewhere."""
     goal = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
     top, where = weights.topk(min(_NUCLEUS_FIRST, weights.shape[-1]), dim=-1)
-    cumulated = top.cumsum(dim=-1, dtype=torch.float64)
+    cumulated = _cumulate(top)
     if bool((cumulated[:, -1:] < goal).any()):
         top, where = weights.sort(dim=-1, descending=True, stable=True)
-        cumulated = top.cumsum(dim=-1, dtype=torch.float64)
+        cumulated = _cumulate(top)
     kept = top * (cumulated - top < goal)
     return torch.zeros_like(weights).scatter_(-1, where, kept)
