@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tests.engine.tiny import tiny_model
@@ -184,6 +185,29 @@ def test_attention_drops_nothing_while_activations_are_recomputed() -> None:
 def test_flags_that_do_not_fit_the_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="one flag for each token"):
         Sharing(prompt=(1,), completions=((2, 3),), scored=((True,),))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_block_mask_of_the_bounds_is_that_of_the_rule(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def ids(most: int) -> tuple[int, ...]:
+        return (7,) * rng.choice([1, 128, rng.randint(1, most)])
+
+    groups = [Sharing(prompt=ids(500), completions=tuple(ids(400) for _ in range(rng.randint(1, 4)))) for _ in range(3)]
+    pack = with_blocks(build_pack(groups, device=CPU))
+    found = pack.layout.blocks
+    assert found is not None
+    rows = len(pack.ids)
+    wanted = create_block_mask(found.mask_mod, None, None, rows, rows, device="cpu")
+    for ours, theirs in (
+        ((found.kv_num_blocks, found.kv_indices), (wanted.kv_num_blocks, wanted.kv_indices)),
+        ((found.full_kv_num_blocks, found.full_kv_indices), (wanted.full_kv_num_blocks, wanted.full_kv_indices)),
+        ((found.q_num_blocks, found.q_indices), (wanted.q_num_blocks, wanted.q_indices)),
+    ):
+        assert torch.equal(ours[0], theirs[0])
+        for number, mine, other in zip(theirs[0][0, 0].tolist(), ours[1][0, 0], theirs[1][0, 0], strict=True):
+            assert torch.equal(mine[:number], other[:number])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

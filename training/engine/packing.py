@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -190,9 +191,39 @@ def with_blocks(pack: Pack) -> Pack:
     def sees(_batch: Tensor, _head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (group[i] == group[j]) & (prompt[j] | (branch[i] == branch[j])) & (j <= i)
 
-    rows = len(pack.ids)
-    blocks = create_block_mask(sees, None, None, rows, rows, device=pack.ids.device)
+    blocks = _block_mask(pack.layout, rows=len(pack.ids), sees=sees, device=pack.ids.device)
     return replace(pack, layout=replace(pack.layout, blocks=blocks))
+
+
+def _block_mask(layout: Layout, *, rows: int, sees: Callable[..., Tensor], device: torch.device) -> BlockMask:
+    """The mask by blocks, from the bounds of the segments: `create_block_mask` would ask `sees` about all N² pairs.
+
+    Of a block of rows i and one of rows j, `some` says that an i may see a j; `full` counts the i that see every j.
+    """
+    size = 128  # of FlexAttention's blocks, its default
+    count = -(-rows // size)
+    some, full = np.zeros((count, count), dtype=bool), np.zeros((count, count), dtype=np.int64)
+    segments = [(start, stop, (start, start)) for start, stop in layout.trunks]
+    segments += [(part.start, part.stop, (part.prompt_start, part.prompt_stop)) for part in layout.branches]
+    for start, stop, prompt in segments:
+        for block in range(start // size, -(-stop // size)):
+            own = min(stop, (block + 1) * size) - max(start, block * size)  # rows of the segment in the block
+            some[block, start // size : block + 1] = True
+            full[block, -(-start // size) : block] += own
+            if prompt[0] < prompt[1]:
+                some[block, prompt[0] // size : -(-prompt[1] // size)] = True
+                full[block, -(-prompt[0] // size) : prompt[1] // size] += own
+    whole = full == size
+    some &= ~whole
+    of_some, of_whole = (_in_order(torch.from_numpy(dense).to(device)) for dense in (some, whole))
+    return BlockMask.from_kv_blocks(*of_some, *of_whole, BLOCK_SIZE=size, mask_mod=sees, seq_lengths=(rows, rows))
+
+
+def _in_order(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks each row of [B, B] has, and which they are, those it has not after them."""
+    number = blocks.sum(dim=1, dtype=torch.int32)
+    which = blocks.int().argsort(dim=1, descending=True, stable=True).int()
+    return number[None, None], which[None, None].contiguous()
 
 
 def use_packed_attention(model: Any) -> None:
