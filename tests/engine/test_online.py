@@ -333,6 +333,10 @@ def test_a_policy_learns_what_a_judge_prefers_and_a_resumed_run_never_asks_twice
     lines = lines_of(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(13))
     assert any(line.get("online/unreadable_share", 0) > 0 for line in lines)
+    # It goes by the texts, so both orders agree and no place is better.
+    told = [line for line in lines if "online/judge_agreement" in line]
+    assert told
+    assert {(line["online/judge_agreement"], line["online/judge_first_place"]) for line in told} == {(1.0, 0.5)}
     # The reward model, which only measures here, dislikes "bad" as the judge does.
     scores = [line["rollout/score"] for line in lines[1:]]
     assert sum(scores[-4:]) / 4 > scores[0] + 1

@@ -10,7 +10,6 @@ from training.engine.metrics import METRICS
 from training.engine.win_rates import (
     Contest,
     length_controlled_win_rate,
-    outcome_of_orders,
     outcome_of_scores,
     win_metrics,
     win_rate,
@@ -32,13 +31,11 @@ def contests(
     return found
 
 
-def test_ties_count_half_and_a_judge_that_goes_by_position_ties() -> None:
-    outcomes = [outcome_of_scores(2, 1), outcome_of_scores(1, 1), outcome_of_scores(0, 1), outcome_of_orders(1, 0)]
-    assert outcomes == [1, 0.5, 0, 0.5]
+def test_ties_count_half() -> None:
+    outcomes = [outcome_of_scores(2, 1), outcome_of_scores(1, 1), outcome_of_scores(0, 1)]
+    assert outcomes == [1, 0.5, 0]
     found = win_rate([Contest(group=str(n), outcome=x, tokens=1, other_tokens=1) for n, x in enumerate(outcomes)])
     assert found.value == 0.5
-    assert outcome_of_orders(1, 1) == 1
-    assert outcome_of_orders(1, 0.5) == 0.75
 
 
 def test_a_win_rate_that_is_all_length_is_gone_at_equal_length() -> None:

@@ -83,7 +83,7 @@ ALARMS: dict[str, Alarm] = {
         "Likelihood displacement",
         "the chosen completions lose likelihood in training",
         f"above {FALLING_SHARE:.0%} of the chosen completions, and below {FALL_NATS} nats in the mean",
-        "Add the NLL term, lower the learning rate, or leave out the pairs of the top CHES decile and have them read.",
+        "Add the NLL term, or lower the learning rate.",
     ),
     "over_optimisation": Alarm(
         "Over-optimisation",

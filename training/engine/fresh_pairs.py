@@ -33,8 +33,21 @@ from training.engine.supervision import StopRun
 ANSWERS = "judge.jsonl"
 WAITING_PAIRS = "pairs.jsonl"
 
-Judge = Callable[[Sequence[Group]], list[float | None]]
-"""Groups of two → q of each, the share of the answers in which the first completion wins; None: unreadable."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What a judge says of groups of two.
+
+    Attributes:
+        labels: q of each, the share of the answers in which the first completion wins; None: unreadable.
+        figures: `online/judge_*`, how the judge answered.
+    """
+
+    labels: list[float | None]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+Judge = Callable[[Sequence[Group]], Judgement]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +90,9 @@ def gather(
     asked = [group for group, told in zip(groups, tells, strict=True) if told]
     if config.online_dpo.labeller is Labeller.JUDGE:
         assert judge is not None, "a judge labels, and none was given"
-        said = judge(asked)
+        judgement = judge(asked)
+        said = judgement.labels
+        figures |= judgement.figures
         if asked:
             figures["online/unreadable_share"] = said.count(None) / len(asked)
     else:
@@ -208,22 +223,30 @@ def own_judge(session: Run[Any], config: JudgeConfig) -> Judge:
         session.tell("judging")
         return False
 
-    def label(groups: Sequence[Group]) -> list[float | None]:
+    def label(groups: Sequence[Group]) -> Judgement:
         pairs = [
             (str(number), group.prompt, group.completions[0].text, group.completions[1].text)
             for number, group in enumerate(groups)
         ]
         found: dict[int, float | None] = {}
+        figures: dict[int, dict[str, float]] = {}
         if ranks.is_main():
             store = session.out / ANSWERS
             said = judging.judge_pairs(pairs, judge=config, store=store, stopped=is_overdue)
             if len(said) < len(pairs):
                 raise StopRun
             found = {int(name): q for name, q in said.items()}
-        found = ranks.gather_dict(found)
-        return [found[number] for number in range(len(groups))]
+            figures = {0: _figures_of(judging.judge_figures(pairs, judge=config, store=store))}
+        found, figures = ranks.gather_dict(found), ranks.gather_dict(figures)
+        return Judgement(labels=[found[number] for number in range(len(groups))], figures=figures[0])
 
     return label
+
+
+def _figures_of(found: judging.JudgeFigures) -> dict[str, float]:
+    """As metrics; nothing of a judge whose every answer is unreadable."""
+    named = {"online/judge_agreement": found.orders_agree, "online/judge_first_place": found.first_place}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def bring_answers(out: Path, resume: Path | None) -> None:

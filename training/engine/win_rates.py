@@ -39,14 +39,6 @@ def outcome_of_scores(score: float, other: float) -> float:
     return 0.5 if score == other else float(score > other)
 
 
-def outcome_of_orders(first: float, second: float) -> float:
-    """The outcome of a judge that was asked twice: shown first, and shown second, both seen from the policy's side.
-
-    One that goes by position contradicts itself and counts ½.
-    """
-    return (first + second) / 2
-
-
 def win_rate(contests: Sequence[Contest]) -> Estimate:
     """Mean outcome with its interval."""
     return clustered_share([contest.outcome for contest in contests], [contest.group for contest in contests])
