@@ -217,6 +217,35 @@ def test_a_conditioned_policy_is_sampled_under_its_control(places: dict[str, str
     assert written[0] != written[1]
 
 
+def test_prompts_are_kept_that_leave_room_as_every_policy_reads_them(places: dict[str, str], tmp_path: Path) -> None:
+    lines = [
+        {"id": f"e{n}", "group": f"g{n}", "prompt": [{"role": "user", "content": " good" * (1 + 8 * n)}]}
+        for n in range(3)
+    ]
+    write_snapshot(tmp_path / "s", kind="prompts", label_policy=LABEL_POLICY, split=SPLIT, lines={"test": lines})
+    text = load_text(Path(places["policy"]))
+    longest = max(len(text.prompt_ids(line["prompt"])) for line in lines)
+    raw = config(places, data={"snapshot": str(tmp_path / "s"), "max_tokens": longest + 6})
+    _, found = done({**raw, "models": {"policy": places["policy"]}}, tmp_path / "all")
+    assert (found["rollout/samples"], found["data/prompts_too_long"]) == (3, 0)
+    # One more word before each prompt is too much for the longest, for the policy as for its reference.
+    controlled = tiny_model(tmp_path / "controlled", seed=1, spread=0.3)
+    (controlled / "winnow.json").write_text(json.dumps({"control": "good"}))
+    for number, section in enumerate(
+        ({"policy": str(controlled)}, {"policy": places["policy"], "reference": str(controlled)})
+    ):
+        _, found = done({**raw, "models": section}, tmp_path / f"out{number}")
+        assert (found["rollout/samples"], found["data/prompts_too_long"]) == (2, 1)
+    # So is a context that is shorter than what the config allows.
+    shape = json.loads((controlled / "config.json").read_text())
+    (controlled / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": longest}))
+    (controlled / "winnow.json").unlink()
+    _, found = done({**raw, "models": {"policy": str(controlled)}}, tmp_path / "short")
+    assert (found["rollout/samples"], found["data/prompts_too_long"]) == (2, 1)
+    raw["data"]["max_tokens"] = 7
+    assert evaluate({**raw, "models": {"policy": places["policy"]}}, tmp_path / "none") == 3
+
+
 def test_another_tokenizer_leaves_the_kl_out_and_the_wins_in(places: dict[str, str], tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "other", seed=2, spread=0.3)
     found = json.loads((other / "tokenizer.json").read_text())

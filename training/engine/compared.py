@@ -5,12 +5,14 @@ P pairs of some items' completions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from training.engine.evaluate import Judged
 from training.engine.examples import Ranked
 from training.engine.losses import ranking_pairs
 from training.engine.pairs import Pair
@@ -58,6 +60,46 @@ def compare(items: Sequence[Example], *, margins: bool, dtype: torch.dtype, devi
     first, second, number = columns[:3].long().to(device)
     share, q, margin, tie = columns[3:].to(device, dtype)
     return Compared(first=first, second=second, item=number, share=share, q=q, margin=margin, tie=tie)
+
+
+def judged_pairs(
+    items: Sequence[Example],
+    scores: Sequence[Sequence[float]],
+    *,
+    log_odds: Callable[[float], float] = lambda margin: margin,
+) -> list[Judged]:
+    """Every pair of every item, held beside its votes.
+
+    Args:
+        scores: of each item's completions; of a loss that knows only a margin, that and 0.
+        log_odds: of a pair's first side, given its margin Δs, where they are not Δs itself.
+    """
+    return [
+        Judged(
+            group=item.group,
+            margin=log_odds(found[first] - found[second]),
+            q=q,
+            tokens_chosen=item.lengths[first],
+            tokens_rejected=item.lengths[second],
+            votes=item.votes if isinstance(item, Pair) else (0, 0),
+        )
+        for item, found in zip(items, scores, strict=True)
+        for first, second, q in pairs_of(item)
+    ]
+
+
+def sample_lines(item: Example, scores: Sequence[float], *, step: int) -> Iterator[dict[str, Any]]:
+    """An item's completions with their scores, as `samples.jsonl` holds them."""
+    for number, score in enumerate(scores):
+        yield {
+            "step": step,
+            "prompt_id": item.id,
+            "prompt": item.prompt,
+            "completion": item.texts[number],
+            "finish": item.finishes[number],
+            "score": score,
+            "length": item.lengths[number],
+        }
 
 
 def named(item: Ranked) -> list[int]:

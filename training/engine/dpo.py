@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from training.engine import loop, losses, starting
+from training.engine.compared import judged_pairs
 from training.engine.config import DpoConfig, DpoOptions, Link, Logit
 from training.engine.displacement import displacement_metrics
 from training.engine.evaluate import Judged, accuracy_metrics, preference_metrics, probability_metrics
@@ -50,8 +51,6 @@ from training.engine.supervision import Supervision
 
 FIRST_LOSS_TOLERANCE = 1e-6
 """How far the first loss may be from its exact value in fp32; bf16 rounds a log-probability by up to 2⁻⁸ of it."""
-ENTROPY_EVERY = 10
-"""Steps between entropies of the batch, each of which costs another pass over the vocabulary."""
 LIKELIHOODS = (Link.NLL, Link.SMOOTHED, Link.ROBUST)
 """Links whose σ(u) is a probability that the votes can be held beside."""
 WATCHED = ("pairs", "vote_accuracy_low", "ceiling_upper", "falling_share", "logp_chosen_change", "changed_pairs")
@@ -273,7 +272,7 @@ def _take_step(
     session: Run[Pair], options: DpoOptions, pairs: Sequence[Pair], *, cache: References | None
 ) -> dict[str, float]:
     started = time.monotonic()
-    measure = session.progress.step % ENTROPY_EVERY == 0
+    measure = session.progress.step % loop.MEASURED_EVERY == 0
     batch = forward(session, options, pairs, cache=cache, train=True, measure=measure)
     if session.progress.step == 0:
         _check_first_loss(session, options, batch)
@@ -325,10 +324,7 @@ def _check_first_loss(session: Run[Pair], options: DpoOptions, batch: Batch) -> 
 
 
 def _judge(batch: Batch, pairs: Sequence[Pair]) -> list[Judged]:
-    return [
-        Judged(group=p.group, margin=u, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1], votes=p.votes)
-        for p, u in zip(pairs, batch.figures["logit"].tolist(), strict=True)
-    ]
+    return judged_pairs(pairs, [(u, 0.0) for u in batch.figures["logit"].tolist()])
 
 
 def _evaluate(

@@ -10,6 +10,7 @@ M reward models; K completions; P prompts with N completions each.
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,11 @@ from torch import Tensor
 from training.engine import models
 from training.engine.advantages import best_of_n_curve, best_of_n_kl_bound
 from training.engine.alarms import raised
+from training.engine.compared import judged_pairs, sample_lines
 from training.engine.config import EvaluateConfig
 from training.engine.diagnostics import reward_alarms
 from training.engine.errors import Diverged, SnapshotError
 from training.engine.evaluate import (
-    Judged,
     clustered_mean,
     clustered_share,
     correlation,
@@ -189,18 +190,8 @@ def _evaluate_rewards(session: _Session, rewards: RewardModels) -> None:
     session.values |= figures
     session.alarms += reward_alarms(figures, part=part)
     for pair, scores in list(zip(pairs, both.tolist(), strict=True))[: config.evaluate.prompts]:
-        for side, score in enumerate(scores):
-            session.samples.write(
-                {
-                    "step": 0,
-                    "prompt_id": pair.id,
-                    "prompt": pair.prompt,
-                    "completion": pair.texts[side],
-                    "finish": pair.finishes[side],
-                    "score": score,
-                    "length": pair.lengths[side],
-                }
-            )
+        for line in sample_lines(pair, scores, step=0):
+            session.samples.write(line)
 
 
 def _given(pair: Pair) -> Given:
@@ -210,16 +201,12 @@ def _given(pair: Pair) -> Given:
 
 def margin_figures(scores: Tensor, pairs: Sequence[Pair], *, part: str) -> dict[str, float]:
     """Everything that held-out pairs tell of scores [pairs, 2], chosen first."""
-    margins: list[float] = (scores[:, 0] - scores[:, 1]).tolist()
-    judged = [
-        Judged(group=p.group, margin=m, q=p.q, tokens_chosen=p.lengths[0], tokens_rejected=p.lengths[1], votes=p.votes)
-        for p, m in zip(pairs, margins, strict=True)
-    ]
+    judged = judged_pairs(pairs, scores.tolist())
     lengths = [float(length) for pair in pairs for length in pair.lengths]
     return {
         **preference_metrics(judged, part=part),
         **probability_metrics(judged, part=part),
-        f"{part}/margin": sum(margins) / len(margins),
+        f"{part}/margin": sum(pair.margin for pair in judged) / len(judged),
         f"{part}/length_correlation": correlation(scores.flatten().tolist(), lengths),
     }
 
@@ -251,12 +238,13 @@ def _evaluate_policy(session: _Session, rewards: RewardModels | None) -> dict[st
     """
     config = session.config
     policy = _load_policy(Path(str(config.models.policy)), session)
-    items = _prompts(session, policy)
+    named = config.models.reference
+    reference = _load_policy(Path(named), session) if named is not None else None
+    items = _prompts(session, [policy] if reference is None else [policy, reference])
     groups = _sample(session, policy, items)
     scores = None if rewards is None else _scores(session, rewards, groups, policy)
-    reference, ratios, theirs, other_scores = None, None, [], None
-    if config.models.reference is not None:
-        reference = _load_policy(Path(config.models.reference), session)
+    ratios, theirs, other_scores = None, [], None
+    if reference is not None:
         if reference.text.tokenizer_sha256 == policy.text.tokenizer_sha256:
             ratios = _log_ratios(session, policy, reference, items, groups)
         theirs = _sample(session, reference, items)
@@ -291,16 +279,24 @@ def _load_policy(directory: Path, session: _Session) -> _Policy:
     )
 
 
-def _prompts(session: _Session, policy: _Policy) -> list[PromptItem]:
-    """The first prompts by id that leave room for a whole completion within `data.max_tokens`."""
+def _prompts(session: _Session, policies: Sequence[_Policy]) -> list[PromptItem]:
+    """The first prompts by id that leave room for a whole completion as each policy reads them, under its control and
+    by its tokenizer, within `data.max_tokens` and the model's context.
+    """
     config = session.config
-    limit = max(1, config.data.max_tokens - config.sampling.max_new_tokens)
-    data = PromptsConfig(snapshot=config.data.snapshot, max_prompt_tokens=limit, allow_drop=True)
-    loaded = load_prompts(config.data.part, data=data, text=policy.text)
-    session.values["data/dropped_too_long"] = session.values.get("data/dropped_too_long", 0.0) + loaded.dropped
-    if not loaded.examples:
-        raise SnapshotError(f"every prompt is longer than {limit} tokens", file=f"{config.data.part}.jsonl")
-    return loaded.examples[: config.evaluate.prompts]
+    data = PromptsConfig(snapshot=config.data.snapshot, max_prompt_tokens=sys.maxsize)
+    items = load_prompts(config.data.part, data=data, text=policies[0].text).examples
+    room = [min(config.data.max_tokens, models.context_tokens(policy.model)) for policy in policies]
+    limits = [tokens - config.sampling.max_new_tokens for tokens in room]
+    kept = [
+        item
+        for item in items
+        if all(len(policy.prompt_ids(item)) <= limit for policy, limit in zip(policies, limits, strict=True))
+    ]
+    session.values["data/prompts_too_long"] = float(len(items) - len(kept))
+    if not kept:
+        raise SnapshotError(f"every prompt is longer than {min(limits)} tokens", file=f"{config.data.part}.jsonl")
+    return kept[: config.evaluate.prompts]
 
 
 def _sample(session: _Session, policy: _Policy, items: Sequence[PromptItem]) -> list[Group]:

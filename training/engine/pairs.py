@@ -19,17 +19,17 @@ DROP_LIMIT = 0.05
 """Share of a part that may be too long without `data.allow_drop`."""
 
 
-class Example(Protocol):
+class HasSharing(Protocol):
     """Whatever has a prompt and completions as ids."""
 
     @property
     def sharing(self) -> Sharing: ...
 
 
-E = TypeVar("E", bound=Example)
+E = TypeVar("E", bound=HasSharing)
 
 
-class Written(Protocol):
+class HasTexts(Protocol):
     """Completions as texts and as ids, all of whose tokens are scored."""
 
     @property
@@ -203,7 +203,7 @@ def label(line: dict[str, Any], *, target: Target, labels: Labels) -> float:
     return 1.0 if q > 0.5 else 0.0
 
 
-def check_scored_tokens(examples: Sequence[Written], text: Text) -> None:
+def check_scored_tokens(examples: Sequence[HasTexts], text: Text) -> None:
     """The scored tokens of four examples are the completions and, where finished, their end token; nothing else.
 
     Raises:

@@ -33,7 +33,16 @@ from torch.nn.utils.rnn import pad_sequence
 from training.engine import loop, losses, starting
 from training.engine.calibration import fit_temperature
 from training.engine.checkpoint import load_head
-from training.engine.compared import Compared, Example, compare, left_out, named, pairs_of
+from training.engine.compared import (
+    Compared,
+    Example,
+    compare,
+    judged_pairs,
+    left_out,
+    named,
+    pairs_of,
+    sample_lines,
+)
 from training.engine.config import RankingLink, RewardConfig, RewardOptions, Ties
 from training.engine.diagnostics import reward_alarms
 from training.engine.errors import ConfigError, SnapshotError
@@ -286,21 +295,7 @@ def _held_out_metrics(
 
 def _judge(batch: Batch, items: Sequence[Example], *, eta: float | None = None) -> list[Judged]:
     """Every pair of every item, with its margin Δs, or what that comes to under the tie width η."""
-    judged = []
-    for item, found in zip(items, _scores_by_item(batch, items), strict=True):
-        votes = item.votes if isinstance(item, Pair) else (0, 0)
-        for first, second, q in pairs_of(item):
-            judged.append(
-                Judged(
-                    group=item.group,
-                    margin=_expected(found[first] - found[second], eta),
-                    q=q,
-                    tokens_chosen=item.lengths[first],
-                    tokens_rejected=item.lengths[second],
-                    votes=votes,
-                )
-            )
-    return judged
+    return judged_pairs(items, _scores_by_item(batch, items), log_odds=lambda margin: _expected(margin, eta))
 
 
 def _scores_by_item(batch: Batch, items: Sequence[Example]) -> list[list[float]]:
@@ -320,18 +315,8 @@ def _all_lengths(items: Sequence[Example]) -> list[float]:
 def _write_samples(session: Run[Example], items: Sequence[Example], batch: Batch, *, count: int) -> None:
     """The first items of a batch with their scores."""
     for item, found in list(zip(items, _scores_by_item(batch, items), strict=True))[:count]:
-        for number, score in enumerate(found):
-            session.samples.write(
-                {
-                    "step": session.progress.step,
-                    "prompt_id": item.id,
-                    "prompt": item.prompt,
-                    "completion": item.texts[number],
-                    "finish": item.finishes[number],
-                    "score": score,
-                    "length": item.lengths[number],
-                }
-            )
+        for line in sample_lines(item, found, step=session.progress.step):
+            session.samples.write(line)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

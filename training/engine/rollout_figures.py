@@ -71,7 +71,7 @@ class Limits:
     kl_budget: float | None = None
 
 
-class Written(Protocol):
+class Drawn(Protocol):
     """A completion as a sampler gives it."""
 
     @property
@@ -80,7 +80,7 @@ class Written(Protocol):
     def finish(self) -> str: ...
 
 
-class Answered(Protocol):
+class DrawnGroup(Protocol):
     """A prompt with its completions, `rollouts.Group` for one."""
 
     @property
@@ -88,11 +88,11 @@ class Answered(Protocol):
     @property
     def group(self) -> str: ...
     @property
-    def completions(self) -> Sequence[Written]: ...
+    def completions(self) -> Sequence[Drawn]: ...
 
 
 def rollouts_of(
-    groups: Sequence[Answered],
+    groups: Sequence[DrawnGroup],
     *,
     log_ratios: Sequence[Sequence[float]] | None = None,
     scores: Sequence[float] | None = None,
