@@ -22,7 +22,6 @@ B pairs of a step; K = 2B completions of a pack; C scored tokens; T of a complet
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 import time
@@ -79,10 +78,15 @@ def run(config: OnlineDpoConfig, out: Path, *, resume: Path | None, supervision:
         SnapshotError, ModelError, Diverged; ConfigError for a judge's prompt or server that cannot be used.
     """
     options = config.online_dpo
-    if options.judge is not None:
-        judging.check_template(options.judge)
-    roles = reward_roles(config.models.rewards, config.models.held_out)
-    opening = starting.open_run(config, out, resume=resume, supervision=supervision, kinds=KINDS, models=roles)
+    opening = starting.open_run(
+        config,
+        out,
+        resume=resume,
+        supervision=supervision,
+        kinds=KINDS,
+        models=reward_roles(config.models.rewards, config.models.held_out),
+        texts={} if options.judge is None else {"judge_prompt": judging.check_template(options.judge)},
+    )
     prompts, validation = (load_prompts(part, data=config.data, text=opening.text) for part in ("train", "validation"))
     model, reference = starting.load_policies(opening, config, prompts.examples)
     facts = prompt_facts(prompts, validation, asked=config.eval.prompts)
@@ -104,8 +108,6 @@ def run(config: OnlineDpoConfig, out: Path, *, resume: Path | None, supervision:
     judge = None
     if options.judge is not None:
         bring_answers(out, resume)
-        template = judging.check_template(options.judge)
-        session.lineage.models["judge_prompt"] = hashlib.sha256(template.encode()).hexdigest()
         judge = own_judge(session, options.judge)
     scorer = None
     if config.models.rewards:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import math
 import random
 import sys
@@ -81,12 +82,14 @@ def open_run(
     supervision: Supervision,
     kinds: Collection[str],
     models: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Opening:
     """Verify the snapshot, find the checkpoint to go on from, and read the tokenizer.
 
     Args:
         kinds: of snapshots that the method can read.
         models: directories of other models by role, whose hashes the result names.
+        texts: what else decides the numbers, such as a judge's prompt, named by its hash too.
 
     Raises:
         SnapshotError, ModelError, ConfigError: something that the run would need is not what it must be.
@@ -103,6 +106,7 @@ def open_run(
         check_same_run(config, saved)
     base = Path(config.models.base)
     hashes = {role: directory_hash(Path(path)) for role, path in {"base": str(base), **(models or {})}.items()}
+    hashes |= {role: hashlib.sha256(text.encode()).hexdigest() for role, text in (texts or {}).items()}
     lineage = Lineage(snapshot=manifest.content_hash, models=hashes)
     if saved is not None:
         check_same_inputs(lineage, saved)
