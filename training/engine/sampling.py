@@ -8,6 +8,7 @@ from (`drawing.Law`).
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -181,7 +182,6 @@ def generate(
         ModelError: a prompt leaves no room for a completion in the model's context.
         Diverged: the model's logits are not finite.
     """
-    law = Law(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     context = models.context_tokens(model)
     waiting = _Waiting(
         ids={p.id: list(p.ids) if p.ids is not None else text.prompt_ids(p.messages) for p in prompts},
@@ -195,29 +195,47 @@ def generate(
     longest = max(len(waiting.ids[prompt_id]) for prompt_id, _ in waiting.queue)
     room = min(longest + max_new_tokens, context)
     decoder: Decoder[_Row] = Decoder(model, room=room, rows=min(batch_size, len(waiting.queue)), weights=weights)
+
+    def begin(prompt_id: str, index: int) -> _Row:
+        count = min(max_new_tokens, context - len(waiting.ids[prompt_id]))
+        numbers = uniforms(seed=seed, stream=stream, prompt_id=prompt_id, index=index, count=count)
+        return _Row(prompt_id=prompt_id, index=index, uniforms=numbers)
+
+    law = Law(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    advance = functools.partial(_advance, law=law, text=text, stop=stop)
+    for row in _decode(waiting, decoder, begin=begin, advance=advance, rows=batch_size, after_tokens=after_tokens):
+        yield row.completion(text)
+
+
+def _decode(
+    waiting: _Waiting,
+    decoder: Decoder[_Row],
+    *,
+    begin: Callable[[str, int], _Row],
+    advance: Callable[[list[_Row], Tensor], list[bool]],
+    rows: int,
+    after_tokens: Callable[[int], bool] | None,
+) -> Iterator[_Row]:
+    """The rows as they end, with up to `rows` of them in work at once."""
     while waiting.queue or decoder.rows:
         new_tokens = 0
         if decoder.rows:
-            rows, logits = decoder.step(lambda row: row.token_ids[-1])
-            new_tokens = len(rows)
-            ended = _advance(rows, logits, law=law, text=text, stop=stop)
-            for row in (row for row, last in zip(rows, ended, strict=True) if last):
+            working, logits = decoder.step(lambda row: row.token_ids[-1])
+            new_tokens = len(working)
+            ended = advance(working, logits)
+            for row in (row for row, last in zip(working, ended, strict=True) if last):
                 decoder.drop(row)
-                yield row.completion(text)
-        entering = waiting.enter(decoder, batch_size - len(decoder.rows))
+                yield row
+        entering = waiting.enter(decoder, rows - len(decoder.rows))
         if entering:
             new_tokens += len(entering)
-            begun = []
-            for prompt_id, index, prefix in entering:
-                count = min(max_new_tokens, context - len(waiting.ids[prompt_id]))
-                numbers = uniforms(seed=seed, stream=stream, prompt_id=prompt_id, index=index, count=count)
-                begun.append((_Row(prompt_id=prompt_id, index=index, uniforms=numbers), prefix))
+            begun = [(begin(prompt_id, index), prefix) for prompt_id, index, prefix in entering]
             logits = torch.stack([prefix.logits for _, prefix in begun])
-            ended = _advance([row for row, _ in begun], logits, law=law, text=text, stop=stop)
+            ended = advance([row for row, _ in begun], logits)
             decoder.add([entry for entry, last in zip(begun, ended, strict=True) if not last])
             for (row, _), last in zip(begun, ended, strict=True):
                 if last:
-                    yield row.completion(text)
+                    yield row
         if after_tokens is not None and not after_tokens(new_tokens):
             return
 
@@ -336,30 +354,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         every=config.sampling.batch_size,
     )
     done = {name: {(k["prompt_id"], k["index"]) for k in kept if k["policy"] == name} for name, _, _, _ in policies}
-    for chunk in _chunks(config, prompts):
-        for name, model, text, _ in policies:
-            if supervision.stop_requested:
-                break
-            for completion in generate(
-                model,
-                text,
-                [prompt.under(controls[name]) for prompt in chunk],
-                seed=config.seed,
-                stream=name,
-                completions=config.sampling.completions,
-                temperature=config.sampling.temperature,
-                top_k=config.sampling.top_k,
-                top_p=config.sampling.top_p,
-                min_p=config.sampling.min_p,
-                stop=config.sampling.stop,
-                weights=config.sampling.weights,
-                max_new_tokens=config.sampling.max_new_tokens,
-                batch_size=config.sampling.batch_size,
-                done=done[name],
-                after_tokens=progress.after_tokens,
-            ):
-                lines.write(_line(completion, policy=name, seed=config.seed))
-                progress.add(completion)
+    for name, completion in _sample_all(config, policies, prompts, controls=controls, done=done, progress=progress):
+        lines.write(_line(completion, policy=name, seed=config.seed))
+        progress.add(completion)
     made = progress.kept + progress.made
     result: dict[str, Any] = {
         "status": "done" if made == total else "stopped",
@@ -375,6 +372,42 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     status.update("done" if made == total else "stopped", step=made, steps=total)
     write_json(out / "result.json", result)
     return result
+
+
+def _sample_all(
+    config: SampleConfig,
+    policies: Sequence[tuple[str, Any, Text, str]],
+    prompts: list[Prompt],
+    *,
+    controls: Mapping[str, str | None],
+    done: Mapping[str, Collection[tuple[str, int]]],
+    progress: _Progress,
+) -> Iterator[tuple[str, Completion]]:
+    """Each completion with its policy's name, chunk by chunk and policy by policy, until a stop is asked for."""
+    sampling = config.sampling
+    for chunk in _chunks(config, prompts):
+        for name, model, text, _ in policies:
+            if progress.supervision.stop_requested:
+                return
+            for completion in generate(
+                model,
+                text,
+                [prompt.under(controls[name]) for prompt in chunk],
+                seed=config.seed,
+                stream=name,
+                completions=sampling.completions,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
+                stop=sampling.stop,
+                weights=sampling.weights,
+                max_new_tokens=sampling.max_new_tokens,
+                batch_size=sampling.batch_size,
+                done=done[name],
+                after_tokens=progress.after_tokens,
+            ):
+                yield name, completion
 
 
 def _load_policy(policy: PolicyConfig, *, device: str) -> tuple[str, Any, Text, str]:
