@@ -254,10 +254,12 @@ def read_in_packs_if_exact(model: Any, groups: Sequence[Sharing], *, tolerance: 
         groups: a few to compare on, the longest one among them (a sliding window shows only in long texts).
         tolerance: largest difference of a hidden state, relative to the greatest.
     """
+    use_padded_rows(model)
+    if not groups:  # nothing to compare on, nor to read
+        return False
     device = next(model.parameters()).device
     pack = build_pack(groups, device=device)
     with torch.no_grad():
-        use_padded_rows(model)
         alone = hidden_states(model, pack).float()
         use_packed_attention(model)
         try:
