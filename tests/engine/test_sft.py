@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from tests.engine.test_resume import weights_of
 from tests.engine.tiny import tiny_model
 from training.engine import sft
 from training.engine.config import SftConfig, parse_config
+from training.engine.errors import SnapshotError
+from training.engine.examples import Demonstration
 from training.engine.metrics import METRICS
 from training.engine.models import load_policy
+from training.engine.packing import Sharing
 from training.engine.presets import default_config, merge
 from training.engine.records import write_snapshot
 from training.engine.supervision import Supervision
@@ -182,6 +186,31 @@ def test_every_assistant_turn_of_a_conversation_is_learned(places: dict[str, Pat
     assert lines_of(out / "metrics.jsonl")[1]["train/loss"] == pytest.approx(expected, rel=1e-6)
     sampled = [line for line in lines_of(out / "samples.jsonl") if "kl" in line]
     assert sampled[0]["prompt"] == prompt
+
+
+def test_a_lost_space_inside_a_turn_is_seen(places: dict[str, Path]) -> None:
+    """As of any completion; at the ends of a turn a template may trim."""
+    text = load_text(places["base"])
+    prompt = [{"role": "user", "content": "is it?"}, {"role": "assistant", "content": "yes it is"}]
+    prompt.append({"role": "user", "content": "and the dog?"})
+    runs = text.conversation_ids(prompt, "the dog", finished=True)
+    (first, _), rest = runs[0], runs[1:]
+    example = Demonstration(
+        id="d",
+        group="g",
+        sharing=Sharing(
+            prompt=tuple(first),
+            completions=(tuple(token for run, _ in rest for token in run),),
+            scored=(tuple(scored for run, scored in rest for _ in run),),
+        ),
+        weight=1.0,
+        prompt=prompt,
+        text=" the dog",
+        finish="end",
+    )
+    sft.check_scored_turns([example], text)
+    with pytest.raises(SnapshotError, match="scored tokens are"):
+        sft.check_scored_turns([replace(example, text="thedog")], text)
 
 
 def test_cut_and_single_token_completions_are_learned_and_empty_ones_counted(

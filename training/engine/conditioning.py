@@ -40,7 +40,7 @@ def _run_feedme(config: FeedMeConfig, out: Path, *, resume: Path | None, supervi
     train_part, validation, test = (
         load_chosen(part, data=config.data, text=opening.text) for part in ("train", "validation", "test")
     )
-    sft.check_scored_tokens(train_part.examples, opening.text)
+    sft.check_scored_turns(train_part.examples, opening.text)
     sft.train_on(
         config,
         opening,
@@ -59,7 +59,7 @@ def _run_binary(config: BinaryConditioningConfig, out: Path, *, resume: Path | N
         load_conditioned(part, data=config.data, good=good, bad=bad, text=text)
         for part in ("train", "validation", "test")
     )
-    sft.check_scored_tokens(train_part.examples, text)
+    sft.check_scored_turns(train_part.examples, text)
     part = "validation" if validation.examples else "train"
     chosen = load_chosen(part, data=replace(config.data, allow_drop=True), text=text).examples
     plain = sft.prompts_of(chosen, text=text, count=config.eval.prompts)

@@ -12,6 +12,7 @@ B examples of an optimizer step, a completion each; C scored tokens of a pack; T
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ def run(config: SftConfig, out: Path, *, resume: Path | None, supervision: Super
     train_part, validation, test = (
         load_demonstrations(part, data=config.data, text=opening.text) for part in ("train", "validation", "test")
     )
-    check_scored_tokens(train_part.examples, opening.text)
+    check_scored_turns(train_part.examples, opening.text)
     train_on(
         config,
         opening,
@@ -100,9 +101,7 @@ def train_on(
     Raises:
         SnapshotError, ModelError, Diverged; StopRun when a stop comes before the first step.
     """
-    examples, empty = _with_tokens(train_part.examples)
-    held_out, _ = _with_tokens(validation)
-    tested, _ = _with_tokens(test)
+    (examples, empty), (held_out, _), (tested, _) = map(_with_tokens, (train_part.examples, validation, test))
     # The reference is for KL at evaluations alone: where nothing is sampled, no second copy is held.
     if config.eval.prompts:
         model, reference = starting.load_policies(opening, config, examples)
@@ -302,33 +301,41 @@ def _with_tokens(examples: Sequence[Demonstration]) -> tuple[list[Demonstration]
     return kept, len(examples) - len(kept)
 
 
-def check_scored_tokens(examples: Sequence[Demonstration], text: Text) -> None:
-    """The scored tokens of four examples are the assistant's turns and their end tokens, nothing else.
+def check_scored_turns(examples: Sequence[Demonstration], text: Text) -> None:
+    """The runs of scored tokens of four examples are the assistant's turns with their end tokens, and nothing else.
+
+    As strict as `pairs.check_scored_tokens`, turn by turn.
 
     Raises:
         SnapshotError: decoding gives another text; both are shown.
     """
-    shown_end = text.tokenizer.decode([text.end_id])
+    shown_end = str(text.tokenizer.decode([text.end_id]))
     for example in examples[:4]:
         (ids,), flags = example.sharing.completions, example.sharing.scored
-        scored = ids if flags is None else [token for token, flag in zip(ids, flags[0], strict=True) if flag]
-        shown = text.tokenizer.decode(list(scored), clean_up_tokenization_spaces=False)
+        runs = _scored_runs(ids, (True,) * len(ids) if flags is None else flags[0])
+        shown = [text.tokenizer.decode(run, clean_up_tokenization_spaces=False) for run in runs]
         answers = [turn["content"] for number, turn in enumerate(example.prompt) if number and _is_answer(turn)]
         turns = answers if flags is not None else []  # else the text alone is imitated
         turns = [turn + shown_end for turn in turns] + [example.text + (shown_end if example.finish == "end" else "")]
-        if _bare(shown) != _bare("".join(turns)):
+        turns = [turn for turn in turns if turn]  # an empty text that was cut has no token
+        if [_trimmed(turn, shown_end) for turn in shown] != [_trimmed(turn, shown_end) for turn in turns]:
             raise SnapshotError(
-                f"example {example.id}: the scored tokens are {shown[:200]!r}, not {''.join(turns)[:200]!r}"
+                f"example {example.id}: the scored tokens are {''.join(shown)[:200]!r}, not {''.join(turns)[:200]!r}"
             )
+
+
+def _scored_runs(ids: Sequence[int], flags: Sequence[bool]) -> list[list[int]]:
+    runs = itertools.groupby(zip(ids, flags, strict=True), key=lambda token: token[1])
+    return [[token for token, _ in run] for is_scored, run in runs if is_scored]
 
 
 def _is_answer(turn: Mapping[str, str]) -> bool:
     return turn["role"] == "assistant"
 
 
-def _bare(text: str) -> str:
-    """Some tokenizers normalise and some templates trim; a lost or an added word is what is looked for."""
-    return "".join(normalize("NFC", text).split())
+def _trimmed(turn: str, end: str) -> str:
+    """Some tokenizers normalise and some templates trim; a lost or an added word or space is what is looked for."""
+    return normalize("NFC", turn.removesuffix(end)).strip() + (end if turn.endswith(end) else "")
 
 
 def _show_scored(session: Run[Demonstration], text: Text) -> None:
