@@ -1,6 +1,6 @@
 """ENGINE §6.2, second part: the losses of sampled completions beside TRL 1.16, and differences that are meant.
 
-One fixed rollout on both sides; PPO left TRL before 1.16, so its loss is written out here after the formulas of 1.10.
+One fixed rollout on both sides; PPO left TRL before 1.16, so its loss is written out here after the formulas of 1.12.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def test_the_grpo_loss_equals_on_one_rollout(
     check_equal(f"grpo {loss_type}", ours, theirs, (loss, their_loss))
 
 
-def test_the_ppo_loss_is_that_of_trl_1_10(bench: Bench, pairs: list[Pair]) -> None:
+def test_the_ppo_loss_is_that_of_trl_1_12(bench: Bench, pairs: list[Pair]) -> None:
     """Its trainer wants models, data and a loop of its own, so its lines stand here: masked means over a padded batch.
 
     pg = masked_mean(max(−A ρ, −A clip(ρ, 1−ε, 1+ε))),  vf = ½ masked_mean(max((V−R)², (clip V − R)²)),  pg + c vf
