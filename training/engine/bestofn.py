@@ -265,11 +265,7 @@ def _label_policy(config: BestOfNConfig, hashes: dict[str, str]) -> dict[str, An
 def _run_expert_iteration(
     config: ExpertIterationConfig, out: Path, *, resume: Path | None, supervision: Supervision
 ) -> None:
-    former = None
-    if resume is not None:
-        former = resume if (resume / LINES).is_file() else resume.parent.parent
-        newest = newest_checkpoint(former / "checkpoints") if former == resume else None
-        resume = resume if former != resume else newest.path if newest is not None else None
+    former, resume = _former_attempt(resume)
     policy = config.models.policy or config.models.base
     opening = starting.open_run(
         config,
@@ -313,6 +309,20 @@ def _run_expert_iteration(
         card={"demonstrations_sha256": sha256},
         facts={"data/prompts": float(count), **curve_metrics(points, n=options.n)},
     )
+
+
+def _former_attempt(resume: Path | None) -> tuple[Path | None, Path | None]:
+    """The directory of an earlier attempt, which holds its candidates, and the checkpoint in it to go on from, if any.
+
+    Args:
+        resume: that directory, or a checkpoint in it.
+    """
+    if resume is None:
+        return None, None
+    if not (resume / LINES).is_file():
+        return resume.parent.parent, resume
+    newest = newest_checkpoint(resume / "checkpoints")
+    return resume, newest.path if newest is not None else None
 
 
 def _as_demonstration(prompt: PromptItem, candidate: Candidate, opening: Opening, *, own: bool) -> Demonstration:
