@@ -110,7 +110,9 @@ def train(session: Run[Example], config: RewardConfig, *, held_out: Sequence[Exa
             session.open_step(_take_step(session, config.reward, session.next_batch()))
         elif session.evaluation_is_due:
             figures = _evaluate(session, config, held_out=held_out, test=test)
-            session.close_step(figures, alarms=reward_alarms(figures, part="eval"))
+            # A head that has learned nothing would ring everything, and pause a run that asks for it.
+            trained = session.progress.step > 0
+            session.close_step(figures, alarms=reward_alarms(figures, part="eval") if trained else [])
         else:
             session.close_step({})
 
