@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from training.engine import models
 from training.engine.sampling import Prompt, generate
@@ -107,10 +108,13 @@ def _up_to_end(row: list[int], stop_ids: frozenset[int]) -> list[int]:
 
 def run(cell: Cell, directory: Path) -> Timed:
     torch.set_num_threads(cell.threads)
-    model, text = models.load_policy(directory), load_text(directory)
-    side: Callable[..., Ids] = ours if cell.side == "ours" else transformers
-    if cell.side != "ours" and cell.weights == "bf16":
-        model = model.to(torch.bfloat16)
+    text = load_text(directory)
+    side: Callable[..., Ids]
+    if cell.side == "ours":
+        side, model = ours, models.load_policy(directory)
+    else:  # as its guide loads it: our own loader would give it our products
+        dtype = torch.bfloat16 if cell.weights == "bf16" else torch.float32
+        side, model = transformers, AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     first = [prompt[:24] for prompt in cell.batches[0][:2]]
     side(model, text, first, Cell(**{**asdict(cell), "new_tokens": 3}))  # pages, threads and code are there after it
     ids: Ids = []

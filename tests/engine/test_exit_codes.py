@@ -143,10 +143,17 @@ def test_a_full_disk_exits_1_and_says_so(
         (MemoryError("no"), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
+        (RuntimeError("CUDA error: out of memory"), "memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk"),
+        (OSError(errno.EIO, "Input/output error"), "disk"),
+        (ValueError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk"),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), "device"),
+        (RuntimeError("No CUDA GPUs are available"), "device"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "defect"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "defect"),
         (AssertionError("a bug"), "defect"),
     ],
-    ids=["memory", "cpu", "gpu", "disk", "defect"],
+    ids=["memory", "cpu", "gpu", "gpu later", "disk", "bad disk", "rust", "ecc", "gone", "assert", "no file", "defect"],
 )
 def test_the_machine_and_our_bugs_exit_1(
     error: Exception, kind: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

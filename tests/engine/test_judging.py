@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engine.openai_server import Answer, said, serving
+from training.engine.__main__ import main
 from training.engine.config import JudgeConfig, ServerConfig
 from training.engine.errors import ConfigError
 from training.engine.judging import Pair, Verdict, judge_figures, judge_pairs, read_answers, read_verdict
@@ -187,3 +188,76 @@ def test_a_hostile_answer_is_read_at_once(answer: str) -> None:
     began = time.process_time()
     assert read_verdict(answer) is None
     assert time.process_time() - began < 2
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def _command(url: str, directory: Path, *, lines: list[Any] | None = None, **server: Any) -> list[str]:
+    rows = [{"id": name, "prompt": ask, "a": a, "b": b} for name, ask, a, b in PAIRS] if lines is None else lines
+    (directory / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "method": "judge",
+        "judge": {"model": "judge", "server": {"url": url, "parallel": 1, **server}},
+        "data": {"pairs": str(directory / "pairs.jsonl")},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return ["judge", str(directory / "config.json"), "--out", str(directory / "out")]
+
+
+def test_the_command_writes_a_line_a_pair_with_what_was_said_in_each_order(tmp_path: Path) -> None:
+    def biased(body: dict[str, Any]) -> Answer:
+        return said("1") if "good 2" in body["messages"][0]["content"] else _likes_good(body)
+
+    with serving(biased) as server:
+        assert main(_command(server.url, tmp_path)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"id": "c0", "q": 1.0, "ab": "first", "ba": "second"},
+        {"id": "c1", "q": 1.0, "ab": "first", "ba": "second"},
+        {"id": "c2", "q": 0.5, "ab": "first", "ba": "first"},
+    ]
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["status"], result["step"]) == ("done", 6)
+    assert result["judge"] == {
+        "model": "judge", "pairs": 3, "unreadable": 0, "orders_agree": pytest.approx(2 / 3),
+        "first_place": pytest.approx(2 / 3),
+    }  # fmt: skip
+
+
+def test_another_attempt_asks_only_what_the_first_had_no_answer_to(tmp_path: Path) -> None:
+    def refuses(body: dict[str, Any]) -> Answer:
+        return _likes_good(body) if len(server.requests) <= 4 else Answer(status=401, body={"error": "no"})
+
+    with serving(refuses) as server:
+        assert main(_command(server.url, tmp_path)) == 3  # nothing that waiting would mend
+        error = json.loads((tmp_path / "out" / "error.json").read_text())
+        assert error["kind"] == "data" and "status 401" in error["message"]
+        server.answer = _likes_good
+        again = [*_command(server.url, tmp_path), "--resume", str(tmp_path / "out" / "answers.jsonl")]
+        again[again.index("--out") + 1] = str(tmp_path / "second")
+        assert main(again) == 0
+        assert len(server.requests) == 5 + 2
+    assert len((tmp_path / "second" / "verdicts.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_connection_goes_to_the_given_address_whatever_the_name_means(tmp_path: Path) -> None:
+    with serving(_likes_good) as server:
+        url = server.url.replace("127.0.0.1", "judge.invalid")  # a name that no resolver knows
+        assert main(_command(url, tmp_path, addresses=["127.0.0.1"])) == 0
+        assert server.requests[0].headers["Host"].startswith("judge.invalid:")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"id": "x", "prompt": ASK, "a": "1"}, "line 2: must hold id, prompt, a and b"),
+        ({"id": "c0", "prompt": ASK, "a": "1", "b": "2"}, "line 2: id 'c0' was there before"),
+        ({"id": "x", "prompt": ASK, "a": 1, "b": "2"}, "line 2: id, a, b, roles and contents must be texts"),
+        ({"id": "x", "prompt": [], "a": "1", "b": "2"}, "line 2: id, a, b, roles and contents must be texts"),
+    ],
+)
+def test_a_line_that_is_no_pair_is_named(row: Any, problem: str, tmp_path: Path) -> None:
+    first = {"id": "c0", "prompt": ASK, "a": "x", "b": "y"}
+    assert main(_command("http://127.0.0.1:1", tmp_path, lines=[first, row])) == 3
+    assert problem in json.loads((tmp_path / "out" / "error.json").read_text())["message"]

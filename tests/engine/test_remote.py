@@ -18,7 +18,7 @@ from tests.engine.engine_runs import error_of, own_signals, result_of, wait_unti
 from tests.engine.openai_server import Answer, Server, said, serving
 from tests.engine.tiny import tiny_model
 from training.engine import sampling
-from training.engine.__main__ import main
+from training.engine.__main__ import EXIT_CODES, _kind, main
 from training.engine.config import SampleConfig, ServerConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.metrics import METRICS
@@ -80,6 +80,7 @@ def test_a_server_that_stays_busy_is_given_up_with_its_words() -> None:
             _post(_client(server.url))
         assert server.url in str(caught.value)
         assert len(server.requests) == 3
+    assert _kind(caught.value) == "network" and EXIT_CODES["network"] == 1  # a later attempt may find it idle
 
 
 def test_a_refusal_is_not_repeated_and_its_body_is_cut() -> None:
@@ -88,6 +89,7 @@ def test_a_refusal_is_not_repeated_and_its_body_is_cut() -> None:
             _post(_client(server.url))
         assert len(server.requests) == 1
         assert len(str(caught.value)) < 500
+    assert _kind(caught.value) == "data"
 
 
 def test_a_connection_that_is_refused_or_cut_is_tried_again_and_named() -> None:

@@ -36,7 +36,7 @@ from training.engine.logprobs import completion_logprobs
 from training.engine.loop import Batch
 from training.engine.packing import Sharing, build_pack
 from training.engine.rollout_figures import Limits
-from training.engine.rollouts import Group, own_sampler, policy_logprobs
+from training.engine.rollouts import Group, own_sampler, policy_columns
 from training.engine.scoring import load_reward_models
 from training.engine.sections import Combine
 
@@ -118,9 +118,9 @@ def test_the_gradient_is_that_of_the_formula(sampled_places: dict[str, Path], tm
         rloo._rloo_pass(session, config, iteration, iteration.items, divisor=8.0)
         found = gradients(session)
         fresh = [
-            replace(item, old=old)
-            for item, old in zip(
-                iteration.items, policy_logprobs(session, [i.group for i in iteration.items]), strict=True
+            replace(item, old=own["logp"])
+            for item, own in zip(
+                iteration.items, policy_columns(session, [i.group for i in iteration.items]), strict=True
             )
         ]
         rloo._rloo_pass(session, config, iteration, fresh, divisor=8.0)

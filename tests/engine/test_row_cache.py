@@ -32,10 +32,10 @@ def _seen(cache: RowCache[int], layer: int, memory: list[Tensor]) -> list[list[f
         sign = 1 if written is cache.keys else -1
         new = torch.tensor([sign * _past(row, int(at)) for row, at in zip(owners, step.positions, strict=True)])
         for own in written:
-            own.index_copy_(0, step.places, new[:, None, None].expand(-1, 3, 4))
+            own.index_copy_(0, step.places, new[:, None, None].expand(-1, 3, 4).reshape(-1, 4))
     found = []
     for look in step.looks:
-        view = cache.seen(memory[layer], look)
+        view = cache.seen(memory[layer], look).unflatten(0, (-1, 3))
         assert view.shape == (look.end - look.begin, 3, look.window, 4)
         for row in range(look.end - look.begin):
             kept = slice(None) if look.mask is None else look.mask[row, 0, 0] == 0

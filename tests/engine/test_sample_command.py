@@ -203,3 +203,38 @@ def _same(one: dict[Any, dict[str, Any]], two: dict[Any, dict[str, Any]]) -> boo
         for name in sums:
             assert line[name] == pytest.approx(two[key][name], abs=1e-4)
     return all({**line, **sums} == {**two[key], **sums} for key, line in one.items())
+
+
+def test_policies_write_as_many_as_each_prompt_says_at_their_own_temperature(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    _run(raw, plain)
+    file = Path(raw["data"]["prompts"])
+    records = [json.loads(row) for row in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    counts = [{"one": 2}, {"one": 1, "two": 1}, {"two": 2}, {"one": 2, "two": 2}, {}]
+    for record, count in zip(records, counts, strict=True):
+        record["completions"] = count
+    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    _run(raw, tmp_path / "mixed")
+    wanted = {
+        (policy, f"p{i}", index) for i, count in enumerate(counts) for policy, n in count.items() for index in range(n)
+    }
+    mixed = _by_key(tmp_path / "mixed")
+    assert set(mixed) == wanted
+    assert len(wanted) == 10
+    # Who else is asked changes no completion.
+    assert all(_by_key(plain)[key]["text"] == line["text"] for key, line in mixed.items())
+
+    raw["models"]["policies"][1]["temperature"] = 0.0
+    result = _run(raw, tmp_path / "cold", resume=tmp_path / "mixed")
+    cold = _by_key(tmp_path / "cold")
+    assert (result["status"], set(cold)) == ("done", wanted)
+    assert all(cold[key] == line for key, line in mixed.items() if key[0] == "one")  # kept from the former attempt
+    assert cold["two", "p3", 0]["token_ids"] == cold["two", "p3", 1]["token_ids"]  # greedy
+    assert mixed["two", "p3", 0]["token_ids"] != mixed["two", "p3", 1]["token_ids"]
+
+    records[0]["completions"] = {"one": 3}
+    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    with pytest.raises(SnapshotError, match="wants 3 completions"):
+        _run(raw, tmp_path / "much")

@@ -1,12 +1,13 @@
 """The engine's command line. Exit codes and `error.json` are made here, from the exceptions of `errors.py`.
 
 0  result.json says done, stopped …      2  config refused      3  snapshot or model refused      4  diverged
-1  a defect, or the machine: out of memory, disk full
+1  a defect, or the machine: out of memory, disk full, a lost GPU, a server that does not answer
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import json
@@ -15,7 +16,7 @@ import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from training.engine.errors import ConfigError, Diverged, ModelError, SnapshotEr
 from training.engine.files import write_json
 from training.engine.presets import MACHINES, PRESETS, TRAINING, config_for
 from training.engine.records import KINDS, PARTS
+from training.engine.remote import RemoteError
 from training.engine.supervision import StopRun, install
 
 MODULES = {
@@ -43,6 +45,7 @@ MODULES = {
     "quark": "quark",
     "sample": "sampling",
     "score": "scoring",
+    "judge": "judging",
     "evaluate": "evaluation",
     "serve": "serving",
     "convert": "convert",
@@ -51,6 +54,7 @@ MODULES = {
 OTHER_COMMANDS = {
     "sample": "sample completions of prompts",
     "score": "a reward model's scores of given completions",
+    "judge": "what a judge behind a server says of given pairs",
     "evaluate": "held-out figures of a policy or of reward models",
     "serve": "keep a policy loaded and answer questions from a directory",
     "convert": "make a safetensors directory of a GGUF file, an adapter or a model",
@@ -66,6 +70,14 @@ Prompts are {id, prompt: [{role, content}]} lines, completions {prompt_id, index
 sample writes them. DIR/scores.jsonl gets a line for each, in their order: score is less the mean that the model stored
 in training, so 0 is an average completion and a difference of 1 is e : 1. With "features": true the last layer's
 states lie in DIR/features.safetensors.""",
+    "judge": """Ask a judge behind an OpenAI-compatible server which of two completions is better, in both orders.
+
+The smallest config:
+  {"method": "judge", "judge": {"model": "NAME", "server": {"url": "http://127.0.0.1:8000/v1"}},
+   "data": {"pairs": "pairs.jsonl"}}
+Pairs are {id, prompt: [{role, content}], a, b} lines. DIR/verdicts.jsonl gets a line for each: q is the share of the
+two orders in which a wins, ab and ba what was said of the places when a, and when b, came first. DIR/answers.jsonl
+holds every answer as it was given; with --resume another attempt's answers are not asked for again.""",
     "evaluate": """Held-out figures of reward models, of a policy, or of both.
 
 The smallest configs, reward models on preferences and a policy beside its reference:
@@ -78,7 +90,17 @@ expected best of n. DIR/samples.jsonl holds what was written: read it.""",
 }
 """What `--help` says of a command beyond its line."""
 FORMER = ("config.json", "environment.json", "result.json")
-EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "defect": 1}
+EXIT_CODES = {"config": 2, "data": 3, "diverged": 4, "memory": 1, "disk": 1, "network": 1, "device": 1, "defect": 1}
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FAILING = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO})
+_DEVICE_WORDS = (
+    "CUDA error",
+    "cuDNN error",
+    "CUDNN_STATUS",
+    "CUBLAS_STATUS",
+    "NCCL error",
+    "No CUDA GPUs are available",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,17 +138,23 @@ def _guarded(options: argparse.Namespace, *, notes: Path) -> int:
         return 0
     except Exception as error:  # the last line of defence: everything ends in error.json and a code
         kind = _kind(error)
-        if kind == "defect":
-            traceback.print_exc()
-        sys.stderr.write(f"{kind}: {error}\n")
-        write_json(notes / "error.json", {"kind": kind, "message": str(error) or type(error).__name__})
-        if kind in ("config", "data") and "result.json" in former:
-            for name, content in former.items():
-                (notes / name).write_bytes(content)
-        elif not (notes / "result.json").exists():
-            write_json(notes / "result.json", _bare_result("failed", str(error) or type(error).__name__))
+        with contextlib.suppress(OSError):  # a full disk must not hide why the run has ended
+            if kind == "defect":
+                traceback.print_exc()
+            sys.stderr.write(f"{kind}: {error}\n")
+        with contextlib.suppress(OSError):
+            _leave_notes(notes, kind=kind, message=str(error) or type(error).__name__, former=former)
         return EXIT_CODES[kind]
     return 0
+
+
+def _leave_notes(notes: Path, *, kind: str, message: str, former: Mapping[str, bytes]) -> None:
+    write_json(notes / "error.json", {"kind": kind, "message": message})
+    if kind in ("config", "data") and "result.json" in former:
+        for name, content in former.items():
+            (notes / name).write_bytes(content)
+    elif not (notes / "result.json").exists():
+        write_json(notes / "result.json", _bare_result("failed", message))
 
 
 def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -285,14 +313,28 @@ def _kind(error: BaseException) -> str:
         (Diverged, "diverged"),
         (MemoryError, "memory"),
     ]
+    if isinstance(error, RemoteError) and error.is_passing:
+        return "network"
     for types, kind in expected:
         if isinstance(error, types):
             return kind
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError):
+        return "disk" if error.errno in _FULL | _FAILING else "memory" if error.errno == errno.ENOMEM else "defect"
+    return _kind_by_words(error)
+
+
+def _kind_by_words(error: BaseException) -> str:
+    """What torch and safetensors raise has no field to tell by, and torch must not be imported for its names."""
+    said = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
+        return "memory"
+    if "No space left on device" in said:  # safetensors writes in Rust
         return "disk"
-    # torch's own out-of-memory errors, named without importing torch; the CPU's allocator raises a plain RuntimeError.
-    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return "memory" if out_of_memory else "defect"
+    if "device-side assert" in said:  # an index out of range: ours
+        return "defect"
+    if type(error).__name__ in ("AcceleratorError", "DistBackendError") or any(word in said for word in _DEVICE_WORDS):
+        return "memory" if "out of memory" in said or "ALLOC_FAILED" in said else "device"
+    return "defect"
 
 
 def _bare_result(status: str, reason: str) -> dict[str, Any]:

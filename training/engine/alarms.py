@@ -161,6 +161,15 @@ def _sampled(alarm: str, *needs: str, fires: Callable[[Figures], bool], evidence
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reason:
+    """Why an alarm rings: a sentence, and the figures that it rests on."""
+
+    alarm: str
+    text: str
+    figures: dict[str, float]
+
+
 RULES: tuple[Rule, ...] = (
     _pairs(
         "length_bias",
@@ -326,12 +335,22 @@ def raised(figures: Figures) -> dict[str, list[str]]:
     Args:
         figures: values by metric name; `train/step` besides, where a rule waits for some steps.
     """
-    reasons: dict[str, list[str]] = {name: [] for name in ALARMS}
+    found: dict[str, list[str]] = {name: [] for name in ALARMS}
+    for reason in reasons(figures):
+        found[reason.alarm].append(reason.text)
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def reasons(figures: Figures) -> list[Reason]:
+    """Every rule that rings, in the order of `RULES`; figures as for `raised`."""
+    found = []
     for rule in RULES:
         enough = rule.counts is None or figures.get(rule.counts, 0.0) >= rule.least
         if enough and all(name in figures for name in rule.needs) and rule.fires(figures):
-            reasons[rule.alarm].append(rule.evidence.format(figures))
-    return {name: found for name, found in reasons.items() if found}
+            used = rule.needs if rule.counts is None else (*rule.needs, rule.counts)
+            shown = {name: figures[name] for name in used}
+            found.append(Reason(alarm=rule.alarm, text=rule.evidence.format(figures), figures=shown))
+    return found
 
 
 def _beyond(figures: Figures, name: str) -> bool:

@@ -107,6 +107,8 @@ class KlPlace(StrEnum):
 
 
 class Critic(StrEnum):
+    """What predicts the returns that PPO's advantages are held against."""
+
     SEPARATE = "separate"
     """A trunk, head and optimizer of its own, from the first reward model."""
     SHARED = "shared"
@@ -245,6 +247,7 @@ class KtoOptions:
     desirable_weight: float | None = None
     """Weight of a desirable example; null: so that both kinds weigh the same in all."""
     undesirable_weight: float | None = None
+    """Weight of an undesirable example; null: so that both kinds weigh the same in all."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "beta", self.beta, "must be positive")
@@ -306,6 +309,7 @@ class RlooOptions:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrpoOptions:
     clip_low: float = 0.2
+    """ε: the ratio π/π_old is trusted from 1 − ε on."""
     clip_high: float = 0.28
     """ε_hi above ε keeps unlikely tokens alive (DAPO: Yu et al. 2025)."""
     scale: Scale = Scale.STD
@@ -331,6 +335,9 @@ class ServerConfig:
     parallel: int = 8
     """Requests at one time."""
     timeout_seconds: float = 120.0
+    """Without a whole answer for so long a request has failed."""
+    addresses: tuple[str, ...] = ()
+    """IP addresses that connections go to, whatever the name in the URL means now; empty: what it means."""
 
     def __post_init__(self) -> None:
         ok = self.url.startswith(("http://", "https://"))
@@ -344,6 +351,7 @@ class JudgeConfig:
     """A model behind an OpenAI-compatible server that is asked in both orders at temperature 0."""
 
     model: str
+    """What the server calls the judge."""
     server: ServerConfig
     prompt: str | None = None
     """Text with {prompt}, {first} and {second} that asks for 1 or 2; null: the built-in one."""
@@ -389,6 +397,7 @@ class BestOfNOptions:
     n: int = 16
     """Completions of which the best is kept."""
     temperature: float = 1.0
+    """Of the completions; above 1 they differ more from each other."""
     samples: int | None = None
     """N ≥ n completions drawn a prompt, for the curve over n; null: n."""
 
@@ -418,7 +427,9 @@ class ConditioningOptions:
     """Controls are text in a system turn before the prompt; the policy is sampled with `good`."""
 
     good: str = "Write a good answer."
+    """Control of the better side."""
     bad: str = "Write a bad answer."
+    """Control of the other side."""
 
     def __post_init__(self) -> None:
         require(bool(self.good.strip()), "good", self.good, "must not be blank")
@@ -434,6 +445,7 @@ class QuarkOptions:
     beta: float = 0.05
     """Price of the full-vocabulary KL to the reference, a token."""
     entropy_weight: float = 0.0
+    """What an entropy of one nat a token is worth."""
     controls: tuple[str, ...] = ()
     """One text a part, best first, for quantiles all; empty: "Quality: 1 of 4." and so on."""
 
@@ -775,6 +787,7 @@ class BestOfNConfig:
 
     method: Literal["best_of_n"] = "best_of_n"
     seed: int = 1
+    """Sampled completions, and which of equal ones is kept."""
     models: ScoredModelsConfig
     data: PromptsConfig
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -803,9 +816,14 @@ class PolicyConfig:
     """Opaque id of the source; it is copied to every line of the output."""
     path: str
     """Model directory."""
+    temperature: float | None = None
+    """Of this policy; null is `sampling.temperature`."""
 
     def __post_init__(self) -> None:
         require(self.name != "", "name", self.name, "must not be empty")
+        require(
+            self.temperature is None or self.temperature >= 0, "temperature", self.temperature, "must not be negative"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -822,13 +840,14 @@ class SampleModelsConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleDataConfig:
     prompts: str
-    """JSON Lines file of {id, group, prompt: [{role, content}]}."""
+    """JSON Lines file of {id, group, prompt: [{role, content}]}; with {completions: {policy: count}} beside them, so
+    many of that prompt by each policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
     completions: int = 2
-    """Completions of each prompt by each policy."""
+    """Completions of each prompt by each policy, or the most of them where the prompts say how many."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -925,6 +944,21 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PairsConfig:
+    pairs: str
+    """JSON Lines file of {id, prompt: [{role, content}], a, b}."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgePairsConfig:
+    """What a judge behind a server says of given pairs of completions (`judging.py`)."""
+
+    method: Literal["judge"] = "judge"
+    judge: JudgeConfig
+    data: PairsConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateModelsConfig:
     policy: str | None = None
     """Directory of a policy: KL to `reference`, win rate, best-of-n curve."""
@@ -944,6 +978,7 @@ class EvaluateDataConfig:
     snapshot: str
     """Snapshot directory: its preferences for accuracy, its prompts for everything that samples."""
     part: Literal["train", "validation", "test"] = "test"
+    """Which part of the snapshot."""
     max_tokens: int = 1024
     """Longest prompt + completion, tokens; a longer example is left out and counted."""
 
@@ -969,6 +1004,7 @@ class EvaluateConfig:
 
     method: Literal["evaluate"] = "evaluate"
     seed: int = 1
+    """Sampled completions."""
     models: EvaluateModelsConfig
     data: EvaluateDataConfig
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -994,7 +1030,16 @@ class ServeConfig:
         require(self.idle_seconds > 0, "idle_seconds", self.idle_seconds, "must be positive")
 
 
-AnyConfig = RunConfig | BestOfNConfig | SampleConfig | ScoreConfig | EvaluateConfig | ServeConfig | ConvertConfig
+AnyConfig = (
+    RunConfig
+    | BestOfNConfig
+    | SampleConfig
+    | ScoreConfig
+    | JudgePairsConfig
+    | EvaluateConfig
+    | ServeConfig
+    | ConvertConfig
+)
 METHODS: dict[str, type[AnyConfig]] = {
     "sft": SftConfig,
     "reward": RewardConfig,
@@ -1011,6 +1056,7 @@ METHODS: dict[str, type[AnyConfig]] = {
     "quark": QuarkConfig,
     "sample": SampleConfig,
     "score": ScoreConfig,
+    "judge": JudgePairsConfig,
     "evaluate": EvaluateConfig,
     "serve": ServeConfig,
     "convert": ConvertConfig,

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from training.engine import starting
 from training.engine.checkpoint import load_head
 from training.engine.config import PpoConfig
-from training.engine.experience import read_values
 from training.engine.files import read_json
 from training.engine.loop import Item
 from training.engine.models import base_of, load_reward_model, score_head
 from training.engine.packing import Pack, hidden_states
+from training.engine.rollouts import read_values
 from training.engine.scoring import stored_mean
 from training.engine.starting import Opening
 from training.engine.text import load_text

@@ -206,21 +206,21 @@ class _Llama:
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             own_keys, own_values = cache.keys[layer], cache.values[layer]
-            own_keys.index_copy_(0, step.places, keys)
-            own_values.index_copy_(0, step.places, values)
+            own_keys.index_copy_(0, step.places, keys.reshape(B * H, -1))
+            own_values.index_copy_(0, step.places, values.reshape(B * H, -1))
             # The G queries that share a key/value head stand where a sequence would: nothing is copied G times.
-            grouped = queries.view(B, H, G, -1)
+            grouped = queries.reshape(B * H, G, -1)
             found = [
-                scaled_dot_product_attention(
-                    grouped[look.begin : look.end],
+                _attend_once(
+                    grouped[look.begin * H : look.end * H],
                     cache.seen(own_keys, look),
                     cache.seen(own_values, look),
-                    attn_mask=look.mask,
+                    mask=look.mask,
                     scale=self._scale,
                 )
                 for look in step.looks
             ]
-            return (found[0] if len(found) == 1 else torch.cat(found)).reshape(B, -1)
+            return (found[0] if len(found) == 1 else torch.cat(found)).view(B, -1)
 
         return self._run(tokens, step.positions, attend)
 
@@ -275,6 +275,17 @@ class _Llama:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return rms_norm(x, weight.shape, weight, self._eps)
+
+
+def _attend_once(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention of one token a row: queries [rows·H, G, E], keys and values [rows·H, window, E] → [rows·H, G, E].
+
+    For so few queries three plain products take two thirds of the time of PyTorch's own attention on a CPU.
+    """
+    scores = torch.bmm(queries * scale, keys.transpose(1, 2))  # [rows·H, G, window]
+    if mask is not None:
+        scores.view(len(mask), -1, mask.shape[-1]).add_(mask[:, 0])
+    return torch.bmm(scores.softmax(dim=-1), values)
 
 
 def _causal(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -344,9 +355,12 @@ class _OwnCode:
         assert self._at is not None
         step, cache = self._at
         (look,) = step.looks
-        cache.keys[layer].index_copy_(0, step.places, keys[:, :, 0].to(cache.keys[layer].dtype))
-        cache.values[layer].index_copy_(0, step.places, values[:, :, 0].to(cache.values[layer].dtype))
-        return cache.seen(cache.keys[layer], look), cache.seen(cache.values[layer], look)
+        seen: list[Tensor] = []
+        for memory, new in ((cache.keys[layer], keys), (cache.values[layer], values)):
+            memory.index_copy_(0, step.places, new.flatten(0, 2).to(memory.dtype))
+            look_at = cache.seen(memory, look)
+            seen.append(look_at.view(len(new), -1, *look_at.shape[1:]))
+        return seen[0], seen[1]
 
     def get_seq_length(self, _layer: int = 0) -> int:
         return 0 if self._at is None else self._at[0].looks[0].window

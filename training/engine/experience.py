@@ -24,10 +24,10 @@ from training.engine import policy_losses
 from training.engine.advantages import next_beta, replace_missing_end
 from training.engine.config import GrpoConfig, PpoConfig, RlooConfig
 from training.engine.errors import ConfigError, ModelError
-from training.engine.logprobs import target_logprobs, target_statistics
-from training.engine.loop import MEASURED_EVERY, Batch, Run, infer
+from training.engine.logprobs import target_statistics
+from training.engine.loop import MEASURED_EVERY, Batch, Run
 from training.engine.models import lm_head_weight
-from training.engine.packing import Pack, Sharing, hidden_states
+from training.engine.packing import Pack, Sharing
 from training.engine.rollouts import (
     Group,
     Sampler,
@@ -37,6 +37,8 @@ from training.engine.rollouts import (
     groups_to_json,
     kl_figures,
     length_figures,
+    mean_of,
+    policy_columns,
     reference_logprobs,
 )
 from training.engine.sections import Dtype
@@ -176,11 +178,6 @@ def _sampled_figures(items: Sequence[Experience], *, beta: float) -> dict[str, f
     return found
 
 
-def mean_of(parts: Sequence[Tensor]) -> float:
-    whole = torch.cat(list(parts)).double()
-    return float(whole.mean()) if len(whole) else 0.0
-
-
 @dataclass(kw_only=True, slots=True)
 class _Clock:
     at: float = field(default_factory=time.monotonic)
@@ -203,41 +200,6 @@ def check_token_ids(groups: Sequence[Group]) -> None:
             if not known or (completion.text and not completion.token_ids):
                 message = f"sampling gave a text without token ids and log-probabilities for prompt {group.id}"
                 raise ConfigError(key="sampling", value="text only", message=message)
-
-
-def policy_columns(
-    session: Run[Any],
-    groups: Sequence[Group],
-    *,
-    logp: bool = True,
-    entropy: bool = False,
-    value_head: Tensor | None = None,
-) -> list[dict[str, Tensor]]:
-    """One pass of the policy, none where nothing is asked: for each group `logp`, `entropy` and `value`, [T] each."""
-    names = [name for name, asked in (("logp", logp), ("entropy", entropy), ("value", value_head is not None)) if asked]
-    if not names:
-        return [{} for _ in groups]
-
-    def values_of(pack: Pack) -> Tensor:
-        rows = hidden_states(session.model, pack)[pack.rows]
-        head = lm_head_weight(session.model)
-        columns: list[Tensor] = []
-        if logp:
-            columns.append(target_logprobs(rows, head, pack.targets))
-        if entropy:
-            columns.append(target_statistics(rows, head, pack.targets).entropy)
-        if value_head is not None:
-            columns.append(read_values(rows, value_head))
-        return torch.stack([column.to(columns[0].dtype) for column in columns], dim=1)
-
-    found = infer(session, groups, values_of, per="token")
-    return [{name: part[:, place].contiguous() for place, name in enumerate(names)} for part in found]
-
-
-def read_values(rows: Tensor, head: Tensor) -> Tensor:
-    """V = w·h of hidden states [C, D], in the head's precision whatever they were computed in: [C]."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return rows.to(head.dtype) @ head
 
 
 # --- what outlives a kill ---------------------------------------------------------------------------------------------

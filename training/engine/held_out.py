@@ -16,20 +16,22 @@ from typing import Any
 import torch
 
 from training.engine.advantages import replace_missing_end
-from training.engine.diagnostics import Watch, Watched, watch_rollouts
+from training.engine.diagnostics import Watched
 from training.engine.examples import Loaded, PromptItem
-from training.engine.experience import PolicyGradientConfig, check_token_ids, mean_of, policy_columns
+from training.engine.experience import PolicyGradientConfig, check_token_ids
 from training.engine.files import read_json
 from training.engine.loop import Best, Run
-from training.engine.rollout_figures import Limits, rollouts_of
+from training.engine.rollout_figures import Limits
 from training.engine.rollouts import (
     Asked,
     Group,
     Sampler,
     Scorer,
     first_of_groups,
+    policy_columns,
     reference_logprobs,
     sample_line,
+    watch,
 )
 from training.engine.scoring import RewardModels, load_reward_models
 from training.engine.sections import Combine
@@ -98,29 +100,21 @@ def _evaluate(
     scores = scorer(groups)
     others = held_out.scorer(groups).tolist() if held_out.scorer is not None else None
     columns = policy_columns(session, groups, entropy=True)
-    ratios = [
-        (own["logp"] - theirs).tolist()
-        for own, theirs in zip(columns, reference_logprobs(session, groups), strict=True)
-    ]
-    stored = session.state.get("watch")
-    watched = watch_rollouts(
-        Watch.from_dict(stored) if stored is not None else None,
-        rollouts_of(
-            groups,
-            log_ratios=ratios,
-            scores=scores.tolist(),
-            held_out_scores=others,
-            entropies=[mean_of([own["entropy"]]) for own in columns],
-        ),
+    ratios = [own["logp"] - theirs for own, theirs in zip(columns, reference_logprobs(session, groups), strict=True)]
+    watched = watch(
+        session,
+        groups,
+        entropies=[own["entropy"] for own in columns],
+        ratios=ratios,
+        scores=scores.tolist(),
+        held_out_scores=others,
         limits=held_out.limits,
-        step=session.progress.step,
         figures=_of_the_steps(session),
     )
-    session.state["watch"] = watched.state.to_dict()
     finished = torch.tensor([group.completions[0].finish == "end" for group in groups])
     counted = replace_missing_end(scores, finished, missing_end_score=missing_end_score)
     for number, group in enumerate(groups):
-        kl = math.fsum(ratios[number])
+        kl = math.fsum(ratios[number].tolist())
         line = {**sample_line(session, group, 0), "score": float(scores[number]), "kl": kl}
         if others is not None:
             line["held_out_score"] = others[number]

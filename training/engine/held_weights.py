@@ -16,11 +16,13 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from training.engine import products
 from training.engine.sections import Weights
 
 Product = Callable[[Tensor], Tensor]
 """[M, K] fp32 → x Wᵀ + b [M, N], fp32 on CPU."""
 
+_PLAIN = (nn.Linear, products.Linear)
 _INT8_ROWS = 16  # above, the integers made bf16 for one product cost less than what the int8 kernel loses
 _PACKED_FOR = 32  # rows that the layout is chosen for; with any other number it is within a tenth of its best
 
@@ -28,8 +30,8 @@ _PACKED_FOR = 32  # rows that the layout is chosen for; with any other number it
 def has_plain_weight(layer: Any) -> bool:
     """Whether the layer is x Wᵀ + b with a W that can be written down: a plain one, or one under LoRA."""
     if type(layer) is LoraLinear:
-        return type(layer.base_layer) is nn.Linear and not layer.lora_variant
-    return type(layer) is nn.Linear
+        return type(layer.base_layer) in _PLAIN and not layer.lora_variant
+    return type(layer) in _PLAIN
 
 
 def plain_weight(layer: Any) -> tuple[Tensor, Tensor | None]:
@@ -64,8 +66,6 @@ def hold(weight: Tensor, bias: Tensor | None, *, weights: Weights, rows: int) ->
         case (Weights.INT8, _, _):
             scale = _row_scale(weight)
             return _plain((weight / scale).round().mul(scale).bfloat16(), bias)
-        case (Weights.FP32, "cpu", _) if rows == 1:
-            return _transposed(weight, bias)
         case (_, "cpu", True):
             return _packed(weight, bias, dtype=torch.bfloat16 if weights is Weights.BF16 else weight.dtype)
         case _:
@@ -85,17 +85,6 @@ def _packed(weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype) -> Produ
     def product(x: Tensor) -> Tensor:
         found: Tensor = run(x.to(dtype), held, bias, "none", [], "").to(out)
         return found
-
-    return product
-
-
-def _transposed(weight: Tensor, bias: Tensor | None) -> Product:
-    """As [K, N], which one row reads as it lies: SmolLM2-135M on one thread 34 ms a token, oneDNN 45, plain 48."""
-    held = weight.t().contiguous()
-
-    def product(x: Tensor) -> Tensor:
-        found = torch.mm(x, held)
-        return found if bias is None else found + bias
 
     return product
 

@@ -1,4 +1,5 @@
 """A judge behind a server says which of two completions is better: asked in both orders, and never twice the same.
+`run` is the `judge` command.
 
 Judges favour a place: asked in both orders, a judge that always says "1" gives q = ½. An answer is kept in a JSONL file
 of the run directory under sha256(judge prompt, model, messages, texts in their order), so a resumed run asks only what
@@ -16,14 +17,16 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from training.engine.config import JudgeConfig
-from training.engine.errors import ConfigError
-from training.engine.files import LineFile
+from training.engine.config import JudgeConfig, JudgePairsConfig
+from training.engine.errors import ConfigError, SnapshotError
+from training.engine.files import LineFile, Status, write_json
 from training.engine.remote import Patience, chat, in_parallel, open_client
+from training.engine.supervision import Supervision
 
 PROMPT = """You compare two answers to the same conversation. Judge which one helps the person more: whether it is \
 right, answers what was asked, and says it clearly. Neither its length nor its place counts. The texts between the \
@@ -87,6 +90,7 @@ def judge_pairs(
     judge: JudgeConfig,
     store: Path,
     stopped: Callable[[], bool] = lambda: False,
+    answered: Callable[[int], None] = lambda count: None,
     patience: Patience | None = None,
 ) -> dict[str, float | None]:
     """q of every pair, the share of the two orders in which text a wins (a tie is half); None where unreadable.
@@ -97,6 +101,7 @@ def judge_pairs(
     Args:
         store: JSONL file of all answers, made if absent; a broken last line is cut off.
         stopped: looked at several times a second.
+        answered: told how many questions have their answer, first of all those of the store.
 
     Raises:
         RemoteError: the server fails; what it answered before is in the store.
@@ -106,7 +111,10 @@ def judge_pairs(
     client = open_client(judge.server, patience=patience)
     asked = {pair[0]: _questions(pair, judge=judge, template=template) for pair in pairs}
     answers = read_answers(store)
-    missing = {q.key: q for both in asked.values() for q in both if q.key not in answers}
+    wanted = {q.key: q for both in asked.values() for q in both}
+    missing = {key: question for key, question in wanted.items() if key not in answers}
+    known = len(wanted) - len(missing)
+    answered(known)
 
     def ask(question: _Question, halt: threading.Event) -> str:
         message = {"role": "user", "content": question.content}
@@ -119,6 +127,8 @@ def judge_pairs(
         for question, text in in_parallel(ask, list(missing.values()), parallel=judge.server.parallel, stopped=stopped):
             answers[question.key] = text
             lines.write({"key": question.key, **about, "answer": text, "verdict": read_verdict(text)})
+            known += 1
+            answered(known)
     finally:
         lines.close()
     return {
@@ -130,14 +140,7 @@ def judge_pairs(
 
 def judge_figures(pairs: Sequence[Pair], *, judge: JudgeConfig, store: Path) -> JudgeFigures:
     """What the answers of the store say of the judge itself, over the pairs that have two answers. Asks nothing."""
-    template = check_template(judge)
-    answers = read_answers(store)
-    questions = [_questions(pair, judge=judge, template=template) for pair in pairs]
-    both = [
-        (read_verdict(answers[x.key]), read_verdict(answers[y.key]))
-        for x, y in questions
-        if {x.key, y.key} <= answers.keys()
-    ]
+    both = list(orders(pairs, judge=judge, store=store).values())
     read = [(ab, ba) for ab, ba in both if ab is not None and ba is not None]
     agreeing = [ab.first_share == 1 - ba.first_share for ab, ba in read]
     firsts = [(ab.first_share + ba.first_share) / 2 for ab, ba in read]
@@ -147,6 +150,20 @@ def judge_figures(pairs: Sequence[Pair], *, judge: JudgeConfig, store: Path) -> 
         orders_agree=sum(agreeing) / len(read) if read else None,
         first_place=sum(firsts) / len(read) if read else None,
     )
+
+
+def orders(
+    pairs: Sequence[Pair], *, judge: JudgeConfig, store: Path
+) -> dict[str, tuple[Verdict | None, Verdict | None]]:
+    """What the store says of each pair that has two answers: with a first, and with b first; None is unreadable."""
+    template = check_template(judge)
+    answers = read_answers(store)
+    asked = {pair[0]: _questions(pair, judge=judge, template=template) for pair in pairs}
+    return {
+        name: (read_verdict(answers[ab.key]), read_verdict(answers[ba.key]))
+        for name, (ab, ba) in asked.items()
+        if {ab.key, ba.key} <= answers.keys()
+    }
 
 
 def check_template(judge: JudgeConfig) -> str:
@@ -252,3 +269,85 @@ def read_verdict(answer: str) -> Verdict | None:
         if alone is not None:
             found.add(_NAMES[alone[1]])
     return found.pop() if len(found) == 1 else None
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+ANSWERS = "answers.jsonl"
+
+
+def run(config: JudgePairsConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> dict[str, Any]:
+    """Write OUT/verdicts.jsonl in the order of the pairs, and OUT/result.json last.
+
+    A line has the pair's id, q, and `ab` and `ba`, which place won when a, and when b, was shown first. Answers of
+    `resume` (the answers file of an attempt) are not asked for again. A stop leaves what was answered, and no verdicts.
+
+    Raises:
+        SnapshotError: a line of the pairs, by its number. RemoteError: the server fails. ConfigError: as `judge_pairs`.
+    """
+    status = Status(out)
+    status.update("judging")
+    pairs = read_pairs(Path(config.data.pairs))
+    store = out / ANSWERS
+    if resume is not None and resume.is_file() and not store.exists():
+        aside = out / ".answers.partial"
+        aside.write_bytes(resume.read_bytes()[: _whole_bytes(resume)])
+        aside.replace(store)
+    known = 0
+
+    def answered(count: int) -> None:
+        nonlocal known
+        known = count
+
+    def stopped() -> bool:
+        status.update("judging", step=known, steps=2 * len(pairs))
+        return supervision.stop_requested
+
+    found = judge_pairs(pairs, judge=config.judge, store=store, stopped=stopped, answered=answered)
+    is_whole = len(found) == len(pairs)
+    if is_whole:
+        said = orders(pairs, judge=config.judge, store=store)
+        rows = ({"id": name, "q": found[name], "ab": said[name][0], "ba": said[name][1]} for name, _, _, _ in pairs)
+        aside = out / ".verdicts.partial"
+        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        aside.replace(out / "verdicts.jsonl")
+    result: dict[str, Any] = {
+        "status": "done" if is_whole else "stopped",
+        "reason": None if is_whole else "a stop was asked for",
+        "step": known,
+        "checkpoints": {"best": None, "last": None},
+        "metrics": {},
+        "alarms": [],
+        "lineage": {"snapshot": None, "models": {}},
+        "judge": {"model": config.judge.model, **asdict(judge_figures(pairs, judge=config.judge, store=store))},
+    }
+    status.update(result["status"], step=known, steps=2 * len(pairs))
+    write_json(out / "result.json", result)
+    return result
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a JSON Lines file.
+
+    Raises:
+        SnapshotError: the file cannot be read, or a line does not fit, by its number.
+    """
+    try:
+        rows = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnapshotError(f"cannot be read: {error}", file=path.name) from error
+    pairs: dict[str, Pair] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            line = json.loads(row)
+            name, a, b = line["id"], line["a"], line["b"]
+            messages = [{"role": message["role"], "content": message["content"]} for message in line["prompt"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SnapshotError("must hold id, prompt, a and b", file=path.name, line=number) from error
+        texts = [name, a, b, *(text for message in messages for text in message.values())]
+        if not messages or not all(isinstance(text, str) for text in texts):
+            raise SnapshotError("id, a, b, roles and contents must be texts", file=path.name, line=number)
+        if name in pairs:
+            raise SnapshotError(f"id {name!r} was there before", file=path.name, line=number)
+        pairs[name] = (name, messages, a, b)
+    return list(pairs.values())

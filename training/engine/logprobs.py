@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, hidden_states
+from training.engine.products import matmul
 
 ROWS = 1024
 """Rows whose logits exist at one time: 200 MB in fp32 for 49,152 words."""
@@ -84,10 +85,7 @@ class _TargetLogProbs(torch.autograd.Function):
             for tile, scale in zip(softmax.tiles, softmax.scales(), strict=True):
                 scaled = (wide * (-gradient[rows] * scale)[:, None]).to(tile.dtype)
                 part = to_weight[column : column + tile.shape[1]]
-                if part.dtype is tile.dtype:
-                    part.addmm_(tile.T, scaled)
-                else:
-                    part.add_(tile.T @ scaled)
+                part.add_(matmul(tile.T, scaled))
                 column += tile.shape[1]
             to_weight.index_add_(0, targets[rows], wide * (gradient[rows] * softmax.missing)[:, None])
         return to_hidden, to_weight.to(weight.dtype), None
@@ -121,7 +119,7 @@ def _softmax(hidden: Tensor, matrix: Tensor, targets: Tensor, *, others: bool, k
     peaks: list[Tensor] = []
     for column in range(0, len(matrix), width):
         words = matrix[column : column + width]
-        tile = (hidden @ words.T).to(wide)
+        tile = matmul(hidden, words.T).to(wide)
         # By gather and scatter, not by a boolean index, whose size a GPU would have to tell the host.
         here = (targets >= column) & (targets < column + len(words))
         place = (targets - column).clamp(0, len(words) - 1)[:, None]
@@ -134,7 +132,7 @@ def _softmax(hidden: Tensor, matrix: Tensor, targets: Tensor, *, others: bool, k
         rest = rest * before + tile.sum(dim=1) * now
         tile = tile.to(hidden.dtype)
         if mean is not None:
-            mean.mul_(before[:, None]).add_((tile @ words).to(wide) * now[:, None])
+            mean.mul_(before[:, None]).add_(matmul(tile, words).to(wide) * now[:, None])
         if keep:
             tiles.append(tile)
             peaks.append(top)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from training.engine import products
 from training.engine.errors import ModelError
 from training.engine.files import directory_hash
 from training.engine.text import Text
@@ -158,7 +159,7 @@ def _load(auto_class: Any, directory: Path, *, missing: set[str], unexpected: se
 
 
 def prepare(model: Any) -> Any:
-    """Dropout off for good, eval mode, and no token whose embedding is left out of training.
+    """Dropout off for good, eval mode, fast products, and no token whose embedding is left out of training.
 
     Layers copy their share of dropout from the config when they are built, so it is set in each of them too.
 
@@ -174,6 +175,7 @@ def prepare(model: Any) -> Any:
     model.config.attention_dropout = 0.0
     model.get_input_embeddings().padding_idx = None
     model.config.use_cache = False
+    products.use(model)
     return model.eval()
 
 
@@ -242,6 +244,7 @@ def _wrap(model: Any, *, rank: int, alpha: int, targets: list[str], seed: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(model, config)
+    products.use(wrapped)
     if model.config.num_labels == 1 and isinstance(getattr(model, "score", None), nn.Linear):
         model.score.weight.requires_grad_(True)
     return wrapped.eval()

@@ -34,10 +34,10 @@ from torch import Tensor
 
 from training.engine import judging, loop, losses, starting
 from training.engine.config import Labeller, OnlineDpoConfig, OnlineLabel, OnlineOptions
-from training.engine.diagnostics import Watch, Watched, watch_rollouts
+from training.engine.diagnostics import Watched
 from training.engine.evaluate import Judged, accuracy_metrics
 from training.engine.examples import PromptItem, load_prompts
-from training.engine.experience import check_gap, mean_of, policy_columns
+from training.engine.experience import check_gap
 from training.engine.fresh_pairs import Fresh, FreshPair, Judge, ask_people, bring_answers, gather, own_judge
 from training.engine.held_out import (
     BEST,
@@ -53,7 +53,6 @@ from training.engine.loop import Batch, Run
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, hidden_states
 from training.engine.records import KINDS
-from training.engine.rollout_figures import rollouts_of
 from training.engine.rollouts import (
     Group,
     Sampler,
@@ -61,8 +60,10 @@ from training.engine.rollouts import (
     first_of_groups,
     kl_figures,
     own_sampler,
+    policy_columns,
     reference_logprobs,
     sample_line,
+    watch,
 )
 from training.engine.scoring import reward_roles
 from training.engine.sections import Dtype
@@ -275,18 +276,14 @@ def _evaluate(
     columns = policy_columns(session, groups, entropy=True)
     theirs = reference_logprobs(session, groups)
     ratios = [own["logp"] - reference for own, reference in zip(columns, theirs, strict=True)]
-    stored = session.state.get("watch")
-    watched = watch_rollouts(
-        Watch.from_dict(stored) if stored is not None else None,
-        rollouts_of(
-            groups,
-            log_ratios=[ratio.tolist() for ratio in ratios],
-            scores=scores,
-            held_out_scores=others,
-            entropies=[mean_of([own["entropy"]]) for own in columns],
-        ),
+    watched = watch(
+        session,
+        groups,
+        entropies=[own["entropy"] for own in columns],
+        ratios=ratios,
+        scores=scores,
+        held_out_scores=others,
         limits=held_out.limits,
-        step=session.progress.step,
         figures=_of_the_steps(session),
     )
     for number, (group, ratio) in enumerate(zip(groups, ratios, strict=True)):
@@ -297,7 +294,6 @@ def _evaluate(
         if others is not None:
             line["held_out_score"] = others[number]
         session.samples.write(line)
-    session.state["watch"] = watched.state.to_dict()
     return watched, ratios
 
 

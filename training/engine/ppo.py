@@ -54,7 +54,6 @@ from training.engine.experience import (
     old_logprobs,
     on_device,
     ratio_figures,
-    read_values,
     step_metrics,
     sums_by_item,
     take_figures,
@@ -66,7 +65,7 @@ from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, hidden_states
 from training.engine.policy_losses import clipped_value, is_clipped, ppo_clip, sequence_kl_penalty
 from training.engine.records import KINDS
-from training.engine.rollouts import Sampler, Scorer, own_sampler
+from training.engine.rollouts import Sampler, Scorer, own_sampler, read_values
 from training.engine.scoring import reward_roles
 from training.engine.supervision import Supervision
 

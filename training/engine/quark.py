@@ -30,16 +30,14 @@ from torch import Tensor
 from training.engine import loop, sft, starting
 from training.engine.conditioning import check_controls, prompt_of
 from training.engine.config import Quantiles, QuarkConfig, QuarkOptions
-from training.engine.diagnostics import Watch, watch_rollouts
 from training.engine.examples import PromptItem, load_prompts, with_control
-from training.engine.experience import check_gap, mean_of, policy_columns
+from training.engine.experience import check_gap
 from training.engine.held_out import BEST, HeldOut, held_out_names, load_held_out, load_rewards, prompt_facts
 from training.engine.logprobs import entropy, target_logprobs, target_statistics, vocabulary_kl
 from training.engine.loop import Run
 from training.engine.models import lm_head_weight
 from training.engine.packing import Pack, Sharing, build_pack, hidden_states
 from training.engine.records import KINDS
-from training.engine.rollout_figures import rollouts_of
 from training.engine.rollouts import (
     Asked,
     Group,
@@ -49,8 +47,10 @@ from training.engine.rollouts import (
     first_of_groups,
     length_figures,
     own_sampler,
+    policy_columns,
     reference_logprobs,
     sample_line,
+    watch,
     with_prompts,
 )
 from training.engine.scoring import reward_roles
@@ -341,20 +341,15 @@ def _evaluate(
     ratios = [own["logp"] - other for own, other in zip(ours, theirs, strict=True)]
     if step == 0:
         _check_start(session, groups, [own["logp"] for own in ours], ratios)
-    stored = session.state.get("watch")
-    watched = watch_rollouts(
-        Watch.from_dict(stored) if stored is not None else None,
-        rollouts_of(
-            groups,
-            log_ratios=[ratio.tolist() for ratio in ratios],
-            scores=scores,
-            held_out_scores=judged,
-            entropies=[mean_of([own["entropy"]]) for own in ours],
-        ),
+    watched = watch(
+        session,
+        groups,
+        entropies=[own["entropy"] for own in ours],
+        ratios=ratios,
+        scores=scores,
+        held_out_scores=judged,
         limits=held_out.limits,
-        step=step,
     )
-    session.state["watch"] = watched.state.to_dict()
     for number, group in enumerate(groups):
         line = {**sample_line(session, group, 0), "score": scores[number], "kl": float(ratios[number].double().sum())}
         if judged is not None:

@@ -11,6 +11,7 @@ import http.client
 import json
 import math
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -35,13 +36,17 @@ Answer = TypeVar("Answer")
 class RemoteError(ModelError):
     """A server that cannot be reached, refuses, or answers what cannot be read: names its address and status."""
 
-    def __init__(self, message: str, *, url: str, status: int | None = None, body: str = "") -> None:
+    def __init__(
+        self, message: str, *, url: str, status: int | None = None, body: str = "", is_passing: bool = False
+    ) -> None:
         shown = body[:_SHOWN] + (" …" if len(body) > _SHOWN else "")
         parts = [url, f"status {status}" if status is not None else "", message, shown.strip()]
         super().__init__(": ".join(part for part in parts if part))
         self.url = url
         self.status = status
         self.body = body
+        self.is_passing = is_passing
+        """Nothing is wrong with the request: later the server may answer it."""
 
     @property
     def is_too_long(self) -> bool:
@@ -76,6 +81,7 @@ class Client:
     query: str
     parallel: int
     timeout_seconds: float
+    addresses: tuple[str, ...]
     patience: Patience
     key: str | None = field(repr=False)
 
@@ -107,6 +113,7 @@ def open_client(server: ServerConfig, *, patience: Patience | None = None) -> Cl
         query=parts.query,
         parallel=server.parallel,
         timeout_seconds=server.timeout_seconds,
+        addresses=server.addresses,
         patience=patience or Patience(),
         key=_read_key(server.key_file),
     )
@@ -154,7 +161,8 @@ def post(client: Client, path: str, body: Mapping[str, Any], *, halt: threading.
         wait = client.patience.first_wait_seconds * 2 ** (attempt - 1) if retry_after is None else retry_after
         if attempt == client.patience.attempts or halt.wait(min(wait, client.patience.longest_wait_seconds)):
             break
-    raise RemoteError(f"{problem}given up after {attempt} attempts", url=url, status=status, body=shown)
+    message = f"{problem}given up after {attempt} attempts"
+    raise RemoteError(message, url=url, status=status, body=shown, is_passing=True)
 
 
 def _exchange(client: Client, path: str, payload: bytes) -> tuple[int, float | None, bytes]:
@@ -162,6 +170,8 @@ def _exchange(client: Client, path: str, payload: bytes) -> tuple[int, float | N
     deadline = time.monotonic() + client.timeout_seconds
     kind = http.client.HTTPSConnection if client.secure else http.client.HTTPConnection
     connection = kind(client.host, client.port, timeout=client.timeout_seconds)
+    if client.addresses:
+        connection.sock = _connect_to_addresses(client)
     headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
     if client.key is not None:
         headers["Authorization"] = f"Bearer {client.key}"
@@ -180,6 +190,27 @@ def _exchange(client: Client, path: str, payload: bytes) -> tuple[int, float | N
         return response.status, _retry_after(response.getheader("Retry-After")), bytes(received)
     finally:
         connection.close()
+
+
+def _connect_to_addresses(client: Client) -> socket.socket:
+    """A connection to the first of the given addresses that takes one; TLS is checked against the name."""
+    failed = OSError("no address")
+    for address in client.addresses:
+        try:
+            plain = socket.create_connection(
+                (address, client.port or (443 if client.secure else 80)), timeout=client.timeout_seconds
+            )
+        except OSError as error:
+            failed = error
+            continue
+        if not client.secure:
+            return plain
+        try:
+            return ssl.create_default_context().wrap_socket(plain, server_hostname=client.host)
+        except BaseException:
+            plain.close()
+            raise
+    raise failed
 
 
 def _retry_after(value: str | None) -> float | None:

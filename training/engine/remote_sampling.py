@@ -30,6 +30,7 @@ from training.engine.config import PolicyConfig, SampleConfig, SamplingConfig
 from training.engine.examples import control_of
 from training.engine.files import LineFile, Status, write_json
 from training.engine.kept_completions import open_completions
+from training.engine.mixing import laws, temperatures, unwanted
 from training.engine.remote import Client, RemoteError, Reply, chat, in_parallel, open_client
 from training.engine.sampling import Completion, Prompt, read_prompts
 from training.engine.supervision import Supervision
@@ -271,12 +272,13 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     prompts = read_prompts(Path(config.data.prompts))
     messages = {prompt.id: prompt.messages for prompt in prompts}
     served = {policy.name: policy.path for policy in config.models.policies}
-    kept, lines = open_completions(out, resume, config=config, prompts=messages, policies=served)
+    kept, lines = open_completions(out, resume, config=config, prompts=messages, policies=laws(config, served))
+    excess = unwanted(config, {prompt.id: prompt.counts for prompt in prompts})
     progress = _Progress(
         status=status,
         metrics=LineFile(out / "metrics.jsonl", keep_bytes=0),
         supervision=supervision,
-        total=len(prompts) * config.sampling.completions * len(policies),
+        total=len(prompts) * config.sampling.completions * len(policies) - sum(map(len, excess.values())),
         kept=len(kept),
         every=config.sampling.batch_size,
     )
@@ -284,7 +286,8 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         for policy in policies:
             if supervision.stop_requested:
                 break
-            done = {(line["prompt_id"], line["index"]) for line in kept if line["policy"] == policy.name}
+            written = {(line["prompt_id"], line["index"]) for line in kept if line["policy"] == policy.name}
+            done = excess[policy.name] | written
             for completion in _sample(policy, chunk, config, done=done, progress=progress):
                 line = _line(completion, policy=policy, seed=config.seed)
                 lines.write(line)
@@ -349,7 +352,7 @@ def _sample(
         seed=config.seed,
         stream=policy.name,
         completions=sampling.completions,
-        temperature=sampling.temperature,
+        temperature=temperatures(config)[policy.name],
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         min_p=sampling.min_p,

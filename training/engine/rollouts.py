@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from training.engine import loop, ranks
-from training.engine.diagnostics import Watch, rollout_alarms, watch_rollouts
-from training.engine.logprobs import target_statistics, token_logprobs
+from training.engine.diagnostics import Watch, Watched, rollout_alarms, watch_rollouts
+from training.engine.logprobs import target_logprobs, target_statistics, token_logprobs
 from training.engine.loop import Run
 from training.engine.models import adapters_off, lm_head_weight
 from training.engine.packing import Pack, Sharing, hidden_states
-from training.engine.rollout_figures import Limits, Rollout
+from training.engine.rollout_figures import Limits, rollouts_of
 from training.engine.sampling import Completion, Prompt, generate
 from training.engine.sections import DecodingConfig, SampledEvalConfig
 
@@ -145,11 +145,6 @@ def as_reference(model: Any, reference: Any | None) -> Iterator[Any]:
         yield model
 
 
-def policy_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
-    """log π of every completion token under the present weights; for each group [tokens of its completions]."""
-    return loop.infer(run, groups, lambda pack: token_logprobs(run.model, pack), per="token")
-
-
 def reference_logprobs(run: Run[Any], groups: Sequence[Group]) -> list[Tensor]:
     """log π_ref of the same tokens, on the same path."""
 
@@ -165,6 +160,46 @@ def with_prompts(groups: Sequence[Group], prompts: Mapping[str, tuple[int, ...]]
     if prompts is None:
         return list(groups)
     return [replace(group, sharing=replace(group.sharing, prompt=prompts[group.id])) for group in groups]
+
+
+def policy_columns(
+    session: Run[Any],
+    groups: Sequence[Group],
+    *,
+    logp: bool = True,
+    entropy: bool = False,
+    value_head: Tensor | None = None,
+) -> list[dict[str, Tensor]]:
+    """One pass of the policy, none where nothing is asked: for each group `logp`, `entropy` and `value`, [T] each."""
+    names = [name for name, asked in (("logp", logp), ("entropy", entropy), ("value", value_head is not None)) if asked]
+    if not names:
+        return [{} for _ in groups]
+
+    def values_of(pack: Pack) -> Tensor:
+        rows = hidden_states(session.model, pack)[pack.rows]
+        head = lm_head_weight(session.model)
+        columns: list[Tensor] = []
+        if logp:
+            columns.append(target_logprobs(rows, head, pack.targets))
+        if entropy:
+            columns.append(target_statistics(rows, head, pack.targets).entropy)
+        if value_head is not None:
+            columns.append(read_values(rows, value_head))
+        return torch.stack([column.to(columns[0].dtype) for column in columns], dim=1)
+
+    found = loop.infer(session, groups, values_of, per="token")
+    return [{name: part[:, place].contiguous() for place, name in enumerate(names)} for part in found]
+
+
+def read_values(rows: Tensor, head: Tensor) -> Tensor:
+    """V = w·h of hidden states [C, D], in the head's precision whatever they were computed in: [C]."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.to(head.dtype) @ head
+
+
+def mean_of(parts: Sequence[Tensor]) -> float:
+    whole = torch.cat(list(parts)).double()
+    return float(whole.mean()) if len(whole) else 0.0
 
 
 def by_completion(groups: Sequence[Group], values: Sequence[Tensor]) -> list[Tensor]:
@@ -224,77 +259,58 @@ def watch_held_out(
         bare: by prompt id, the ids that the reference reads where the policy reads a control before them.
         figures: further figures of this evaluation that alarms read; they are not among the result's.
     """
-    groups, ratios = _show_held_out(run, prompts, config, reward_per_nat=reward_per_nat, bare=bare)
     step = run.progress.step
-    if not groups:
+    asked = first_of_groups(prompts, count=config.prompts)
+    if not asked:
         return {}, rollout_alarms(figures or {}, step=step) if step else []
-    found = _as_rollouts(groups, ratios, _entropies(run, groups))
-    former = run.state.get("watch")
-    state = Watch.from_dict(former) if former is not None else None
-    watched = watch_rollouts(state, found, limits=Limits(), step=step, figures=figures)
-    run.state["watch"] = watched.state.to_dict()
+    sampler = own_sampler(run, DecodingConfig(max_new_tokens=config.max_new_tokens, batch_size=len(asked)))
+    groups = sampler(asked, per_prompt=1, stream="evaluation")
+    # Where all weights are trained and no frozen copy is held, there is nothing to compare with.
+    referred = run.reference is not None or run.config.adapter is not None
+    columns = policy_columns(run, groups, logp=referred, entropy=True)
+    theirs = reference_logprobs(run, with_prompts(groups, bare)) if referred else []
+    ratios = [own["logp"] - other for own, other in zip(columns, theirs, strict=True)] if referred else None
+    for number, group in enumerate(groups):
+        change = {} if ratios is None else {"kl": float(ratios[number].double().sum())}
+        reward = {"reward": reward_per_nat * change["kl"]} if change and reward_per_nat is not None else {}
+        run.samples.write({**sample_line(run, group, 0), **reward, **change})
+    watched = watch(run, groups, entropies=[own["entropy"] for own in columns], ratios=ratios, figures=figures)
     return {**(kl_figures(ratios) if ratios else {}), **watched.figures}, watched.alarms if step else []
 
 
-def _show_held_out(
+def watch(
     run: Run[Any],
-    prompts: Sequence[Asked],
-    config: SampledEvalConfig,
+    groups: Sequence[Group],
     *,
-    reward_per_nat: float | None = None,
-    bare: Mapping[str, tuple[int, ...]] | None = None,
-) -> tuple[list[Group], list[Tensor]]:
-    """One completion of each of the first prompts, written; and log π − log π_ref of their tokens, [T] each.
+    entropies: Sequence[Tensor],
+    ratios: Sequence[Tensor] | None,
+    scores: Sequence[float] | None = None,
+    held_out_scores: Sequence[float] | None = None,
+    limits: Limits | None = None,
+    figures: Mapping[str, float] | None = None,
+) -> Watched:
+    """Figures and alarms of one completion a prompt. What alarms remember between evaluations is kept in `run.state`.
 
-    Without a reference at hand there are no ratios: all weights are trained, and no frozen copy is held.
+    Args:
+        entropies, ratios: of π and log π − log π_ref at the tokens of each completion, [T] each.
+        figures: further figures of this evaluation that alarms read; they are not among the result's.
     """
-    asked = first_of_groups(prompts, count=config.prompts)
-    if not asked:
-        return [], []
-    sampler = own_sampler(run, DecodingConfig(max_new_tokens=config.max_new_tokens, batch_size=len(asked)))
-    groups = sampler(asked, per_prompt=1, stream="evaluation")
-    if run.reference is None and run.config.adapter is None:
-        for group in groups:
-            run.samples.write(sample_line(run, group, 0))
-        return groups, []
-    theirs = reference_logprobs(run, with_prompts(groups, bare))
-    ratios = by_completion(groups, [a - b for a, b in zip(policy_logprobs(run, groups), theirs, strict=True)])
-    for group, ratio in zip(groups, ratios, strict=True):
-        change = float(ratio.double().sum())
-        reward = {} if reward_per_nat is None else {"reward": reward_per_nat * change}
-        run.samples.write({**sample_line(run, group, 0), **reward, "kl": change})
-    return groups, ratios
-
-
-def _entropies(run: Run[Any], groups: Sequence[Group]) -> list[float]:
-    """Mean entropy of π at the tokens of each completion, nats; 0 for an empty one."""
-
-    def values_of(pack: Pack) -> Tensor:
-        hidden = hidden_states(run.model, pack)[pack.rows]
-        return target_statistics(hidden, lm_head_weight(run.model), pack.targets).entropy
-
-    tokens = by_completion(groups, loop.infer(run, groups, values_of, per="token"))
-    return [float(values.double().mean()) if len(values) else 0.0 for values in tokens]
-
-
-def _as_rollouts(groups: Sequence[Group], ratios: Sequence[Tensor], entropies: Sequence[float]) -> list[Rollout]:
-    """Groups of one completion each, for the figures and alarms; `ratios` may be missing."""
-    found = []
-    for number, (group, entropy) in enumerate(zip(groups, entropies, strict=True)):
-        (completion,) = group.completions
-        ratio = ratios[number].double() if ratios else None
-        found.append(
-            Rollout(
-                prompt_id=group.id,
-                group=group.group,
-                token_ids=completion.token_ids,
-                finished=completion.finish == "end",
-                kl=None if ratio is None else float(ratio.sum()),
-                kl_token_max=None if ratio is None or not len(ratio) else float(ratio.max()),
-                entropy=entropy,
-            )
-        )
-    return found
+    former = run.state.get("watch")
+    watched = watch_rollouts(
+        Watch.from_dict(former) if former is not None else None,
+        rollouts_of(
+            groups,
+            log_ratios=None if ratios is None else [ratio.tolist() for ratio in ratios],
+            scores=scores,
+            held_out_scores=held_out_scores,
+            entropies=[mean_of([tokens]) for tokens in entropies],
+        ),
+        limits=limits or Limits(),
+        step=run.progress.step,
+        figures=figures,
+    )
+    run.state["watch"] = watched.state.to_dict()
+    return watched
 
 
 def sample_line(run: Run[Any], group: Group, index: int) -> dict[str, Any]:

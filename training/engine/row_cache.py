@@ -1,14 +1,16 @@
 """Keys and values of the rows in work, where rows of like length stand together.
 
 A row is read over its own past and little more: rows are put into groups, longest first, and attention looks at a
-group at a time, over the window of its longest row. A finished row's place is taken by the last one of its group and
-stays free for a row that fits. Knows lengths and places; nothing of models, and a row is whatever the caller says.
+group at a time, over the window of its longest row. The past of one head lies in one piece, as products want it. A
+finished row's place is taken by the last one of its group and stays free for a row that fits. Knows lengths and
+places; nothing of models, and a row is whatever the caller says.
 
-L layers, H key/value heads, E size of a head, n tokens of a prompt.
+L layers, H key/value heads, E size of a head, n tokens of a prompt, B rows of a step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -71,21 +73,25 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """Where the step's tokens go: place in memory and position in the text of each row, [B]; and what they see."""
+    """Where the step's tokens go, and what they see."""
 
-    places: Tensor
-    positions: Tensor
+    places: Tensor  # [B·H] in memory, of each head of each row
+    positions: Tensor  # [B] in the row's text
     looks: tuple[Look, ...]
 
 
 class RowCache(Generic[Owner]):
-    """`keys` and `values`: one tensor [places, H, E] a layer. Rows have an order, that of `owners`."""
+    """`keys` and `values`: one tensor [places, E] a layer. Rows have an order, that of `owners`.
+
+    A group's part of the memory is [capacity, H, room, E].
+    """
 
     def __init__(self, *, layers: int, heads: int, size: int, room: int, like: Tensor, split: bool) -> None:
         """`split`: whether rows may be put into several groups; `room`: the most positions of a row."""
-        empty = like.new_zeros(0, heads, size)
+        empty = like.new_zeros(0, size)
         self.keys = [empty] * layers
         self.values = [empty] * layers
+        self._heads = heads
         self._room = room
         self._groups: list[_Group[Owner]] = []
         self._split = split
@@ -108,14 +114,14 @@ class RowCache(Generic[Owner]):
                     last = group.slots.pop()
                     if last is not slot:
                         group.slots[place] = last
-                        source, target = group.base + len(group.slots) * group.room, group.base + place * group.room
                         for memory in (*self.keys, *self.values):
-                            memory[target : target + last.length] = memory[source : source + last.length]
+                            block = self._block(memory, group)
+                            block[place, :, : last.length] = block[len(group.slots), :, : last.length]
                     return
         raise AssertionError("no such row")
 
     def begin_step(self) -> Step:
-        """Every row grows by one token, whose keys and values the caller writes to `places` of each layer.
+        """Every row grows by one token, whose keys and values [B·H, E] the caller writes to `places` of each layer.
 
         Where a row has no room for it, the groups are made anew, so the rows may change their order here.
         """
@@ -129,14 +135,16 @@ class RowCache(Generic[Owner]):
             if not group.slots:
                 continue
             lengths = [slot.length for slot in group.slots]
-            window, begin = max(lengths) + 1, len(places)
-            places += [group.base + place * group.room + length for place, length in enumerate(lengths)]
+            window, begin, heads = max(lengths) + 1, len(positions), range(self._heads)
+            for place, length in enumerate(lengths):
+                start = group.base + place * self._heads * group.room + length
+                places += [start + head * group.room for head in heads]
             positions += lengths
             mask = None
             if min(lengths) + 1 < window:
                 unseen = torch.arange(window, device=device) > torch.tensor(lengths, device=device)[:, None]
                 mask = self.keys[0].new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)[:, None, None]
-            end = len(places)
+            end = len(positions)
             looks.append(Look(begin=begin, end=end, base=group.base, room=group.room, window=window, mask=mask))
             for slot in group.slots:
                 slot.length += 1
@@ -147,10 +155,15 @@ class RowCache(Generic[Owner]):
         )
 
     def seen(self, memory: Tensor, look: Look) -> Tensor:
-        """Keys or values of one layer that a group attends to, a view [rows, H, window, E]."""
-        _, heads, size = memory.shape
-        shape = (look.end - look.begin, heads, look.window, size)
-        return memory.as_strided(shape, (look.room * heads * size, size, heads * size, 1), look.base * heads * size)
+        """Keys or values of one layer that a group attends to, a view [rows·H, window, E]."""
+        size = memory.shape[1]
+        shape = ((look.end - look.begin) * self._heads, look.window, size)
+        return memory.as_strided(shape, (look.room * size, size, 1), look.base * size)
+
+    def _block(self, memory: Tensor, group: _Group[Owner]) -> Tensor:
+        """A group's part of a memory, a view [capacity, H, room, E]."""
+        shape = (group.capacity, self._heads, group.room, memory.shape[1])
+        return memory[group.base : group.base + math.prod(shape[:3])].view(shape)
 
     def _fill_free_slot(self, owner: Owner, prefix: Prefix) -> bool:
         n = prefix.length
@@ -158,22 +171,23 @@ class RowCache(Generic[Owner]):
         if not free:
             return False
         group = min(free, key=lambda g: g.room)
-        self._write(prefix, group.base + len(group.slots) * group.room)
+        self._write(prefix, group, len(group.slots))
         group.slots.append(_Slot(owner=owner, length=n))
         return True
 
-    def _write(self, prefix: Prefix, place: int) -> None:
-        for keys, values in prefix.parts:
-            n = keys.shape[1]
-            for layer, (own_keys, own_values) in enumerate(zip(self.keys, self.values, strict=True)):
-                own_keys[place : place + n] = keys[layer]
-                own_values[place : place + n] = values[layer]
-            place += n
+    def _write(self, prefix: Prefix, group: _Group[Owner], place: int) -> None:
+        begin = 0
+        for parts in prefix.parts:
+            end = begin + parts[0].shape[1]
+            for memories, part in zip((self.keys, self.values), parts, strict=True):
+                for memory, own in zip(memories, part, strict=True):  # own: [n, H, E]
+                    self._block(memory, group)[place, :, begin:end] = own.transpose(0, 1)
+            begin = end
 
     def _regroup(self, entering: Sequence[tuple[Owner, Prefix]]) -> None:
         """New memory for all rows and those that enter, longest first."""
-        moving: list[tuple[_Slot[Owner], int | Prefix]] = [
-            (slot, group.base + place * group.room) for group in self._groups for place, slot in enumerate(group.slots)
+        moving: list[tuple[_Slot[Owner], tuple[_Group[Owner], int] | Prefix]] = [
+            (slot, (group, place)) for group in self._groups for place, slot in enumerate(group.slots)
         ]
         moving += [(_Slot(owner=owner, length=prefix.length), prefix) for owner, prefix in entering]
         moving.sort(key=lambda row: -row[0].length)
@@ -183,19 +197,20 @@ class RowCache(Generic[Owner]):
             room = min(lengths[begin] + _HEADROOM, self._room)
             slots = [slot for slot, _ in moving[begin:end]]
             self._groups.append(_Group(base=base, room=room, capacity=len(slots), slots=slots))
-            base += room * len(slots)
-        targets = [g.base + place * g.room for g in self._groups for place in range(len(g.slots))]
+            base += room * len(slots) * self._heads
+        targets = [(group, place) for group in self._groups for place in range(len(group.slots))]
         for memories in (self.keys, self.values):
             for layer, old in enumerate(memories):  # a layer at a time, so that little stands in memory twice
                 # Zeros, not empty: a NaN left in memory would pass through a masked position.
-                new = old.new_zeros(base, *old.shape[1:])
-                for (slot, source), target in zip(moving, targets, strict=True):
-                    if isinstance(source, int):
-                        new[target : target + slot.length] = old[source : source + slot.length]
+                new = old.new_zeros(base, old.shape[1])
+                for (slot, source), (group, place) in zip(moving, targets, strict=True):
+                    if not isinstance(source, Prefix):
+                        former = self._block(old, source[0])[source[1], :, : slot.length]
+                        self._block(new, group)[place, :, : slot.length] = former
                 memories[layer] = new
-        for (_, source), target in zip(moving, targets, strict=True):
+        for (_, source), (group, place) in zip(moving, targets, strict=True):
             if isinstance(source, Prefix):
-                self._write(source, target)
+                self._write(source, group, place)
 
 
 def _cuts(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

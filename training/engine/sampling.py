@@ -31,6 +31,7 @@ from training.engine.errors import Diverged, ModelError, SnapshotError
 from training.engine.examples import control_of, with_control
 from training.engine.files import LineFile, Status, directory_hash, write_json
 from training.engine.kept_completions import open_completions
+from training.engine.mixing import are_counts, laws, temperatures, unwanted
 from training.engine.row_cache import Prefix
 from training.engine.sections import Weights
 from training.engine.supervision import Supervision
@@ -39,11 +40,15 @@ from training.engine.text import Text, load_text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """`ids` are the prompt's tokens where they are known already; else `messages` are rendered."""
+    """`ids` are the prompt's tokens where they are known already; else `messages` are rendered.
+
+    `counts` are the completions wanted of each policy, by name; None: as many of each as the config says.
+    """
 
     id: str
     messages: Sequence[Mapping[str, str]]
     ids: tuple[int, ...] | None = None
+    counts: Mapping[str, int] | None = None
 
     def under(self, control: str | None) -> Prompt:
         """What a policy that was trained under a control reads (`examples.control_of`)."""
@@ -343,8 +348,9 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
     prompts, too_long = _fitting(read_prompts(Path(config.data.prompts)), policies, controls)
     messages = {prompt.id: prompt.messages for prompt in prompts}
     hashes = {name: sha256 for name, _, _, sha256 in policies}
-    kept, lines = open_completions(out, resume, config=config, prompts=messages, policies=hashes)
-    total = len(prompts) * config.sampling.completions * len(config.models.policies)
+    kept, lines = open_completions(out, resume, config=config, prompts=messages, policies=laws(config, hashes))
+    excess = unwanted(config, {prompt.id: prompt.counts for prompt in prompts})
+    total = len(prompts) * config.sampling.completions * len(policies) - sum(map(len, excess.values()))
     progress = _Progress(
         status=status,
         metrics=LineFile(out / "metrics.jsonl", keep_bytes=0),
@@ -353,7 +359,7 @@ def run(config: SampleConfig, out: Path, *, resume: Path | None, supervision: Su
         kept=len(kept),
         every=config.sampling.batch_size,
     )
-    done = {name: {(k["prompt_id"], k["index"]) for k in kept if k["policy"] == name} for name, _, _, _ in policies}
+    done = {name: excess[name] | {(k["prompt_id"], k["index"]) for k in kept if k["policy"] == name} for name in excess}
     for name, completion in _sample_all(config, policies, prompts, controls=controls, done=done, progress=progress):
         lines.write(_line(completion, policy=name, seed=config.seed))
         progress.add(completion)
@@ -385,6 +391,7 @@ def _sample_all(
 ) -> Iterator[tuple[str, Completion]]:
     """Each completion with its policy's name, chunk by chunk and policy by policy, until a stop is asked for."""
     sampling = config.sampling
+    own = temperatures(config)
     for chunk in _chunks(config, prompts):
         for name, model, text, _ in policies:
             if progress.supervision.stop_requested:
@@ -396,7 +403,7 @@ def _sample_all(
                 seed=config.seed,
                 stream=name,
                 completions=sampling.completions,
-                temperature=sampling.temperature,
+                temperature=own[name],
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
@@ -457,7 +464,8 @@ def _line(completion: Completion, *, policy: str, seed: int) -> dict[str, Any]:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a JSON Lines file of {"id", "prompt": [{"role", "content"}]}; other keys are left alone.
+    """The prompts of a JSON Lines file of {"id", "prompt": [{"role", "content"}]}; other keys are left alone, but for
+    {"completions": {policy: count}}, where the policies write differently many.
 
     Raises:
         SnapshotError: no such file, no prompts, a line that is not such an object, or an id that was there before.
@@ -477,7 +485,11 @@ def read_prompts(path: Path) -> list[Prompt]:
             raise SnapshotError("must hold id and prompt: [{role, content}]", file=path.name, line=number)
         if not messages or prompt_id in prompts:
             raise SnapshotError(f"prompt {prompt_id!r} is empty or was there before", file=path.name, line=number)
-        prompts[prompt_id] = Prompt(id=prompt_id, messages=[{k: m[k] for k in ("role", "content")} for m in messages])
+        counts = record.get("completions")
+        if counts is not None and not are_counts(counts):
+            raise SnapshotError("completions must be {policy: count}", file=path.name, line=number)
+        written = [{k: m[k] for k in ("role", "content")} for m in messages]
+        prompts[prompt_id] = Prompt(id=prompt_id, messages=written, counts=counts)
     if not prompts:
         raise SnapshotError("holds no prompts", file=path.name)
     return list(prompts.values())

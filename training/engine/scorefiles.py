@@ -20,6 +20,7 @@ from torch import Tensor
 from training.engine.errors import SnapshotError
 from training.engine.files import LineFile, read_json, write_json
 from training.engine.packing import Sharing
+from training.engine.pairs import prompt_of
 from training.engine.sampling import read_prompts
 from training.engine.text import Text
 
@@ -87,7 +88,7 @@ def read_completions(prompts_file: Path, completions_file: Path, *, text: Text) 
     Raises:
         SnapshotError: a line of either file that does not fit, by file and line.
     """
-    prompts = {prompt.id: tuple(text.prompt_ids(prompt.messages)) for prompt in read_prompts(prompts_file)}
+    prompts = {p.id: prompt_of(p.messages, text=text, id=f"prompt {p.id!r}") for p in read_prompts(prompts_file)}
     name = completions_file.name
     try:
         rows = completions_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # as in `read_prompts`

@@ -186,6 +186,7 @@ class RolloutsConfig:
     """An iteration: sample completions, score them, then take optimizer steps on them."""
 
     iterations: int = 100
+    """How often completions are sampled anew."""
     completions: int = 512
     """Completions of an iteration, over all its prompts."""
     per_prompt: int = 1
@@ -261,9 +262,13 @@ class OptimConfig:
     learning_rate: float
     """Highest learning rate."""
     beta1: float = 0.9
+    """How much of the mean gradient a step keeps."""
     beta2: float = 0.999
+    """How much of the mean squared gradient a step keeps."""
     eps: float = 1e-8
+    """Added to the root of the mean squared gradient, so that a small one is not blown up."""
     weight_decay: float = 0.0
+    """Share of every weight that a step takes off, times the learning rate."""
     clip_norm: float = 1.0
     """Largest global gradient norm; larger gradients are scaled down to it."""
     schedule: Schedule = Schedule.COSINE
@@ -288,6 +293,7 @@ class AdapterConfig:
     """LoRA on all linear layers but the head (Hu et al. 2021): W + (alpha/rank)·B·A, no dropout."""
 
     rank: int = 16
+    """Size of the low-rank update: more of it learns more, and takes more memory."""
     alpha: int = 32
     """Scale of the update, divided by `rank`."""
 

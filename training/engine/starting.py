@@ -50,7 +50,8 @@ from training.engine.packing import (
     use_layout,
     use_padded_rows,
 )
-from training.engine.records import Manifest, verify_snapshot
+from training.engine.pairs import verify_kind
+from training.engine.records import Manifest
 from training.engine.sections import Dtype, OptimConfig, Recompute
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
@@ -97,9 +98,7 @@ def open_run(
     device = prepare_device(config)
     status = Status(out, writes=ranks.is_main())
     status.update("loading")
-    manifest = verify_snapshot(config.data.snapshot)
-    if manifest.kind not in kinds:
-        raise SnapshotError(f"holds {manifest.kind}, not {' or '.join(kinds)}", file=config.data.snapshot)
+    manifest = verify_kind(config.data.snapshot, *kinds)
     saved = find_resume(out, resume)
     ranks.wait_for_all()
     if saved is not None:
