@@ -1,5 +1,6 @@
-# Two images from one file: `web` (API, pages, tick, CPU worker; no torch) and `worker` (adds the training extra).
 # syntax=docker/dockerfile:1
+# Images from one file: `web` (API, pages, tick, CPU worker; no torch), `worker` (adds the training extra), and the
+# pooler of a profile. Which command runs in which, docker-compose.yml alone says.
 
 FROM node:24-slim AS frontend
 WORKDIR /app/frontend
@@ -25,13 +26,14 @@ RUN python -m whitenoise.compress --quiet frontend/dist
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000
-CMD ["gunicorn", "winnow.wsgi:application", "--bind=0.0.0.0:8000", "--worker-class=gthread", "--workers=2", \
-     "--threads=8", "--keep-alive=65", "--graceful-timeout=30", "--worker-tmp-dir=/dev/shm", "--no-control-socket"]
 
 FROM base AS worker
 # torch first and alone: which build of it fits the GPUs is the index's business, not the lock file's.
 RUN pip install torch==2.13.0 && pip install -c requirements.lock -e '.[train]'
 USER 10001:10001
 VOLUME /data
-CMD ["celery", "--quiet", "-A", "winnow.celery", "worker", "-P", "threads", "-Q", "gpu", "-c", "1", \
-     "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=INFO"]
+
+FROM debian:bookworm-slim AS pgbouncer
+RUN apt-get update && apt-get install -y --no-install-recommends pgbouncer postgresql-client && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+EXPOSE 6432
