@@ -10,13 +10,10 @@ import type {
   FreezeRequest,
   Guideline,
   Job,
-  JobCreateRequest,
   JobDetail,
   Log,
   MethodList,
   MetricInfoList,
-  MetricPage,
-  MetricPoint,
   Model,
   ModelCreateRequest,
   NewToken,
@@ -40,6 +37,7 @@ import type {
   TokenCreateRequest,
   User,
   VoteRequest,
+  WishRequest,
 } from 'src/api/schema'
 
 const FACT = Number.POSITIVE_INFINITY
@@ -250,22 +248,11 @@ export const jobQuery = (slug: string, id: string) =>
     refetchIntervalInBackground: true,
   })
 
-export const submitJob = (slug: string, body: JobCreateRequest) => call<JobDetail>('POST', at(slug, 'jobs'), { body })
+export const submitJob = (slug: string, body: WishRequest) => call<JobDetail>('POST', at(slug, 'jobs'), { body })
 export const cancelJob = (slug: string, id: string) => call<JobDetail>('POST', at(slug, `jobs/${id}/cancel`))
 export const retryJob = (slug: string, id: string) => call<JobDetail>('POST', at(slug, `jobs/${id}/retry`))
 export const promoteJob = (slug: string, id: string, body: PromoteRequest) =>
   call<JobDetail>('POST', at(slug, `jobs/${id}/promote`), { body })
-
-/** A page of at most this many points; the feed asks again until it has all. */
-const POINTS = 1000
-
-export const jobMetricsQuery = (client: Client, slug: string, id: string, active: boolean) =>
-  feedOptions<MetricPoint>({
-    client,
-    key: key(slug, 'job', id, 'metrics'),
-    active,
-    read: (after, signal) => get<MetricPage>(at(slug, `jobs/${id}/metrics`), signal, { after, limit: POINTS }),
-  })
 
 export const jobSamplesQuery = (client: Client, slug: string, id: string, active: boolean) =>
   feedOptions<Sample>({

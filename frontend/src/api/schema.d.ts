@@ -191,6 +191,109 @@ export type AgreementRow = {
     ended_at: string | null;
 };
 
+/**
+ * An alarm with what a person needs to judge it. `people` in the context names who did what.
+ */
+export type Alarm = {
+    id: string;
+    name: string;
+    readonly title: string;
+    readonly measures: string;
+    readonly limit: string;
+    readonly remedy: string;
+    job: AlarmJob | null;
+    attempt?: number | null;
+    step: number | null;
+    evidence: Array<AlarmReason>;
+    readonly best_checkpoint: AlarmCheckpoint | null;
+    readonly checkpoint_before: AlarmCheckpoint | null;
+    readonly actions: Array<AlarmActionEnum>;
+    readonly done: Array<AlarmDone>;
+    raised_at: string;
+    acknowledged_at: string | null;
+    readonly acknowledged_by: string | null;
+    note: string;
+};
+
+export type AlarmActRequest = {
+    action: AlarmActionEnum;
+    /**
+     * For lower_budget: nats a completion; half of the present one.
+     */
+    budget?: number | null;
+    /**
+     * For ask_people: how many prompts.
+     */
+    samples?: number;
+    /**
+     * For ask_people: votes each.
+     */
+    overlap?: number | null;
+    /**
+     * Acknowledges the alarm too.
+     */
+    note?: string;
+};
+
+export type AlarmActionEnum = 'pause' | 'lower_budget' | 'ask_people';
+
+export type AlarmCheckpoint = {
+    id: string;
+    step: number;
+};
+
+/**
+ * What was done about an alarm, and the job or round that it made.
+ */
+export type AlarmDone = {
+    action: AlarmActionEnum;
+    at: string;
+    by: string | null;
+    job: string | null;
+    round: string | null;
+    /**
+     * Where it goes on from, or whose samples were taken.
+     */
+    step: number | null;
+    budget: number | null;
+    samples: number | null;
+};
+
+export type AlarmJob = {
+    id: string;
+    number: number;
+    method: string;
+    title: string;
+    status: StatusEnum;
+};
+
+export type AlarmList = {
+    items: Array<Alarm>;
+    next: string | null;
+    /**
+     * Of the project, not acknowledged.
+     */
+    open: number;
+    open_by_name: {
+        [key: string]: number;
+    };
+};
+
+export type AlarmNoteRequest = {
+    note: string;
+};
+
+/**
+ * Why an alarm rang: a sentence, and the figures behind it.
+ */
+export type AlarmReason = {
+    text: string;
+    step: number | null;
+    figures: {
+        [key: string]: number;
+    };
+};
+
 export type AnnotateProject = {
     slug: string;
     name: string;
@@ -448,6 +551,44 @@ export type Bucket = {
     median_seconds: number | null;
 };
 
+export type CardAlarm = {
+    name: string;
+    step: number | null;
+    evidence: Array<{
+        [key: string]: unknown;
+    }>;
+    acknowledged_at: string | null;
+    note: string;
+    /**
+     * Actions that people took.
+     */
+    done: Array<string>;
+};
+
+export type CardCheckpoint = {
+    id: string;
+    step: number;
+    sha256: string;
+};
+
+export type CardJob = {
+    id: string;
+    number: number;
+    method: string;
+    title: string;
+};
+
+export type CardSnapshot = {
+    id: string;
+    number: number;
+    name: string;
+    content_hash: string;
+    counts: SnapshotCounts;
+    label_policy: {
+        [key: string]: unknown;
+    };
+};
+
 /**
  * The best accuracy against single votes that people's agreement allows: likely, and at most.
  */
@@ -462,6 +603,10 @@ export type Ceiling = {
 export type Ceilings = {
     validation: Ceiling;
     test: Ceiling;
+};
+
+export type ChainRequest = {
+    jobs: Array<WishRequest>;
 };
 
 export type ChangeEnum = 'same' | 'added' | 'removed';
@@ -516,6 +661,38 @@ export type ClassShare = {
      */
     name: string;
     share: Statistic;
+};
+
+export type CloneRequest = {
+    /**
+     * Settings that differ from the job's.
+     */
+    changes?: {
+        [key: string]: unknown;
+    };
+    title?: string;
+    /**
+     * Of the job, to go on from.
+     */
+    checkpoint?: string | null;
+    priority?: number;
+};
+
+export type ComparedJob = {
+    id: string;
+    number: number;
+    title: string;
+    method: string;
+    status: StatusEnum;
+    step: number | null;
+    steps: number | null;
+    started_at: string | null;
+    ended_at: string | null;
+    readonly created_by: string | null;
+    curves: Curves;
+    finals: {
+        [key: string]: number;
+    };
 };
 
 export type Comparison = {
@@ -655,6 +832,34 @@ export type Criterion = {
     anchors: Array<string>;
 };
 
+/**
+ * Three columns of one length. `points` is how many there were before thinning.
+ */
+export type Curve = {
+    name: string;
+    points: number;
+    steps: Array<number>;
+    times: Array<number>;
+    values: Array<number>;
+};
+
+/**
+ * Points in `first_step` to `last_step` replace those that an earlier answer gave there.
+ *
+ * Reading on from `next_after`, here or by the metrics' own cursor, misses nothing.
+ */
+export type Curves = {
+    curves: Array<Curve>;
+    marks: Array<Mark>;
+    next_after: number;
+    first_step: number | null;
+    last_step: number | null;
+    /**
+     * Above 1: the run is so long that every so manieth line was read.
+     */
+    stride: number;
+};
+
 export type Dataset = {
     name: string;
     rows: number | null;
@@ -709,6 +914,11 @@ export type Delivery = {
 export type DeliveryList = {
     items: Array<Delivery>;
     next: string | null;
+};
+
+export type Difference = {
+    key: string;
+    values: Array<unknown | null>;
 };
 
 export type Dispute = {
@@ -827,6 +1037,8 @@ export type DividedVote = {
 
 export type DoneEnum = 'all_done' | 'held_by_others' | 'paused' | 'nothing_yet' | 'person_paused' | 'confirm_guideline' | 'practise' | 'qualify' | 'share_done';
 
+export type DownloadsEnum = 'merged' | 'adapter';
+
 export type DriftWindow = {
     votes: number;
     started_at: string;
@@ -869,7 +1081,83 @@ export type Estimate = {
     method: string;
 };
 
-export type EventsEnum = 'comparison.settled' | 'comparison.disputed' | 'comparison.adjudicated' | 'import.finished' | 'snapshot.frozen' | 'job.finished';
+/**
+ * A figure with its 95 % interval, clustered by prompt; of one prompt it is all there is.
+ */
+export type EstimateFigure = {
+    value: number;
+    low: number | null;
+    high: number | null;
+};
+
+export type Evaluation = {
+    id: string;
+    number: number;
+    name: string;
+    first: ModelRef;
+    second: ModelRef;
+    round: string;
+    /**
+     * Of its sampling.
+     */
+    status: StatusEnum;
+    prompts: number;
+    verdicts: Array<Verdict>;
+    created_at: string;
+    readonly created_by: string | null;
+};
+
+export type EvaluationCreateRequest = {
+    first: string;
+    second: string;
+    name?: string;
+    /**
+     * How many, drawn by the seed; null: all.
+     */
+    prompts?: number | null;
+    prompt_ids?: Array<string>;
+    sampling?: SamplingInputRequest;
+    judges: Array<JudgeInputRequest>;
+};
+
+/**
+ * All verdicts side by side.
+ */
+export type EvaluationDetail = {
+    id: string;
+    number: number;
+    name: string;
+    first: ModelRef;
+    second: ModelRef;
+    round: string;
+    /**
+     * Of its sampling.
+     */
+    status: StatusEnum;
+    prompts: number;
+    verdicts: Array<VerdictDetail>;
+    created_at: string;
+    readonly created_by: string | null;
+    readonly completions_wanted: number;
+    readonly completions_done: number;
+    readonly pairs: number;
+    /**
+     * Pairs with one text, which nobody judges.
+     */
+    readonly identical: number;
+    /**
+     * How many of its prompts are in the data behind each policy, the first and the second; null: unknown.
+     */
+    readonly trained_prompts: Array<number | null>;
+    readonly agreement: Array<VerdictsAgree>;
+};
+
+export type EvaluationList = {
+    items: Array<Evaluation>;
+    next: string | null;
+};
+
+export type EventsEnum = 'comparison.settled' | 'comparison.disputed' | 'comparison.adjudicated' | 'import.finished' | 'snapshot.frozen' | 'job.finished' | 'alarm.raised';
 
 export type ExampleCompletion = {
     text: string;
@@ -940,13 +1228,23 @@ export type FeedbackList = {
     next: string | null;
 };
 
+/**
+ * A setting. A `section` may be null; `low` and `high` are bounds, refused themselves where excluded.
+ */
 export type Field = {
     path: string;
     label: string;
     help: string;
     unit: string;
     type: TypeEnum;
+    section: string;
+    optional: boolean;
     choices: Array<string>;
+    choice_help: Array<string>;
+    low: number | null;
+    low_excluded: boolean;
+    high: number | null;
+    high_excluded: boolean;
     default: unknown | null;
 };
 
@@ -1009,6 +1307,14 @@ export type FreezeRequest = {
      */
     margin?: boolean;
     shares?: SharesRequest;
+};
+
+export type Freshness = {
+    current: ModelRef | null;
+    pairs: number;
+    share_current: number | null;
+    median_age_days: number | null;
+    by_policy: Array<PolicyPairs>;
 };
 
 export type Gold = {
@@ -1206,6 +1512,18 @@ export type ImportList = {
     next: string | null;
 };
 
+/**
+ * Further models that a method takes: how many at least and at most.
+ */
+export type InputRole = {
+    role: string;
+    kind: InputRoleKindEnum;
+    least: number;
+    most: number;
+};
+
+export type InputRoleKindEnum = 'policy' | 'reward';
+
 export type InspectedComparison = {
     id: string;
     prompt: Array<Message>;
@@ -1299,6 +1617,14 @@ export type Job = {
     status: StatusEnum;
     readonly phase: PhaseEnum | NullEnum;
     queue: string;
+    priority: number;
+    depends_on: Array<JobRef>;
+    clone_of: JobRef | null;
+    sweep: string | null;
+    /**
+     * Those that nobody has acknowledged.
+     */
+    readonly alarms: number;
     snapshot: SnapshotRef | null;
     model: ModelRef | null;
     readonly round: string | null;
@@ -1317,14 +1643,22 @@ export type Job = {
     readonly created_by: string | null;
 };
 
-export type JobCreateRequest = {
-    method: string;
-    snapshot: string;
-    model: string;
-    config?: {
-        [key: string]: unknown;
-    };
-    title?: string;
+/**
+ * Points in `first_step` to `last_step` replace those that an earlier answer gave there.
+ *
+ * Reading on from `next_after`, here or by the metrics' own cursor, misses nothing.
+ */
+export type JobCurves = {
+    curves: Array<Curve>;
+    marks: Array<Mark>;
+    next_after: number;
+    first_step: number | null;
+    last_step: number | null;
+    /**
+     * Above 1: the run is so long that every so manieth line was read.
+     */
+    stride: number;
+    terminal: boolean;
 };
 
 /**
@@ -1338,6 +1672,14 @@ export type JobDetail = {
     status: StatusEnum;
     readonly phase: PhaseEnum | NullEnum;
     queue: string;
+    priority: number;
+    depends_on: Array<JobRef>;
+    clone_of: JobRef | null;
+    sweep: string | null;
+    /**
+     * Those that nobody has acknowledged.
+     */
+    readonly alarms: number;
     snapshot: SnapshotRef | null;
     model: ModelRef | null;
     readonly round: string | null;
@@ -1357,6 +1699,10 @@ export type JobDetail = {
     config: {
         [key: string]: unknown;
     };
+    inputs: {
+        [key: string]: unknown;
+    };
+    readonly explanation: JobExplanation;
     /**
      * Of the snapshot's held-out parts.
      */
@@ -1371,9 +1717,124 @@ export type JobDetail = {
     readonly can: Abilities;
 };
 
+/**
+ * What a job would take. `notes` say what will be left out, or why the run would be refused.
+ */
+export type JobEstimate = {
+    steps: number | null;
+    iterations: number | null;
+    examples: number | null;
+    dropped: number | null;
+    tokens: number | null;
+    memory_bytes: number | null;
+    seconds: number | null;
+    seconds_basis?: string;
+    basis: JobEstimateBasis;
+    notes: Array<string>;
+};
+
+/**
+ * What each figure was reckoned from; a figure that cannot be known has none.
+ */
+export type JobEstimateBasis = {
+    steps?: string;
+    tokens?: string;
+    memory_bytes?: string;
+    seconds?: string;
+};
+
+/**
+ * Where a job stands in words; `resumes_from` is the step that the next attempt starts from.
+ */
+export type JobExplanation = {
+    what: string;
+    next_step: string;
+    resumes_from: number | null;
+    by_itself: boolean;
+};
+
 export type JobList = {
     items: Array<Job>;
     next: string | null;
+};
+
+export type JobRef = {
+    id: string;
+    number: number;
+    method: string;
+    title: string;
+    status: StatusEnum;
+};
+
+/**
+ * Jobs in the order asked for. `differences` are the keys of the config that are not alike in all, `alike` counts
+ * the others.
+ */
+export type JobsCompared = {
+    jobs: Array<ComparedJob>;
+    differences: Array<Difference>;
+    alike: number;
+    samples: Array<SideBySide>;
+};
+
+/**
+ * People, a reward model, or a judge behind a server. What does not belong to the kind is refused.
+ */
+export type JudgeInputRequest = {
+    kind: JudgeKindEnum;
+    /**
+     * Of people: votes wanted; as the project.
+     */
+    overlap?: number | null;
+    /**
+     * Of people.
+     */
+    priority?: number;
+    /**
+     * Id of the reward model, or the name that the server knows.
+     */
+    model?: string;
+    /**
+     * Of a judge, such as https://host/v1; else the operator's.
+     */
+    url?: string;
+    /**
+     * Of a judge, with {prompt}, {first} and {second}; else the usual.
+     */
+    prompt?: string;
+};
+
+export type JudgeKindEnum = 'people' | 'reward' | 'judge';
+
+export type JudgeOutput = {
+    url: string;
+    model: string;
+    prompt: string | null;
+};
+
+/**
+ * How far two judges agree on the pairs that both judged.
+ */
+export type KindsAgree = {
+    pairs: number;
+    /**
+     * Pairs where neither says tie.
+     */
+    decided: number;
+    /**
+     * Share of the decided pairs where both take the same side.
+     */
+    agree: EstimateFigure | null;
+    /**
+     * Cohen's, of win, tie and loss.
+     */
+    kappa: EstimateFigure | null;
+    /**
+     * Share of the second one's single decided answers that the first agrees with.
+     */
+    votes: EstimateFigure | null;
+    first: JudgeKindEnum;
+    second: JudgeKindEnum;
 };
 
 export type KindsEnum = 'truncated' | 'off_topic' | 'wrong_language';
@@ -1381,7 +1842,7 @@ export type KindsEnum = 'truncated' | 'off_topic' | 'wrong_language';
 export type LastVote = {
     id: string;
     comparison: string;
-    purpose: PurposeEnum;
+    purpose: VotePurposeEnum;
     /**
      * As the person's screen had it.
      */
@@ -1423,6 +1884,28 @@ export type LineageModel = {
     id: string;
     name: string;
     kind: string;
+    is_current: boolean;
+    archived_at: string | null;
+};
+
+export type LineagePerson = {
+    pseudonym: string | null;
+    votes: number;
+};
+
+export type LineageRound = {
+    id: string;
+    number: number;
+    name: string;
+};
+
+export type LineageRun = {
+    job: string;
+    attempt: number;
+    started_at: string;
+    ended_at: string | null;
+    exit_code: number | null;
+    last_step: number | null;
 };
 
 export type LineageSnapshot = {
@@ -1435,6 +1918,29 @@ export type LineageSnapshot = {
 export type Log = {
     lines: Array<string>;
 };
+
+/**
+ * Precision and memory settings that fit a kind of machine.
+ */
+export type Machine = {
+    name: string;
+    overrides: {
+        [key: string]: unknown;
+    };
+};
+
+/**
+ * `name` is that of the metric that was not finite, or of the alarm.
+ */
+export type Mark = {
+    step: number;
+    kind: MarkKindEnum;
+    attempt: number | null;
+    name: string;
+    text: string;
+};
+
+export type MarkKindEnum = 'resumed' | 'diverged' | 'alarm';
 
 /**
  * Square matrices in the order of `people`; null where `reason` says why.
@@ -1486,18 +1992,29 @@ export type MessageRequest = {
 
 export type MessageRoleEnum = 'system' | 'user' | 'assistant';
 
+/**
+ * `fields_shown` are the settings that matter most, `fields_more` all others.
+ */
 export type Method = {
     name: string;
     title: string;
     description: string;
+    kinds: Array<string>;
+    needs_snapshot: boolean;
+    needs_model: boolean;
+    trains: boolean;
+    roles: Array<InputRole>;
     defaults: {
         [key: string]: unknown;
     };
     fields_shown: Array<Field>;
+    fields_more: Array<Field>;
+    presets: Array<Preset>;
 };
 
 export type MethodList = {
     items: Array<Method>;
+    machines: Array<Machine>;
     next: string | null;
 };
 
@@ -1540,6 +2057,17 @@ export type Model = {
     metrics: {
         [key: string]: number;
     };
+    licence: string;
+    tags: Array<string>;
+    /**
+     * The one of its kind that the project goes on from.
+     */
+    is_current: boolean;
+    archived_at: string | null;
+    /**
+     * When its files were last read as registered.
+     */
+    verified_at: string | null;
     created_at: string;
     readonly job: string | null;
     readonly snapshot: string | null;
@@ -1547,10 +2075,62 @@ export type Model = {
     readonly ceiling: Ceilings | null;
 };
 
+/**
+ * A model with everything that its page shows. Rendered from a `Card`.
+ */
+export type ModelCard = {
+    id: string;
+    name: string;
+    kind: ModelKindEnum;
+    source: SourceEnum;
+    base: ModelRef | null;
+    parameters: number | null;
+    size_bytes: number | null;
+    sha256: string;
+    metrics: {
+        [key: string]: number;
+    };
+    licence: string;
+    tags: Array<string>;
+    /**
+     * The one of its kind that the project goes on from.
+     */
+    is_current: boolean;
+    archived_at: string | null;
+    /**
+     * When its files were last read as registered.
+     */
+    verified_at: string | null;
+    created_at: string;
+    readonly job: string | null;
+    readonly snapshot: string | null;
+    readonly step: number | null;
+    readonly ceiling: Ceilings | null;
+    notes: string;
+    /**
+     * Of no project: every project sees it, operators change its card.
+     */
+    is_site: boolean;
+    created_by: string | null;
+    /**
+     * Empty when its directory is gone.
+     */
+    files: Array<ModelFile>;
+    training: Training | null;
+    uses: Uses;
+    downloads: Array<DownloadsEnum>;
+};
+
 export type ModelCreateRequest = {
     name: string;
     path?: string;
     hub_id?: string;
+    licence?: string;
+};
+
+export type ModelFile = {
+    name: string;
+    size_bytes: number;
 };
 
 export type ModelKindEnum = 'policy' | 'reward';
@@ -1623,12 +2203,31 @@ export type NullEnum = null;
 
 export type ObjectiveEnum = 'order' | 'strength';
 
+export type OpenedRound = {
+    id: string;
+    number: number;
+    opened_for: ModelRef;
+    created_at: string;
+};
+
+export type OpponentEnum = 'itself' | 'previous' | 'base';
+
 export type Origin = {
     jobs: Array<LineageJob>;
+    runs: Array<LineageRun>;
     models: Array<LineageModel>;
     snapshots: Array<LineageSnapshot>;
+    /**
+     * What each snapshot brought.
+     */
+    shares: Array<Share>;
     comparisons: number;
+    votes: number;
     people: number;
+    /**
+     * By pseudonym, most votes first.
+     */
+    annotators: Array<LineagePerson>;
 };
 
 export type OverlapRuleEnum = 'fixed' | 'adaptive';
@@ -1641,6 +2240,12 @@ export type Overview = {
     round: Round | null;
     jobs: Array<Job>;
     snapshot: Snapshot | null;
+    /**
+     * How many are not acknowledged, by name.
+     */
+    alarms: {
+        [key: string]: number;
+    };
 };
 
 export type OwnCompletionRequest = {
@@ -1758,11 +2363,23 @@ export type PatchedGoldPatchRequest = {
     explanation?: string;
 };
 
+export type PatchedJobPriorityRequest = {
+    priority?: number;
+};
+
 export type PatchedMemberChangeRequest = {
     role?: RoleEnum;
     languages?: Array<string>;
     skills?: Array<string>;
     cap?: number | null;
+};
+
+export type PatchedModelChangeRequest = {
+    licence?: string;
+    notes?: string;
+    tags?: Array<string>;
+    archived?: boolean;
+    current?: boolean;
 };
 
 /**
@@ -1940,6 +2557,55 @@ export type PlanReport = {
     lines: Array<PlanLine>;
 };
 
+export type PolicyPairs = {
+    source: string;
+    name: string;
+    kind: string;
+    model: string | null;
+    pairs: number;
+    share: number;
+    age_days: number;
+};
+
+/**
+ * One policy of a mixture.
+ */
+export type PolicyPlanRequest = {
+    model: string;
+    /**
+     * Its share of each prompt's completions, as a ratio to the others'; every policy has one, or none.
+     */
+    weight?: number | null;
+    /**
+     * Of it for each prompt.
+     */
+    completions?: number | null;
+    temperature?: number | null;
+};
+
+/**
+ * By one kind of judge. People's rests on all their comparisons, those for training too.
+ */
+export type PolicyRanking = {
+    kind: JudgeKindEnum;
+    /**
+     * Behind it; null for people.
+     */
+    verdicts: number | null;
+    contests: number;
+    prompts: number;
+    policies: Array<RankedPolicy>;
+    warnings: Array<string>;
+};
+
+export type PolicyRankings = {
+    rankings: Array<PolicyRanking>;
+    /**
+     * Of the kinds of judge, over all evaluations.
+     */
+    agreement: Array<KindsAgree>;
+};
+
 export type PooledEffect = {
     bias: BiasEnum;
     /**
@@ -1961,6 +2627,17 @@ export type Practice = {
      * Null when there is no more practice.
      */
     task: Task | null;
+};
+
+/**
+ * A published setting, and what it changes.
+ */
+export type Preset = {
+    name: string;
+    help: string;
+    overrides: {
+        [key: string]: unknown;
+    };
 };
 
 export type Preview = {
@@ -2096,6 +2773,10 @@ export type ProjectList = {
 export type PromoteRequest = {
     name: string;
     checkpoint?: string | null;
+    /**
+     * Once it is there, the project goes on from it.
+     */
+    current?: boolean;
 };
 
 export type Prompt = {
@@ -2121,7 +2802,21 @@ export type PromptList = {
     next: string | null;
 };
 
-export type PurposeEnum = 'wanted' | 'gold' | 'repeat' | 'practice' | 'qualification' | 'reference';
+export type PromptReach = {
+    prompt: string;
+    completions: number;
+    comparisons: number;
+    /**
+     * Comparisons in a snapshot, whose files keep the texts.
+     */
+    frozen: number;
+    votes: number;
+    rounds: Array<LineageRound>;
+    snapshots: Array<Used>;
+    jobs: Array<LineageJob>;
+    runs: Array<LineageRun>;
+    models: Array<LineageModel>;
+};
 
 export type QualificationTask = {
     attempt: Attempt;
@@ -2159,6 +2854,53 @@ export type Queue = {
 export type QueueAskRequest = {
     tab: string;
     n: number;
+};
+
+export type QueueEnum = 'cpu' | 'gpu';
+
+/**
+ * The quota, and what is taken of it now.
+ */
+export type Quota = {
+    running: number | null;
+    queued: number | null;
+    running_now: number;
+    queued_now: number;
+};
+
+/**
+ * Null is no limit. `running` 0 holds every job of the project back.
+ */
+export type QuotaChangeRequest = {
+    running: number | null;
+    queued: number | null;
+};
+
+export type RankedPolicy = {
+    /**
+     * Null for a source that is no registered model.
+     */
+    model: string | null;
+    name: string;
+    contests: number;
+    /**
+     * Natural-log odds, sum zero over policies.
+     */
+    strength: number | null;
+    se: number | null;
+    low: number | null;
+    high: number | null;
+    rank: number | null;
+    rank_low: number | null;
+    rank_high: number | null;
+    /**
+     * Display only: 1000 + 400/ln 10 times the strength.
+     */
+    elo: number | null;
+    /**
+     * Strengths compare within one component only.
+     */
+    component: number;
 };
 
 export type RankedSystem = {
@@ -2239,10 +2981,13 @@ export type Rates = {
 
 export type RationaleEnum = 'off' | 'optional' | 'required';
 
+/**
+ * What came of some votes. Jobs that only read a model (sampling, scores, evaluations) are left out.
+ */
 export type Reach = {
     snapshots: Array<Used>;
     jobs: Array<LineageJob>;
-    runs: number;
+    runs: Array<LineageRun>;
     models: Array<LineageModel>;
 };
 
@@ -2361,11 +3106,14 @@ export type RightAnswer = {
 
 export type RoleEnum = 'annotator' | 'adjudicator' | 'viewer' | 'manager' | 'owner';
 
+/**
+ * A round. `context["now"]` is the moment of its progress; a list computes that for all rows first (`of_all`).
+ */
 export type Round = {
     id: string;
     number: number;
     name: string;
-    readonly policies: Array<ModelRef>;
+    readonly policies: Array<RoundPolicy>;
     sampling: RoundSampling;
     pairing: RoundPairing;
     prompts: number;
@@ -2380,20 +3128,43 @@ export type Round = {
     status: StatusEnum;
     job: string;
     error: string;
+    purpose: RoundPurposeEnum;
+    opened_for: ModelRef | null;
+    share_from_current: number | null;
+    age_days: number;
+    readonly can: RoundAbilities;
     created_at: string;
 };
 
+export type RoundAbilities = {
+    stop: boolean;
+    go_on: boolean;
+};
+
+/**
+ * Policies that are alike in `policies`, or with weights, numbers and temperatures of their own in `mix`.
+ */
 export type RoundCreateRequest = {
-    policies: Array<string>;
-    name?: string;
+    /**
+     * How many of those that fit; null: all.
+     */
     prompts?: number | null;
+    /**
+     * Prompts of these only.
+     */
+    categories?: Array<string>;
+    languages?: Array<string>;
+    /**
+     * Only prompts without a comparison so far.
+     */
+    fresh?: boolean;
     completions?: number;
     temperature?: number;
     top_p?: number;
     max_new_tokens?: number;
     seed?: number;
     overlap?: number | null;
-    strategy?: RoundCreateStrategyEnum;
+    strategy?: RoundStrategyEnum;
     per_prompt?: number | null;
     /**
      * For information.
@@ -2414,10 +3185,11 @@ export type RoundCreateRequest = {
     priority?: number;
     language?: string | null;
     skills?: Array<string>;
+    policies?: Array<string>;
+    mix?: Array<PolicyPlanRequest>;
+    name?: string;
     prompt_ids?: Array<string>;
 };
-
-export type RoundCreateStrategyEnum = 'all' | 'random' | 'cross_source' | 'most_different' | 'balanced' | 'information';
 
 export type RoundList = {
     items: Array<Round>;
@@ -2429,10 +3201,29 @@ export type RoundPairing = {
     per_prompt?: number | null;
     against?: Array<string>;
     rounds?: Array<string>;
+    categories?: Array<string>;
+    languages?: Array<string>;
+    fresh?: boolean;
+    overlap?: number | null;
+    objective?: string;
+    control_share?: number;
     priority?: number;
     language?: string | null;
     skills?: Array<string>;
 };
+
+/**
+ * A policy with what is its own of the sampling; null is as the round says.
+ */
+export type RoundPolicy = {
+    id: string;
+    name: string;
+    weight: number | null;
+    completions: number | null;
+    temperature: number | null;
+};
+
+export type RoundPurposeEnum = 'training' | 'evaluation';
 
 export type RoundSampling = {
     temperature: number;
@@ -2440,6 +3231,8 @@ export type RoundSampling = {
     max_new_tokens: number;
     seed: number;
 };
+
+export type RoundStrategyEnum = 'all' | 'random' | 'cross_source' | 'most_different' | 'balanced' | 'information';
 
 export type RowError = {
     line: number;
@@ -2503,8 +3296,83 @@ export type SamplePage = {
     terminal: boolean;
 };
 
+export type SamplingInputRequest = {
+    completions?: number;
+    temperature?: number;
+    top_p?: number;
+    max_new_tokens?: number;
+    seed?: number;
+};
+
 export type SayRequest = {
     content: string;
+};
+
+/**
+ * `due` is the policy that the next look opens a round for, `opened` the last round that was opened so.
+ */
+export type Schedule = {
+    is_on: boolean;
+    opponent: OpponentEnum;
+    prompts: number | null;
+    sampling: {
+        [key: string]: unknown;
+    };
+    pairing: RoundPairing;
+    since: string | null;
+    problem: string;
+    due: ModelRef | null;
+    opened: OpenedRound | null;
+    updated_at: string | null;
+    updated_by: string | null;
+};
+
+/**
+ * The whole schedule: what is left out has its default.
+ */
+export type ScheduleChangeRequest = {
+    /**
+     * How many of those that fit; null: all.
+     */
+    prompts?: number | null;
+    /**
+     * Prompts of these only.
+     */
+    categories?: Array<string>;
+    languages?: Array<string>;
+    /**
+     * Only prompts without a comparison so far.
+     */
+    fresh?: boolean;
+    completions?: number;
+    temperature?: number;
+    top_p?: number;
+    max_new_tokens?: number;
+    seed?: number;
+    overlap?: number | null;
+    strategy?: RoundStrategyEnum;
+    per_prompt?: number | null;
+    /**
+     * For information.
+     */
+    objective?: ObjectiveEnum;
+    /**
+     * For information: drawn at random, as its control.
+     */
+    control_share?: number;
+    /**
+     * Sources that each comparison has one of.
+     */
+    against?: Array<string>;
+    /**
+     * Earlier rounds, likewise.
+     */
+    rounds?: Array<string>;
+    priority?: number;
+    language?: string | null;
+    skills?: Array<string>;
+    is_on: boolean;
+    opponent?: OpponentEnum;
 };
 
 export type ScopesEnum = 'read' | 'write' | 'jobs';
@@ -2537,10 +3405,25 @@ export type Session = {
     user: User | null;
 };
 
+export type Share = {
+    snapshot: LineageSnapshot;
+    comparisons: number;
+    votes: number;
+    people: number;
+};
+
 export type SharesRequest = {
     train: number;
     validation: number;
     test: number;
+};
+
+/**
+ * What each job wrote for one prompt at its last evaluation, in the order of the jobs.
+ */
+export type SideBySide = {
+    prompt: Array<Message>;
+    samples: Array<Written>;
 };
 
 export type SideCounts = {
@@ -2695,6 +3578,41 @@ export type Strength = {
     elo: number | null;
 };
 
+/**
+ * One job for each point of `grid`: values by the dotted path of a setting.
+ */
+export type SweepRequest = {
+    method: string;
+    snapshot?: string | null;
+    model?: string | null;
+    config?: {
+        [key: string]: unknown;
+    };
+    /**
+     * Further models by role, a list of references each.
+     */
+    inputs?: {
+        [key: string]: unknown;
+    };
+    /**
+     * Jobs to wait for.
+     */
+    after?: Array<string>;
+    /**
+     * To go on from.
+     */
+    checkpoint?: string | null;
+    preset?: string;
+    machine?: string;
+    title?: string;
+    priority?: number;
+    promote_as?: string;
+    make_current?: boolean;
+    grid: {
+        [key: string]: unknown;
+    };
+};
+
 export type TabRequest = {
     tab: string;
 };
@@ -2776,6 +3694,26 @@ export type Told = {
     completions: Array<string>;
 };
 
+export type Training = {
+    job: CardJob;
+    checkpoint: CardCheckpoint;
+    snapshot: CardSnapshot | null;
+    /**
+     * Of the job, up to the one that left the checkpoint.
+     */
+    attempts: number;
+    /**
+     * Of the worker; empty where it is not known.
+     */
+    code_version: string;
+    config: {
+        [key: string]: unknown;
+    };
+    started_at: string;
+    ended_at: string | null;
+    alarms: Array<CardAlarm>;
+};
+
 export type Turn = {
     number: number;
     prompt: string;
@@ -2794,7 +3732,7 @@ export type Turn = {
 
 export type TurnStateEnum = 'waiting' | 'ready' | 'failed' | 'voted';
 
-export type TypeEnum = 'number' | 'text' | 'choice';
+export type TypeEnum = 'number' | 'integer' | 'boolean' | 'text' | 'choice' | 'texts' | 'section';
 
 export type UndefinedEnum = 'no_votes' | 'no_overlap' | 'too_few_common' | 'one_class' | 'one_annotator' | 'tied_top' | 'not_connected' | 'separated' | 'below_chance' | 'too_few_groups' | 'zero_weight' | 'sides_not_randomised';
 
@@ -2803,7 +3741,7 @@ export type UseEnum = 'hidden' | 'practice' | 'qualification';
 export type Used = {
     snapshot: LineageSnapshot;
     /**
-     * In it, with a vote of this person that counted.
+     * In it, of those asked about: with a vote that counted.
      */
     comparisons: number;
 };
@@ -2826,6 +3764,132 @@ export type UserProject = {
     readonly can_adjudicate: boolean;
 };
 
+/**
+ * What starts from a model or uses it.
+ */
+export type Uses = {
+    jobs: number;
+    models: number;
+    rounds: number;
+};
+
+export type Verdict = {
+    id: string;
+    kind: JudgeKindEnum;
+    reward_model: ModelRef | null;
+    readonly judge: JudgeOutput | null;
+    job: VerdictJob | null;
+    created_at: string;
+};
+
+export type VerdictDetail = {
+    id: string;
+    kind: JudgeKindEnum;
+    reward_model: ModelRef | null;
+    readonly judge: JudgeOutput | null;
+    job: VerdictJob | null;
+    created_at: string;
+    readonly figures: VerdictFigures | null;
+};
+
+/**
+ * What a judge says, from the side of the first policy. Null where it has said nothing.
+ */
+export type VerdictFigures = {
+    /**
+     * That it judged.
+     */
+    pairs: number;
+    prompts: number;
+    /**
+     * Votes, or answers: a judge is asked twice a pair.
+     */
+    answers: number;
+    win: EstimateFigure | null;
+    tie: EstimateFigure | null;
+    loss: EstimateFigure | null;
+    /**
+     * A tie is half a win.
+     */
+    win_rate: EstimateFigure | null;
+    /**
+     * Between completions of one length.
+     */
+    win_rate_length_controlled: EstimateFigure | null;
+    /**
+     * Of both policies.
+     */
+    mean_tokens: Array<number> | null;
+    /**
+     * Pairs without a word of it (yet): too long, or nobody voted.
+     */
+    unjudged: number;
+    /**
+     * Pairs of which an answer could not be read.
+     */
+    unreadable: number;
+    /**
+     * Of a judge: how often both orders say the same.
+     */
+    orders_agree: EstimateFigure | null;
+    /**
+     * Of a judge: share of what it sees first; ½ is no bias.
+     */
+    first_place: EstimateFigure | null;
+    /**
+     * How many voted.
+     */
+    people: number | null;
+    /**
+     * How often two people say the same of a pair.
+     */
+    people_agree: EstimateFigure | null;
+    /**
+     * The same among votes that are no ties.
+     */
+    people_agree_decided: EstimateFigure | null;
+};
+
+export type VerdictJob = {
+    id: string;
+    number: number;
+    status: StatusEnum;
+    step: number | null;
+    steps: number | null;
+    reason: string;
+};
+
+/**
+ * How far two judges agree on the pairs that both judged.
+ */
+export type VerdictsAgree = {
+    pairs: number;
+    /**
+     * Pairs where neither says tie.
+     */
+    decided: number;
+    /**
+     * Share of the decided pairs where both take the same side.
+     */
+    agree: EstimateFigure | null;
+    /**
+     * Cohen's, of win, tie and loss.
+     */
+    kappa: EstimateFigure | null;
+    /**
+     * Share of the second one's single decided answers that the first agrees with.
+     */
+    votes: EstimateFigure | null;
+    /**
+     * A verdict.
+     */
+    first: string;
+    /**
+     * Another one; people's, if one of the two is.
+     */
+    second: string;
+};
+
 export type VoteCounts = {
     a: number;
     tie: number;
@@ -2835,6 +3899,26 @@ export type VoteCounts = {
 export type VoteList = {
     items: Array<VoteRow>;
     next: string | null;
+};
+
+export type VotePurposeEnum = 'wanted' | 'gold' | 'repeat' | 'practice' | 'qualification' | 'reference';
+
+export type VoteReach = {
+    vote: string;
+    comparison: string;
+    created_at: string;
+    /**
+     * A pseudonym.
+     */
+    annotator: string;
+    /**
+     * False for a surplus vote, one taken back, gold, and practice.
+     */
+    counts: boolean;
+    snapshots: Array<Used>;
+    jobs: Array<LineageJob>;
+    runs: Array<LineageRun>;
+    models: Array<LineageModel>;
 };
 
 /**
@@ -2867,7 +3951,7 @@ export type VoteRow = {
      * Pseudonym.
      */
     annotator: string;
-    purpose: PurposeEnum;
+    purpose: VotePurposeEnum;
     choice: string;
     /**
      * The rest of the answer, in stored order.
@@ -2940,9 +4024,164 @@ export type WinRates = {
     model: Array<Array<number | null>>;
 };
 
+/**
+ * A job to be. `GET methods` says what each method must be given.
+ */
+export type WishRequest = {
+    method: string;
+    snapshot?: string | null;
+    model?: string | null;
+    config?: {
+        [key: string]: unknown;
+    };
+    /**
+     * Further models by role, a list of references each.
+     */
+    inputs?: {
+        [key: string]: unknown;
+    };
+    /**
+     * Jobs to wait for.
+     */
+    after?: Array<string>;
+    /**
+     * To go on from.
+     */
+    checkpoint?: string | null;
+    preset?: string;
+    machine?: string;
+    title?: string;
+    priority?: number;
+    promote_as?: string;
+    make_current?: boolean;
+};
+
 export type WithReference = {
     percent: Estimate;
     kappa: Estimate;
+};
+
+export type Worker = {
+    id: string;
+    host: string;
+    pid: number;
+    queue: QueueEnum;
+    readonly state: WorkerStateEnum;
+    /**
+     * Why it takes no jobs now, though it lives; empty: it does.
+     */
+    obstacle: string;
+    /**
+     * Jobs that it runs at a time.
+     */
+    slots: number;
+    version: string;
+    devices: Array<WorkerDevice>;
+    memory_bytes: number | null;
+    free_memory_bytes: number | null;
+    free_disk_bytes: number | null;
+    started_at: string;
+    heartbeat_at: string;
+    lost_at: string | null;
+    ended_at: string | null;
+    runs: Array<WorkerRun>;
+};
+
+export type WorkerDevice = {
+    id: string;
+    name: string;
+    memory_bytes: number | null;
+    used_bytes: number | null;
+    /**
+     * 0 to 1.
+     */
+    load: number | null;
+};
+
+export type WorkerJob = {
+    id: string;
+    number: number;
+    method: string;
+    title: string;
+    project: string;
+    project_name: string;
+};
+
+export type WorkerList = {
+    items: Array<Worker>;
+    queues: Array<WorkerQueue>;
+    next: string | null;
+};
+
+export type WorkerQueue = {
+    queue: QueueEnum;
+    /**
+     * Jobs of all projects.
+     */
+    running: number;
+    /**
+     * Jobs that only wait for a worker.
+     */
+    ready: number;
+    /**
+     * Jobs that wait for another job or for their back-off.
+     */
+    waiting: number;
+    /**
+     * That are alive.
+     */
+    workers: number;
+    /**
+     * Of workers that are alive and take jobs.
+     */
+    slots: number;
+};
+
+export type WorkerRun = {
+    attempt: number;
+    started_at: string;
+    step: number | null;
+    steps: number | null;
+    readonly phase: PhaseEnum | NullEnum;
+    /**
+     * null: of a project that you do not see.
+     */
+    readonly job: WorkerJob | null;
+};
+
+export type WorkerStateEnum = 'alive' | 'lost' | 'ended';
+
+export type Written = {
+    step: number;
+    completion?: string;
+    score?: number | null;
+};
+
+/**
+ * An alarm with what a person needs to judge it. `people` in the context names who did what.
+ */
+export type AlarmWritable = {
+    id: string;
+    name: string;
+    job: AlarmJob | null;
+    attempt?: number | null;
+    step: number | null;
+    evidence: Array<AlarmReason>;
+    raised_at: string;
+    acknowledged_at: string | null;
+    note: string;
+};
+
+export type AlarmListWritable = {
+    items: Array<AlarmWritable>;
+    next: string | null;
+    /**
+     * Of the project, not acknowledged.
+     */
+    open: number;
+    open_by_name: {
+        [key: string]: number;
+    };
 };
 
 export type CheckpointWritable = {
@@ -2951,6 +4190,62 @@ export type CheckpointWritable = {
     size_bytes: number;
     attempt: number;
     is_best: boolean;
+};
+
+export type ComparedJobWritable = {
+    id: string;
+    number: number;
+    title: string;
+    method: string;
+    status: StatusEnum;
+    step: number | null;
+    steps: number | null;
+    started_at: string | null;
+    ended_at: string | null;
+    curves: Curves;
+    finals: {
+        [key: string]: number;
+    };
+};
+
+export type EvaluationWritable = {
+    id: string;
+    number: number;
+    name: string;
+    first: ModelRef;
+    second: ModelRef;
+    round: string;
+    /**
+     * Of its sampling.
+     */
+    status: StatusEnum;
+    prompts: number;
+    verdicts: Array<VerdictWritable>;
+    created_at: string;
+};
+
+/**
+ * All verdicts side by side.
+ */
+export type EvaluationDetailWritable = {
+    id: string;
+    number: number;
+    name: string;
+    first: ModelRef;
+    second: ModelRef;
+    round: string;
+    /**
+     * Of its sampling.
+     */
+    status: StatusEnum;
+    prompts: number;
+    verdicts: Array<VerdictDetailWritable>;
+    created_at: string;
+};
+
+export type EvaluationListWritable = {
+    items: Array<EvaluationWritable>;
+    next: string | null;
 };
 
 export type ImportBatchWritable = {
@@ -3005,6 +4300,10 @@ export type JobWritable = {
     title: string;
     status: StatusEnum;
     queue: string;
+    priority: number;
+    depends_on: Array<JobRef>;
+    clone_of: JobRef | null;
+    sweep: string | null;
     snapshot: SnapshotRef | null;
     model: ModelRef | null;
     attempt: number;
@@ -3028,6 +4327,10 @@ export type JobDetailWritable = {
     title: string;
     status: StatusEnum;
     queue: string;
+    priority: number;
+    depends_on: Array<JobRef>;
+    clone_of: JobRef | null;
+    sweep: string | null;
     snapshot: SnapshotRef | null;
     model: ModelRef | null;
     attempt: number;
@@ -3042,6 +4345,9 @@ export type JobDetailWritable = {
     config: {
         [key: string]: unknown;
     };
+    inputs: {
+        [key: string]: unknown;
+    };
     /**
      * Of the snapshot's held-out parts.
      */
@@ -3052,6 +4358,17 @@ export type JobDetailWritable = {
 export type JobListWritable = {
     items: Array<JobWritable>;
     next: string | null;
+};
+
+/**
+ * Jobs in the order asked for. `differences` are the keys of the config that are not alike in all, `alike` counts
+ * the others.
+ */
+export type JobsComparedWritable = {
+    jobs: Array<ComparedJobWritable>;
+    differences: Array<Difference>;
+    alike: number;
+    samples: Array<SideBySide>;
 };
 
 export type MemberWritable = {
@@ -3085,7 +4402,60 @@ export type ModelWritable = {
     metrics: {
         [key: string]: number;
     };
+    licence: string;
+    tags: Array<string>;
+    /**
+     * The one of its kind that the project goes on from.
+     */
+    is_current: boolean;
+    archived_at: string | null;
+    /**
+     * When its files were last read as registered.
+     */
+    verified_at: string | null;
     created_at: string;
+};
+
+/**
+ * A model with everything that its page shows. Rendered from a `Card`.
+ */
+export type ModelCardWritable = {
+    id: string;
+    name: string;
+    kind: ModelKindEnum;
+    source: SourceEnum;
+    base: ModelRef | null;
+    parameters: number | null;
+    size_bytes: number | null;
+    sha256: string;
+    metrics: {
+        [key: string]: number;
+    };
+    licence: string;
+    tags: Array<string>;
+    /**
+     * The one of its kind that the project goes on from.
+     */
+    is_current: boolean;
+    archived_at: string | null;
+    /**
+     * When its files were last read as registered.
+     */
+    verified_at: string | null;
+    created_at: string;
+    notes: string;
+    /**
+     * Of no project: every project sees it, operators change its card.
+     */
+    is_site: boolean;
+    created_by: string | null;
+    /**
+     * Empty when its directory is gone.
+     */
+    files: Array<ModelFile>;
+    training: Training | null;
+    uses: Uses;
+    downloads: Array<DownloadsEnum>;
 };
 
 export type ModelListWritable = {
@@ -3118,6 +4488,12 @@ export type OverviewWritable = {
     round: RoundWritable | null;
     jobs: Array<JobWritable>;
     snapshot: SnapshotWritable | null;
+    /**
+     * How many are not acknowledged, by name.
+     */
+    alarms: {
+        [key: string]: number;
+    };
 };
 
 export type ProjectWritable = {
@@ -3158,6 +4534,9 @@ export type ProjectListWritable = {
     next: string | null;
 };
 
+/**
+ * A round. `context["now"]` is the moment of its progress; a list computes that for all rows first (`of_all`).
+ */
 export type RoundWritable = {
     id: string;
     number: number;
@@ -3176,6 +4555,10 @@ export type RoundWritable = {
     status: StatusEnum;
     job: string;
     error: string;
+    purpose: RoundPurposeEnum;
+    opened_for: ModelRef | null;
+    share_from_current: number | null;
+    age_days: number;
     created_at: string;
 };
 
@@ -3226,6 +4609,60 @@ export type UserProjectWritable = {
     slug: string;
     name: string;
     role: RoleEnum;
+};
+
+export type VerdictWritable = {
+    id: string;
+    kind: JudgeKindEnum;
+    reward_model: ModelRef | null;
+    job: VerdictJob | null;
+    created_at: string;
+};
+
+export type VerdictDetailWritable = {
+    id: string;
+    kind: JudgeKindEnum;
+    reward_model: ModelRef | null;
+    job: VerdictJob | null;
+    created_at: string;
+};
+
+export type WorkerWritable = {
+    id: string;
+    host: string;
+    pid: number;
+    queue: QueueEnum;
+    /**
+     * Why it takes no jobs now, though it lives; empty: it does.
+     */
+    obstacle: string;
+    /**
+     * Jobs that it runs at a time.
+     */
+    slots: number;
+    version: string;
+    devices: Array<WorkerDevice>;
+    memory_bytes: number | null;
+    free_memory_bytes: number | null;
+    free_disk_bytes: number | null;
+    started_at: string;
+    heartbeat_at: string;
+    lost_at: string | null;
+    ended_at: string | null;
+    runs: Array<WorkerRunWritable>;
+};
+
+export type WorkerListWritable = {
+    items: Array<WorkerWritable>;
+    queues: Array<WorkerQueue>;
+    next: string | null;
+};
+
+export type WorkerRunWritable = {
+    attempt: number;
+    started_at: string;
+    step: number | null;
+    steps: number | null;
 };
 
 export type AnnotateCompletionData = {
@@ -3907,6 +5344,83 @@ export type AgreementReferenceResponses = {
 
 export type AgreementReferenceResponse = AgreementReferenceResponses[keyof AgreementReferenceResponses];
 
+export type AlarmsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        job?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+        /**
+         * true: not acknowledged; false: acknowledged.
+         */
+        open?: boolean;
+    };
+    url: '/api/v1/projects/{slug}/alarms';
+};
+
+export type AlarmsListResponses = {
+    200: AlarmList;
+};
+
+export type AlarmsListResponse = AlarmsListResponses[keyof AlarmsListResponses];
+
+export type AlarmsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/alarms/{public_id}';
+};
+
+export type AlarmsShowResponses = {
+    200: Alarm;
+};
+
+export type AlarmsShowResponse = AlarmsShowResponses[keyof AlarmsShowResponses];
+
+export type AlarmsAcknowledgeData = {
+    body: AlarmNoteRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/alarms/{public_id}/acknowledge';
+};
+
+export type AlarmsAcknowledgeResponses = {
+    200: Alarm;
+};
+
+export type AlarmsAcknowledgeResponse = AlarmsAcknowledgeResponses[keyof AlarmsAcknowledgeResponses];
+
+export type AlarmsActData = {
+    body: AlarmActRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/alarms/{public_id}/act';
+};
+
+export type AlarmsActResponses = {
+    200: Alarm;
+};
+
+export type AlarmsActResponse = AlarmsActResponses[keyof AlarmsActResponses];
+
 export type AnnotatorsListData = {
     body?: never;
     path: {
@@ -4202,6 +5716,77 @@ export type DeliveriesRepeatResponses = {
 };
 
 export type DeliveriesRepeatResponse = DeliveriesRepeatResponses[keyof DeliveriesRepeatResponses];
+
+export type EvaluationsListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/evaluations';
+};
+
+export type EvaluationsListResponses = {
+    200: EvaluationList;
+};
+
+export type EvaluationsListResponse = EvaluationsListResponses[keyof EvaluationsListResponses];
+
+export type EvaluationsStartData = {
+    body: EvaluationCreateRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/evaluations';
+};
+
+export type EvaluationsStartResponses = {
+    201: EvaluationDetail;
+};
+
+export type EvaluationsStartResponse = EvaluationsStartResponses[keyof EvaluationsStartResponses];
+
+export type EvaluationsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/evaluations/{public_id}';
+};
+
+export type EvaluationsShowResponses = {
+    200: EvaluationDetail;
+};
+
+export type EvaluationsShowResponse = EvaluationsShowResponses[keyof EvaluationsShowResponses];
+
+export type EvaluationsJudgeData = {
+    body: JudgeInputRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/evaluations/{public_id}/judges';
+};
+
+export type EvaluationsJudgeResponses = {
+    201: EvaluationDetail;
+};
+
+export type EvaluationsJudgeResponse = EvaluationsJudgeResponses[keyof EvaluationsJudgeResponses];
 
 export type ExportsListData = {
     body?: never;
@@ -4619,6 +6204,18 @@ export type JobsListData = {
          * 1 to 200, default 50.
          */
         limit?: number;
+        /**
+         * Only those of this method.
+         */
+        method?: string;
+        /**
+         * Only those that stand so.
+         */
+        status?: string;
+        /**
+         * Only those of this grid.
+         */
+        sweep?: string;
     };
     url: '/api/v1/projects/{slug}/jobs';
 };
@@ -4630,7 +6227,7 @@ export type JobsListResponses = {
 export type JobsListResponse = JobsListResponses[keyof JobsListResponses];
 
 export type JobsSubmitData = {
-    body: JobCreateRequest;
+    body: WishRequest;
     path: {
         slug: string;
     };
@@ -4660,6 +6257,47 @@ export type JobsShowResponses = {
 
 export type JobsShowResponse = JobsShowResponses[keyof JobsShowResponses];
 
+export type JobsChangeData = {
+    body?: PatchedJobPriorityRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/{public_id}';
+};
+
+export type JobsChangeResponses = {
+    200: JobDetail;
+};
+
+export type JobsChangeResponse = JobsChangeResponses[keyof JobsChangeResponses];
+
+export type JobsAlarmsData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/jobs/{public_id}/alarms';
+};
+
+export type JobsAlarmsResponses = {
+    200: AlarmList;
+};
+
+export type JobsAlarmsResponse = JobsAlarmsResponses[keyof JobsAlarmsResponses];
+
 export type JobsCancelData = {
     body?: never;
     path: {
@@ -4675,6 +6313,51 @@ export type JobsCancelResponses = {
 };
 
 export type JobsCancelResponse = JobsCancelResponses[keyof JobsCancelResponses];
+
+export type JobsCloneData = {
+    body?: CloneRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/{public_id}/clone';
+};
+
+export type JobsCloneResponses = {
+    201: JobDetail;
+};
+
+export type JobsCloneResponse = JobsCloneResponses[keyof JobsCloneResponses];
+
+export type JobsCurvesData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: {
+        /**
+         * `next_after` of an earlier answer.
+         */
+        after?: number;
+        /**
+         * Metrics, with commas between them, 24 at most.
+         */
+        names?: string;
+        /**
+         * Most points of a curve, 10 to 5000, default 500.
+         */
+        points?: number;
+    };
+    url: '/api/v1/projects/{slug}/jobs/{public_id}/curves';
+};
+
+export type JobsCurvesResponses = {
+    200: JobCurves;
+};
+
+export type JobsCurvesResponse = JobsCurvesResponses[keyof JobsCurvesResponses];
 
 export type JobsLogData = {
     body?: never;
@@ -4710,6 +6393,22 @@ export type JobsMetricsResponses = {
 };
 
 export type JobsMetricsResponse = JobsMetricsResponses[keyof JobsMetricsResponses];
+
+export type JobsMetricsCsvData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/{public_id}/metrics.csv';
+};
+
+export type JobsMetricsCsvResponses = {
+    200: string;
+};
+
+export type JobsMetricsCsvResponse = JobsMetricsCsvResponses[keyof JobsMetricsCsvResponses];
 
 export type JobsPromoteData = {
     body: PromoteRequest;
@@ -4761,6 +6460,115 @@ export type JobsSamplesResponses = {
 };
 
 export type JobsSamplesResponse = JobsSamplesResponses[keyof JobsSamplesResponses];
+
+export type JobsTensorboardData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/{public_id}/tensorboard';
+};
+
+export type JobsTensorboardResponses = {
+    200: Blob | File;
+};
+
+export type JobsTensorboardResponse = JobsTensorboardResponses[keyof JobsTensorboardResponses];
+
+export type JobsChainData = {
+    body: ChainRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/chain';
+};
+
+export type JobsChainResponses = {
+    201: JobList;
+};
+
+export type JobsChainResponse = JobsChainResponses[keyof JobsChainResponses];
+
+export type JobsCompareData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query: {
+        /**
+         * Jobs, with commas between them, 12 at most.
+         */
+        ids: string;
+        /**
+         * Metrics, with commas between them, 24 at most.
+         */
+        names?: string;
+        /**
+         * Most points of a curve, 10 to 5000, default 500.
+         */
+        points?: number;
+    };
+    url: '/api/v1/projects/{slug}/jobs/compare';
+};
+
+export type JobsCompareResponses = {
+    200: JobsCompared;
+};
+
+export type JobsCompareResponse = JobsCompareResponses[keyof JobsCompareResponses];
+
+export type JobsEstimateData = {
+    body: WishRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/estimate';
+};
+
+export type JobsEstimateResponses = {
+    200: JobEstimate;
+};
+
+export type JobsEstimateResponse = JobsEstimateResponses[keyof JobsEstimateResponses];
+
+export type JobsSweepData = {
+    body: SweepRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/jobs/sweep';
+};
+
+export type JobsSweepResponses = {
+    201: JobList;
+};
+
+export type JobsSweepResponse = JobsSweepResponses[keyof JobsSweepResponses];
+
+export type JobsTensorboardArchiveData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query: {
+        /**
+         * Jobs, with commas between them, 12 at most.
+         */
+        ids: string;
+    };
+    url: '/api/v1/projects/{slug}/jobs/tensorboard';
+};
+
+export type JobsTensorboardArchiveResponses = {
+    200: Blob | File;
+};
+
+export type JobsTensorboardArchiveResponse = JobsTensorboardArchiveResponses[keyof JobsTensorboardArchiveResponses];
 
 export type MembersListData = {
     body?: never;
@@ -4914,7 +6722,12 @@ export type ModelsListData = {
     path: {
         slug: string;
     };
-    query?: never;
+    query?: {
+        /**
+         * Default no.
+         */
+        archived?: 'all' | 'no' | 'yes';
+    };
     url: '/api/v1/projects/{slug}/models';
 };
 
@@ -4939,6 +6752,63 @@ export type ModelsRegisterResponses = {
 
 export type ModelsRegisterResponse = ModelsRegisterResponses[keyof ModelsRegisterResponses];
 
+export type ModelsShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/models/{public_id}';
+};
+
+export type ModelsShowResponses = {
+    200: ModelCard;
+};
+
+export type ModelsShowResponse = ModelsShowResponses[keyof ModelsShowResponses];
+
+export type ModelsChangeData = {
+    body?: PatchedModelChangeRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/models/{public_id}';
+};
+
+export type ModelsChangeResponses = {
+    200: ModelCard;
+};
+
+export type ModelsChangeResponse = ModelsChangeResponses[keyof ModelsChangeResponses];
+
+export type ModelsDownloadData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: {
+        /**
+         * Default zip.
+         */
+        as?: 'tar' | 'zip';
+        /**
+         * Default merged.
+         */
+        form?: 'adapter' | 'merged';
+    };
+    url: '/api/v1/projects/{slug}/models/{public_id}/download';
+};
+
+export type ModelsDownloadResponses = {
+    200: Blob | File;
+};
+
+export type ModelsDownloadResponse = ModelsDownloadResponses[keyof ModelsDownloadResponses];
+
 export type ModelsLineageData = {
     body?: never;
     path: {
@@ -4954,6 +6824,38 @@ export type ModelsLineageResponses = {
 };
 
 export type ModelsLineageResponse = ModelsLineageResponses[keyof ModelsLineageResponses];
+
+export type ModelsVerifyData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/models/{public_id}/verify';
+};
+
+export type ModelsVerifyResponses = {
+    200: ModelCard;
+};
+
+export type ModelsVerifyResponse = ModelsVerifyResponses[keyof ModelsVerifyResponses];
+
+export type ModelsVotesData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/models/{public_id}/votes';
+};
+
+export type ModelsVotesResponses = {
+    200: string;
+};
+
+export type ModelsVotesResponse = ModelsVotesResponses[keyof ModelsVotesResponses];
 
 export type OverviewData = {
     body?: never;
@@ -4985,6 +6887,21 @@ export type PairsMakeResponses = {
 
 export type PairsMakeResponse = PairsMakeResponses[keyof PairsMakeResponses];
 
+export type PoliciesRankingData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/policies/ranking';
+};
+
+export type PoliciesRankingResponses = {
+    200: PolicyRankings;
+};
+
+export type PoliciesRankingResponse = PoliciesRankingResponses[keyof PoliciesRankingResponses];
+
 export type PromptsListData = {
     body?: never;
     path: {
@@ -5011,6 +6928,22 @@ export type PromptsListResponses = {
 
 export type PromptsListResponse = PromptsListResponses[keyof PromptsListResponses];
 
+export type PromptsLineageData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/prompts/{public_id}/lineage';
+};
+
+export type PromptsLineageResponses = {
+    200: PromptReach;
+};
+
+export type PromptsLineageResponse = PromptsLineageResponses[keyof PromptsLineageResponses];
+
 export type QualityShowData = {
     body?: never;
     path: {
@@ -5025,6 +6958,36 @@ export type QualityShowResponses = {
 };
 
 export type QualityShowResponse = QualityShowResponses[keyof QualityShowResponses];
+
+export type QuotaShowData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/quota';
+};
+
+export type QuotaShowResponses = {
+    200: Quota;
+};
+
+export type QuotaShowResponse = QuotaShowResponses[keyof QuotaShowResponses];
+
+export type QuotaChangeData = {
+    body: QuotaChangeRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/quota';
+};
+
+export type QuotaChangeResponses = {
+    200: Quota;
+};
+
+export type QuotaChangeResponse = QuotaChangeResponses[keyof QuotaChangeResponses];
 
 export type RoundsListData = {
     body?: never;
@@ -5051,7 +7014,7 @@ export type RoundsListResponses = {
 export type RoundsListResponse = RoundsListResponses[keyof RoundsListResponses];
 
 export type RoundsStartData = {
-    body: RoundCreateRequest;
+    body?: RoundCreateRequest;
     path: {
         slug: string;
     };
@@ -5080,6 +7043,83 @@ export type RoundsShowResponses = {
 };
 
 export type RoundsShowResponse = RoundsShowResponses[keyof RoundsShowResponses];
+
+export type RoundsContinueData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/rounds/{public_id}/continue';
+};
+
+export type RoundsContinueResponses = {
+    200: Round;
+};
+
+export type RoundsContinueResponse = RoundsContinueResponses[keyof RoundsContinueResponses];
+
+export type RoundsStopData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/rounds/{public_id}/stop';
+};
+
+export type RoundsStopResponses = {
+    200: Round;
+};
+
+export type RoundsStopResponse = RoundsStopResponses[keyof RoundsStopResponses];
+
+export type RoundsFreshnessData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/rounds/freshness';
+};
+
+export type RoundsFreshnessResponses = {
+    200: Freshness;
+};
+
+export type RoundsFreshnessResponse = RoundsFreshnessResponses[keyof RoundsFreshnessResponses];
+
+export type ScheduleShowData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/schedule';
+};
+
+export type ScheduleShowResponses = {
+    200: Schedule;
+};
+
+export type ScheduleShowResponse = ScheduleShowResponses[keyof ScheduleShowResponses];
+
+export type ScheduleChangeData = {
+    body: ScheduleChangeRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/schedule';
+};
+
+export type ScheduleChangeResponses = {
+    200: Schedule;
+};
+
+export type ScheduleChangeResponse = ScheduleChangeResponses[keyof ScheduleChangeResponses];
 
 export type SnapshotsListData = {
     body?: never;
@@ -5160,6 +7200,22 @@ export type SnapshotsExportResponses = {
 };
 
 export type SnapshotsExportResponse = SnapshotsExportResponses[keyof SnapshotsExportResponses];
+
+export type SnapshotsLineageData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/snapshots/{public_id}/lineage';
+};
+
+export type SnapshotsLineageResponses = {
+    200: Reach;
+};
+
+export type SnapshotsLineageResponse = SnapshotsLineageResponses[keyof SnapshotsLineageResponses];
 
 export type SnapshotsPreviewData = {
     body?: never;
@@ -5473,6 +7529,22 @@ export type VotesListResponses = {
 
 export type VotesListResponse = VotesListResponses[keyof VotesListResponses];
 
+export type VotesLineageData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/votes/{public_id}/lineage';
+};
+
+export type VotesLineageResponses = {
+    200: VoteReach;
+};
+
+export type VotesLineageResponse = VotesLineageResponses[keyof VotesLineageResponses];
+
 export type WebhooksListData = {
     body?: never;
     path: {
@@ -5697,3 +7769,16 @@ export type TokensRevokeResponses = {
 };
 
 export type TokensRevokeResponse = TokensRevokeResponses[keyof TokensRevokeResponses];
+
+export type WorkersListData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/api/v1/workers';
+};
+
+export type WorkersListResponses = {
+    200: WorkerList;
+};
+
+export type WorkersListResponse = WorkersListResponses[keyof WorkersListResponses];

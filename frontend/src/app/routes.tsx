@@ -40,7 +40,14 @@ const SnapshotPage = lazy(() => import('src/training/SnapshotPage'))
 const Jobs = lazy(() => import('src/training/Jobs'))
 const NewJob = lazy(() => import('src/training/NewJob'))
 const Run = lazy(() => import('src/training/Run'))
+const CompareJobs = lazy(() => import('src/training/CompareJobs'))
+const Workers = lazy(() => import('src/training/Workers'))
 const Models = lazy(() => import('src/training/Models'))
+const ModelPage = lazy(() => import('src/training/ModelPage'))
+const Alarms = lazy(() => import('src/training/Alarms'))
+const Evaluations = lazy(() => import('src/training/Evaluations'))
+const EvaluationPage = lazy(() => import('src/training/EvaluationPage'))
+const Strengths = lazy(() => import('src/training/PolicyRanking'))
 
 function Waiting() {
   return (
@@ -95,8 +102,15 @@ const RESEARCH: [string, ReactNode][] = [
   ['/snapshots/:id', <SnapshotPage key="snapshot" />],
   ['/jobs', <Jobs key="jobs" />],
   ['/jobs/new', <NewJob key="new" />],
+  ['/jobs/compare', <CompareJobs key="compare" />],
   ['/jobs/:id', <Run key="run" />],
+  ['/workers', <Workers key="workers" />],
   ['/policies', <Models key="models" />],
+  ['/policies/:id', <ModelPage key="model" />],
+  ['/alarms', <Alarms key="alarms" />],
+  ['/evaluations', <Evaluations key="evaluations" />],
+  ['/evaluations/:id', <EvaluationPage key="evaluation" />],
+  ['/strengths', <Strengths key="strengths" />],
 ]
 
 export function Routes() {

@@ -11,6 +11,7 @@ import { Time } from 'src/ui/widgets/Bits'
 import { TextArea } from 'src/ui/widgets/Field'
 import { FormDialog } from 'src/ui/widgets/FormDialog'
 import { Facts } from 'src/ui/widgets/Page'
+import { ReachLists } from 'src/ui/widgets/Reach'
 import { Loaded, Notice } from 'src/ui/widgets/States'
 
 export function ExclusionDialog({ slug, row, onClose }: { slug: string; row: AnnotatorRow; onClose: () => void }) {
@@ -37,20 +38,16 @@ export function ExclusionDialog({ slug, row, onClose }: { slug: string; row: Ann
             {(found) => <Preview found={found} back={back} />}
           </Loaded>
           <Loaded query={reach} what={t('exclusion.failed')}>
-            {({ snapshots, jobs, models }) =>
-              snapshots.length + jobs.length + models.length > 0 ? (
-                <Notice tone="warn">
-                  {t('exclusion.reach')}{' '}
-                  {[
-                    ...snapshots.map(({ snapshot }) => t('snapshot.title', { number: snapshot.number })),
-                    ...jobs.map(({ title }) => title),
-                    ...models.map(({ name }) => name),
-                  ].join(', ')}
-                </Notice>
-              ) : (
-                <p className="muted">{t('exclusion.noReach')}</p>
-              )
-            }
+            {(found) => (
+              <>
+                {found.models.length > 0 && (
+                  <Notice tone="warn">
+                    <strong>{t('lineage.touched', { n: found.models.length })}</strong> {t('exclusion.reach')}
+                  </Notice>
+                )}
+                <ReachLists slug={slug} found={found} nothing={t('exclusion.noReach')} />
+              </>
+            )}
           </Loaded>
           <TextArea
             label={t('adjudicate.reason')}

@@ -6,6 +6,7 @@ import { useMembership } from 'src/api/membership'
 import { keys, overviewQuery, patchProject, projectQuery } from 'src/api/queries'
 import type { Overview, Person, Project } from 'src/api/schema'
 import styles from 'src/setup/Overview.module.css'
+import { alarmNames, alarmTotal } from 'src/ui/alarms'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
 import { count, duration } from 'src/ui/format'
 import { type Key, t } from 'src/ui/i18n/t'
@@ -176,7 +177,7 @@ function Funnel({ slug, counts }: { slug: string; counts: Overview['counts'] }) 
 
 type Need = { text: string; action: ReactNode }
 
-function needs(slug: string, { counts, round, snapshot, jobs }: Overview): Need[] {
+function needs(slug: string, { counts, round, snapshot, jobs, alarms }: Overview): Need[] {
   const link = (href: string, label: string) => (
     <LinkButton small href={`/r/${slug}${href}`}>
       {label}
@@ -185,6 +186,13 @@ function needs(slug: string, { counts, round, snapshot, jobs }: Overview): Need[
   const list: Need[] = []
   const failed = jobs.find((job) => job.status === 'failed')
   const stalled = jobs.find((job) => job.phase === 'stalled')
+  const ringing = alarmTotal(alarms)
+  if (ringing > 0) {
+    list.push({
+      text: t('alarms.needs', { n: ringing, names: alarmNames(alarms) }),
+      action: link('/alarms', t('needs.look')),
+    })
+  }
   if (counts.prompts === 0) list.push({ text: t('needs.prompts'), action: link('/imports', t('needs.import')) })
   else if (counts.comparisons === 0 && !round) {
     list.push({ text: t('needs.round'), action: link('/rounds?new=1', t('overview.sample')) })

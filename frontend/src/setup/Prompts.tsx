@@ -1,20 +1,22 @@
 /** The prompts of a project. */
-import { useInfiniteQuery } from '@tanstack/react-query'
+import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
 import { MessageSquareText, Upload } from 'lucide-react'
 import { useEffect, useState } from 'react'
 import { useMembership } from 'src/api/membership'
+import { promptReachQuery } from 'src/api/modelsApi'
 import { promptsQuery } from 'src/api/queries'
 import type { Prompt } from 'src/api/schema'
 import styles from 'src/setup/Prompts.module.css'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
-import { count } from 'src/ui/format'
+import { count, DASH } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
 import { TextField } from 'src/ui/widgets/Field'
-import { Card, Page } from 'src/ui/widgets/Page'
-import { Empty, Loaded, Skeleton } from 'src/ui/widgets/States'
+import { Card, Facts, Page } from 'src/ui/widgets/Page'
+import { ReachLists } from 'src/ui/widgets/Reach'
+import { Empty, Loaded, Notice, Skeleton } from 'src/ui/widgets/States'
 import { useParams, useSearchParams } from 'wouter'
 
 const TYPING_MS = 200
@@ -117,8 +119,39 @@ export default function Prompts() {
       {open && (
         <Dialog title={open.category || t('comparisons.prompt')} onClose={() => setOpen(null)} width={760}>
           <Conversation turns={open.messages} prefix={open.id} compact />
+          <Hanging slug={slug} id={open.id} />
         </Dialog>
       )}
     </Page>
+  )
+}
+
+/** What hangs on a prompt: to be read before it is taken out of the data. */
+function Hanging({ slug, id }: { slug: string; id: string }) {
+  const reach = useQuery(promptReachQuery(slug, id))
+  return (
+    <Card title={t('lineage.prompt')} note={t('lineage.promptText')}>
+      <Loaded query={reach} what={t('lineage.failed')} skeleton={<Skeleton rows={3} />}>
+        {(found) => (
+          <>
+            <Facts
+              items={[
+                [t('lineage.completions'), count(found.completions)],
+                [t('lineage.comparisons'), count(found.comparisons)],
+                [t('lineage.votes'), count(found.votes)],
+                [t('lineage.frozen'), count(found.frozen)],
+                [
+                  t('lineage.rounds'),
+                  found.rounds.map((round) => round.name || t('round.title', { number: round.number })).join(', ') ||
+                    DASH,
+                ],
+              ]}
+            />
+            {found.models.length > 0 && <Notice tone="warn">{t('lineage.touched', { n: found.models.length })}</Notice>}
+            <ReachLists slug={slug} found={found} nothing={t('lineage.noneTouched')} />
+          </>
+        )}
+      </Loaded>
+    </Card>
   )
 }

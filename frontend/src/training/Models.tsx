@@ -4,12 +4,16 @@ import { Boxes, Plus } from 'lucide-react'
 import { type ReactNode, useState } from 'react'
 import { fieldErrors } from 'src/api/errors'
 import { useMembership } from 'src/api/membership'
-import { keys, modelsQuery, registerModel, sessionQuery } from 'src/api/queries'
+import { modelListQuery, SHELVES } from 'src/api/modelsApi'
+import { keys, registerModel, sessionQuery } from 'src/api/queries'
 import type { Model } from 'src/api/schema'
+import { mainFigure } from 'src/training/figures'
+import styles from 'src/training/Models.module.css'
 import { OfCeiling } from 'src/training/OfCeiling'
-import { bytes, measured, short } from 'src/ui/format'
+import { bytes, DASH, measured, short } from 'src/ui/format'
+import 'src/ui/i18n/models'
 import { t } from 'src/ui/i18n/t'
-import { Hash, Time } from 'src/ui/widgets/Bits'
+import { Badge, Hash, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
@@ -22,20 +26,32 @@ import { Link, useParams, useSearchParams } from 'wouter'
 const KINDS = ['policy', 'reward'] as const
 type Kind = (typeof KINDS)[number]
 
-const FIGURES = ['test/accuracy', 'eval/accuracy', 'rollout/kl', 'train/loss']
 const HELD_AGAINST = ['test/vote_accuracy', 'eval/vote_accuracy']
 
 function figure(model: Model): ReactNode {
-  const name = FIGURES.find((candidate) => typeof model.metrics[candidate] === 'number')
-  if (!name) return '–'
-  const low = model.metrics[`${name}_low`]
-  const high = model.metrics[`${name}_high`]
-  const range = typeof low === 'number' && typeof high === 'number' ? ` [${measured(low)}, ${measured(high)}]` : ''
+  const main = mainFigure(model.metrics)
+  if (!main) return DASH
   const against = HELD_AGAINST.find((candidate) => typeof model.metrics[candidate] === 'number')
   return (
     <>
-      {`${name} ${measured(model.metrics[name])}${range}`}
+      {`${main.name} ${measured(main.value)}`}
+      {main.low !== null && main.high !== null && (
+        <div className="muted small">{`[${measured(main.low)}, ${measured(main.high)}]`}</div>
+      )}
       {against && <OfCeiling name={against} value={model.metrics[against]} of={model.ceiling} />}
+    </>
+  )
+}
+
+/** Where a model came from, with links. */
+function origin(slug: string, model: Model): ReactNode {
+  if (!model.job && !model.snapshot) return <span className="muted">{t('models.given')}</span>
+  return (
+    <>
+      {model.job && <Link href={`/r/${slug}/jobs/${model.job}`}>{t('models.job')}</Link>}
+      {model.job && model.snapshot && ' · '}
+      {model.snapshot && <Link href={`/r/${slug}/snapshots/${model.snapshot}`}>{t('snapshot.one')}</Link>}
+      {model.step !== null && <div className="muted small">{t('chart.step', { step: model.step })}</div>}
     </>
   )
 }
@@ -46,8 +62,17 @@ export default function Models() {
   const operator = useQuery(sessionQuery()).data?.user?.is_operator ?? false
   const [search, setSearch] = useSearchParams()
   const kind: Kind = KINDS.find((value) => value === search.get('kind')) ?? 'policy'
-  const list = useInfiniteQuery(modelsQuery(slug))
+  const shelf = SHELVES.find((value) => value === search.get('archived')) ?? 'no'
+  const tag = search.get('tag') ?? ''
+  const list = useInfiniteQuery(modelListQuery(slug, shelf))
   const [adding, setAdding] = useState(false)
+  const choose = (name: string, value: string) =>
+    setSearch((params) => {
+      if (value) params.set(name, value)
+      else params.delete(name)
+      return params
+    })
+  const tags = [...new Set([...(list.data ?? []).flatMap((model) => model.tags), ...(tag ? [tag] : [])])].sort()
 
   const columns: Column<Model>[] = [
     {
@@ -56,7 +81,16 @@ export default function Models() {
       wrap: true,
       cell: (model) => (
         <>
-          <strong id={model.id}>{model.name}</strong>
+          <div className={styles.name}>
+            <Link href={`/r/${slug}/policies/${model.id}`} className={styles.link}>
+              {model.name}
+            </Link>
+            {model.is_current && <Badge tone="ok">{t('models.current')}</Badge>}
+            {model.archived_at && <Badge>{t('models.archived')}</Badge>}
+            {model.tags.map((one) => (
+              <Badge key={one}>{one}</Badge>
+            ))}
+          </div>
           {model.sha256 && (
             <div className="muted small">
               sha256 <Hash value={model.sha256} />
@@ -68,30 +102,25 @@ export default function Models() {
     {
       name: 'base',
       header: t('models.base'),
-      cell: (model) => model.base?.name ?? t(`models.source.${model.source}`),
+      cell: (model) => (
+        <>
+          {model.base ? (
+            <Link href={`/r/${slug}/policies/${model.base.id}`}>{model.base.name}</Link>
+          ) : (
+            t(`models.source.${model.source}`)
+          )}
+          {model.licence && <div className="muted small">{model.licence}</div>}
+        </>
+      ),
     },
-    {
-      name: 'lineage',
-      header: t('models.lineage'),
-      cell: (model) =>
-        model.job || model.snapshot ? (
-          <>
-            {model.job && <Link href={`/r/${slug}/jobs/${model.job}`}>{t('models.job')}</Link>}
-            {model.job && model.snapshot && ' · '}
-            {model.snapshot && <Link href={`/r/${slug}/snapshots/${model.snapshot}`}>{t('snapshot.one')}</Link>}
-            {model.step !== null && <span className="muted"> · {t('chart.step', { step: model.step })}</span>}
-          </>
-        ) : (
-          <span className="muted">{t('models.given')}</span>
-        ),
-    },
+    { name: 'lineage', header: t('models.lineage'), cell: (model) => origin(slug, model) },
     { name: 'figure', header: t('job.figure'), cell: figure },
     {
       name: 'size',
       header: t('models.size'),
       cell: (model) => (
         <>
-          {model.parameters === null ? '–' : t('models.parametersShort', { n: short(model.parameters) })}
+          {model.parameters === null ? DASH : t('models.parametersShort', { n: short(model.parameters) })}
           <div className="muted small">{bytes(model.size_bytes)}</div>
         </>
       ),
@@ -99,10 +128,10 @@ export default function Models() {
     { name: 'created', header: t('models.created'), cell: (model) => <Time at={model.created_at} /> },
     {
       name: 'actions',
-      header: '',
+      header: <span className="visually-hidden">{t('action.actions')}</span>,
       align: 'end',
       cell: (model) =>
-        canManage && model.kind === 'policy' ? (
+        canManage && model.kind === 'policy' && !model.archived_at ? (
           <LinkButton small href={`/r/${slug}/rounds?new=1&policy=${model.id}`}>
             {t('overview.sample')}
           </LinkButton>
@@ -126,13 +155,24 @@ export default function Models() {
         label={t('models.kinds')}
         tabs={KINDS.map((value): [Kind, string] => [value, t(`models.kind.${value}`)])}
         selected={kind}
-        onSelect={(value) =>
-          setSearch((params) => {
-            params.set('kind', value)
-            return params
-          })
-        }
+        onSelect={(value) => choose('kind', value)}
       >
+        <div className={styles.filters}>
+          <SelectField
+            label={t('models.shown')}
+            value={shelf}
+            onChange={(event) => choose('archived', event.target.value === 'no' ? '' : event.target.value)}
+            options={SHELVES.map((value): [string, string] => [value, t(`models.shown.${value}`)])}
+          />
+          {tags.length > 0 && (
+            <SelectField
+              label={t('models.tag')}
+              value={tag}
+              onChange={(event) => choose('tag', event.target.value)}
+              options={[['', t('models.anyTag')], ...tags.map((one): [string, string] => [one, one])]}
+            />
+          )}
+        </div>
         <Card flush>
           <Loaded
             query={list}
@@ -144,19 +184,26 @@ export default function Models() {
             }
           >
             {(all) => {
-              const rows = all.filter((model) => model.kind === kind)
-              return rows.length === 0 ? (
+              const rows = all.filter((model) => model.kind === kind && (tag === '' || model.tags.includes(tag)))
+              if (rows.length > 0) {
+                return (
+                  <DataTable
+                    caption={t(`models.kind.${kind}`)}
+                    columns={columns}
+                    rows={rows}
+                    rowKey={(model) => model.id}
+                    more={list}
+                  />
+                )
+              }
+              return tag || shelf === 'yes' ? (
+                <Empty icon={Boxes} title={t('models.noneHere')}>
+                  {t('models.noneHereText')}
+                </Empty>
+              ) : (
                 <Empty icon={Boxes} title={t(`models.none.${kind}`)}>
                   {t(`models.noneText.${kind}`)}
                 </Empty>
-              ) : (
-                <DataTable
-                  caption={t(`models.kind.${kind}`)}
-                  columns={columns}
-                  rows={rows}
-                  rowKey={(model) => model.id}
-                  more={list}
-                />
               )
             }}
           </Loaded>
@@ -172,8 +219,9 @@ function RegisterDialog({ slug, onClose }: { slug: string; onClose: () => void }
   const [name, setName] = useState('')
   const [from, setFrom] = useState<'path' | 'hub_id'>('path')
   const [place, setPlace] = useState('')
+  const [licence, setLicence] = useState('')
   const register = useMutation({
-    mutationFn: () => registerModel(slug, { name: name.trim(), [from]: place.trim() }),
+    mutationFn: () => registerModel(slug, { name: name.trim(), [from]: place.trim(), licence: licence.trim() }),
     onSuccess: async () => {
       await client.invalidateQueries({ queryKey: keys.project(slug) })
       onClose()
@@ -215,6 +263,13 @@ function RegisterDialog({ slug, onClose }: { slug: string; onClose: () => void }
         error={errors[from]}
         value={place}
         onChange={(event) => setPlace(event.target.value)}
+      />
+      <TextField
+        label={t('models.licence')}
+        help={t('models.licenceHelp')}
+        error={errors.licence}
+        value={licence}
+        onChange={(event) => setLicence(event.target.value)}
       />
       {register.isError && Object.keys(errors).length === 0 && (
         <ErrorPanel what={t('models.registerFailed')} error={register.error} />

@@ -1,24 +1,26 @@
 /** Sampling completions from policies, and the comparisons that come of it. */
-import { useInfiniteQuery, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
-import { Layers, Plus } from 'lucide-react'
-import { useState } from 'react'
-import { fieldErrors } from 'src/api/errors'
+import { useInfiniteQuery } from '@tanstack/react-query'
+import { Layers, Play, Plus, Square } from 'lucide-react'
+import { continueRound, stopRound } from 'src/api/evaluationsApi'
 import { useMembership } from 'src/api/membership'
-import { createRound, isOver, keys, modelsQuery, overviewQuery, roundsQuery } from 'src/api/queries'
-import type { Round } from 'src/api/schema'
+import { isOver, roundsQuery } from 'src/api/queries'
+import type { Round, RoundPolicy } from 'src/api/schema'
+import { useWrite } from 'src/api/useWrite'
+import { age, FreshnessCard } from 'src/training/FreshnessCard'
+import { NewRound } from 'src/training/NewRound'
 import styles from 'src/training/Rounds.module.css'
-import { count, duration, measured, short } from 'src/ui/format'
+import { STRATEGIES } from 'src/training/roundPlan'
+import { ScheduleCard } from 'src/training/Schedule'
+import { duration, measured, percent } from 'src/ui/format'
+import 'src/ui/i18n/evaluations'
+import 'src/ui/i18n/research'
 import { t } from 'src/ui/i18n/t'
-import { Progress, Time } from 'src/ui/widgets/Bits'
+import { Badge, Progress, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
-import { Dialog } from 'src/ui/widgets/Dialog'
-import { ChoiceCard, ChoiceGroup, TextField } from 'src/ui/widgets/Field'
 import { JobStatus } from 'src/ui/widgets/JobStatus'
-import { Card, Page } from 'src/ui/widgets/Page'
+import { Card, Columns, Page } from 'src/ui/widgets/Page'
 import { Empty, ErrorPanel, Loaded, Skeleton } from 'src/ui/widgets/States'
 import { Link, useParams, useSearchParams } from 'wouter'
-
-const MOST_POLICIES = 4
 
 export default function Rounds() {
   const { slug = '' } = useParams<{ slug: string }>()
@@ -46,6 +48,10 @@ export default function Rounds() {
   )
   return (
     <Page title={t('nav.rounds')} intro={t('round.intro')} actions={button}>
+      <Columns width={400}>
+        <FreshnessCard slug={slug} />
+        <ScheduleCard slug={slug} canManage={canManage} />
+      </Columns>
       <Card flush>
         <Loaded
           query={list}
@@ -64,7 +70,7 @@ export default function Rounds() {
             ) : (
               <>
                 {rounds.map((round) => (
-                  <RoundRow key={round.id} slug={slug} round={round} />
+                  <RoundRow key={round.id} slug={slug} round={round} canManage={canManage} />
                 ))}
                 {list.hasNextPage && (
                   <div className={styles.round}>
@@ -85,8 +91,18 @@ export default function Rounds() {
   )
 }
 
-function RoundRow({ slug, round }: { slug: string; round: Round }) {
-  const { sampling } = round
+/** What is a policy's own of the sampling, in words. */
+function own({ weight, completions, temperature }: RoundPolicy): string {
+  return [
+    weight !== null && t('round.ownWeight', { weight: String(weight) }),
+    completions !== null && t('round.ownCompletions', { n: completions }),
+    temperature !== null && t('round.ownTemperature', { temperature: String(temperature) }),
+  ]
+    .filter((words) => words !== false)
+    .join(', ')
+}
+
+function RoundRow({ slug, round, canManage }: { slug: string; round: Round; canManage: boolean }) {
   const live = !isOver(round)
   return (
     <section className={styles.round} aria-label={t('round.title', { number: round.number })}>
@@ -95,36 +111,87 @@ function RoundRow({ slug, round }: { slug: string; round: Round }) {
           {t('round.title', { number: round.number })}
           {round.name && <span className="muted"> · {round.name}</span>}
         </h2>
+        {round.purpose === 'evaluation' && <Badge>{t('round.forEvaluation')}</Badge>}
         <JobStatus status={round.status} />
         <span className="muted small">
           <Time at={round.created_at} />
         </span>
       </div>
-      <div>{round.policies.map((policy) => policy.name).join(' · ')}</div>
+      <ul className={styles.policies}>
+        {round.policies.map((policy) => (
+          <li key={policy.id}>
+            <Link href={`/r/${slug}/policies/${policy.id}`}>{policy.name}</Link>
+            {own(policy) && <span className="muted small"> {own(policy)}</span>}
+          </li>
+        ))}
+      </ul>
+      {round.opened_for && (
+        <p className="muted small">
+          {t('round.openedFor')}{' '}
+          <Link href={`/r/${slug}/policies/${round.opened_for.id}`}>{round.opened_for.name}</Link>
+        </p>
+      )}
       {live && <Progress label={t('round.progress')} value={round.completions_done} max={round.completions_wanted} />}
-      <div className={styles.figures}>
-        <span>{t('round.done', { done: round.completions_done, wanted: round.completions_wanted })}</span>
-        {live && round.rate_per_minute !== null && (
-          <span>{t('round.rate', { rate: measured(round.rate_per_minute) })}</span>
-        )}
-        {live && round.eta_seconds !== null && (
-          <span>{t('round.left', { duration: duration(round.eta_seconds) })}</span>
-        )}
-        <span>{t('round.prompts', { n: round.prompts })}</span>
-        <span>{t('round.comparisons', { n: round.comparisons })}</span>
-        {round.failed > 0 && <span title={t('round.failedWhy')}>{t('round.leftOut', { n: round.failed })}</span>}
-        <span>
-          {t('round.sampling', {
-            completions: round.completions,
-            temperature: String(sampling.temperature),
-            top: String(sampling.top_p),
-            tokens: sampling.max_new_tokens,
-            seed: String(sampling.seed),
-          })}
-        </span>
-      </div>
+      <RoundFigures round={round} live={live} />
       {round.error && <p className={styles.error}>{round.error}</p>}
+      <RoundTools slug={slug} round={round} canManage={canManage} />
+    </section>
+  )
+}
+
+function RoundFigures({ round, live }: { round: Round; live: boolean }) {
+  const { sampling, pairing } = round
+  const strategy = STRATEGIES.find((name) => name === pairing.strategy)
+  const only = [...(pairing.categories ?? []), ...(pairing.languages ?? [])].join(', ')
+  return (
+    <div className={styles.figures}>
+      <span>{t('round.done', { done: round.completions_done, wanted: round.completions_wanted })}</span>
+      {live && round.rate_per_minute !== null && (
+        <span>{t('round.rate', { rate: measured(round.rate_per_minute) })}</span>
+      )}
+      {live && round.eta_seconds !== null && <span>{t('round.left', { duration: duration(round.eta_seconds) })}</span>}
+      <span>{t('round.prompts', { n: round.prompts })}</span>
+      {only && <span>{t('round.only', { only })}</span>}
+      {pairing.fresh && <span>{t('round.freshOnly')}</span>}
+      <span>{t('round.comparisons', { n: round.comparisons })}</span>
+      {round.share_from_current !== null && (
+        <span>{t('round.fromCurrent', { share: percent(round.share_from_current) })}</span>
+      )}
+      {!live && <span>{t('round.age', { age: age(round.age_days) })}</span>}
+      {round.failed > 0 && <span title={t('round.failedWhy')}>{t('round.leftOut', { n: round.failed })}</span>}
+      {strategy && <span>{t(`pairing.${strategy}`)}</span>}
+      <span>
+        {t('round.sampling', {
+          completions: round.completions,
+          temperature: String(sampling.temperature),
+          top: String(sampling.top_p),
+          tokens: sampling.max_new_tokens,
+          seed: String(sampling.seed),
+        })}
+      </span>
+    </div>
+  )
+}
+
+function RoundTools({ slug, round, canManage }: { slug: string; round: Round; canManage: boolean }) {
+  const act = useWrite(slug, (what: 'stop' | 'go on') =>
+    what === 'stop' ? stopRound(slug, round.id) : continueRound(slug, round.id),
+  )
+  return (
+    <>
       <div className={styles.tools}>
+        {canManage && round.can.stop && (
+          <Button small busy={act.isPending} onClick={() => act.mutate('stop')}>
+            <Square size={14} aria-hidden="true" />
+            {t('round.stop')}
+          </Button>
+        )}
+        {canManage && round.can.go_on && (
+          <Button small busy={act.isPending} onClick={() => act.mutate('go on')}>
+            <Play size={14} aria-hidden="true" />
+            {t('round.goOn')}
+          </Button>
+        )}
         {round.comparisons > 0 && (
           <LinkButton small href={`/r/${slug}/comparisons?round=${round.id}`}>
             {t('round.seeComparisons')}
@@ -136,136 +203,7 @@ function RoundRow({ slug, round }: { slug: string; round: Round }) {
           </LinkButton>
         )}
       </div>
-    </section>
-  )
-}
-
-type Draft = Record<
-  'name' | 'prompts' | 'completions' | 'temperature' | 'top_p' | 'max_new_tokens' | 'seed' | 'overlap',
-  string
->
-
-const DEFAULTS: Draft = {
-  name: '',
-  prompts: '',
-  completions: '2',
-  temperature: '1.0',
-  top_p: '1.0',
-  max_new_tokens: '128',
-  seed: '1',
-  overlap: '',
-}
-
-function NewRound({ slug, preselected, onClose }: { slug: string; preselected: string[]; onClose: () => void }) {
-  const client = useQueryClient()
-  const models = useInfiniteQuery(modelsQuery(slug))
-  const prompts = useQuery(overviewQuery(slug)).data?.counts.prompts
-  const [chosen, setChosen] = useState<string[]>(preselected)
-  const [draft, setDraft] = useState(DEFAULTS)
-  const [missing, setMissing] = useState(false)
-  const create = useMutation({
-    mutationFn: () =>
-      createRound(slug, {
-        policies: chosen,
-        completions: Number(draft.completions),
-        temperature: Number(draft.temperature),
-        top_p: Number(draft.top_p),
-        max_new_tokens: Number(draft.max_new_tokens),
-        seed: Number(draft.seed),
-        ...(draft.prompts ? { prompts: Number(draft.prompts) } : {}),
-        ...(draft.overlap ? { overlap: Number(draft.overlap) } : {}),
-        ...(draft.name.trim() ? { name: draft.name.trim() } : {}),
-      }),
-    onSuccess: async () => {
-      await client.invalidateQueries({ queryKey: keys.project(slug) })
-      onClose()
-    },
-  })
-  const errors = fieldErrors(create.error)
-  const field = (name: keyof Draft, label: string, help?: string) => (
-    <TextField
-      label={label}
-      help={help}
-      error={errors[name] ?? errors[`sampling.${name}`]}
-      inputMode={name === 'name' ? 'text' : 'decimal'}
-      value={draft[name]}
-      placeholder={name === 'prompts' && prompts !== undefined ? t('round.allPrompts', { n: prompts }) : undefined}
-      onChange={(event) => setDraft({ ...draft, [name]: event.target.value })}
-    />
-  )
-  const used = draft.prompts ? Number(draft.prompts) : prompts
-  const total = used === undefined ? null : used * chosen.length * Number(draft.completions)
-  return (
-    <Dialog
-      title={t('round.newTitle')}
-      onClose={onClose}
-      width={720}
-      onSubmit={() => (chosen.length === 0 ? setMissing(true) : create.mutate())}
-      footer={
-        <>
-          <Button onClick={onClose}>{t('action.cancel')}</Button>
-          <Button look="primary" type="submit" busy={create.isPending}>
-            {total !== null && Number.isFinite(total) && total > 0
-              ? t('round.start', { n: total })
-              : t('round.startPlain')}
-          </Button>
-        </>
-      }
-    >
-      <Loaded query={models} what={t('models.failed')} skeleton={<Skeleton rows={3} />}>
-        {(all) => {
-          const policies = all.filter((model) => model.kind === 'policy')
-          return policies.length === 0 ? (
-            <Empty
-              icon={Layers}
-              title={t('round.noPolicies')}
-              action={<Link href={`/r/${slug}/policies`}>{t('nav.models')}</Link>}
-            />
-          ) : (
-            <ChoiceGroup
-              legend={t('round.policies', { n: MOST_POLICIES })}
-              error={errors.policies ?? (missing && chosen.length === 0 ? t('round.missing') : undefined)}
-            >
-              {policies.map((model) => (
-                <ChoiceCard
-                  key={model.id}
-                  kind="checkbox"
-                  label={model.name}
-                  note={
-                    <>
-                      {model.parameters !== null && `${t('models.parametersShort', { n: short(model.parameters) })} · `}
-                      <Time at={model.created_at} />
-                    </>
-                  }
-                  checked={chosen.includes(model.id)}
-                  disabled={!chosen.includes(model.id) && chosen.length >= MOST_POLICIES}
-                  onChange={(event) =>
-                    setChosen(event.target.checked ? [...chosen, model.id] : chosen.filter((id) => id !== model.id))
-                  }
-                />
-              ))}
-            </ChoiceGroup>
-          )
-        }}
-      </Loaded>
-      <div className={styles.form}>
-        {field('prompts', t('round.promptsField'))}
-        {field('completions', t('round.completionsField'), t('round.completionsHelp'))}
-        {field('overlap', t('round.overlapField'), t('round.overlapHelp'))}
-        {field('temperature', t('round.temperatureField'))}
-        {field('top_p', t('round.topField'))}
-        {field('max_new_tokens', t('round.tokensField'))}
-        {field('seed', t('round.seedField'))}
-        {field('name', t('round.nameField'))}
-      </div>
-      {create.isError && Object.keys(errors).length === 0 && (
-        <ErrorPanel what={t('round.createFailed')} error={create.error} />
-      )}
-      {total !== null && Number.isFinite(total) && total > 0 && (
-        <p className="muted small">
-          {t('round.estimate', { prompts: count(used ?? 0), policies: chosen.length, each: Number(draft.completions) })}
-        </p>
-      )}
-    </Dialog>
+      {act.isError && <ErrorPanel what={t('round.actFailed')} error={act.error} />}
+    </>
   )
 }

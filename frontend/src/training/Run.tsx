@@ -1,22 +1,25 @@
 /** One job while it runs and after: state, curves, samples, config, log, attempts and checkpoints. */
-import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
-import { PackageCheck, RotateCw, Square } from 'lucide-react'
+import { useInfiniteQuery, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
+import { Copy, PackageCheck, RotateCw, Square } from 'lucide-react'
 import { useState } from 'react'
 import { fieldErrors } from 'src/api/errors'
 import { useMembership } from 'src/api/membership'
+import { alarmsQuery } from 'src/api/modelsApi'
 import { cancelJob, isOver, jobQuery, keys, promoteJob, retryJob } from 'src/api/queries'
 import type { JobDetail } from 'src/api/schema'
+import { AlarmCard } from 'src/training/AlarmCard'
 import { OfCeiling } from 'src/training/OfCeiling'
 import styles from 'src/training/Run.module.css'
 import { ConfigTab, CurvesTab, HistoryTab, LogTab, SamplesTab } from 'src/training/RunTabs'
 import { duration, measured } from 'src/ui/format'
+import 'src/ui/i18n/jobs'
 import { t } from 'src/ui/i18n/t'
 import { Progress, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { Dialog } from 'src/ui/widgets/Dialog'
-import { SelectField, TextField } from 'src/ui/widgets/Field'
+import { ChoiceCard, SelectField, TextField } from 'src/ui/widgets/Field'
 import { JobStatus } from 'src/ui/widgets/JobStatus'
-import { Card, Page } from 'src/ui/widgets/Page'
+import { Card, Page, Stack } from 'src/ui/widgets/Page'
 import { ErrorPanel, Guard, Loaded, Notice, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Tabs } from 'src/ui/widgets/Tabs'
 import { Link, useParams, useSearchParams } from 'wouter'
@@ -78,6 +81,12 @@ function Actions({ slug, job }: { slug: string; job: JobDetail }) {
           {job.checkpoints.length > 0 ? t('run.retryFrom', { step: lastStep(job) }) : t('run.retry')}
         </Button>
       )}
+      {job.method !== 'sample' && job.method !== 'convert' && (
+        <LinkButton href={`/r/${slug}/jobs/new?from=${job.id}`}>
+          <Copy size={15} aria-hidden="true" />
+          {t('jobs.clone')}
+        </LinkButton>
+      )}
       {job.can.promote && (
         <Button look="primary" onClick={() => setPromoting(true)}>
           <PackageCheck size={16} aria-hidden="true" />
@@ -106,6 +115,7 @@ function Body({ slug, job }: { slug: string; job: JobDetail }) {
       {promotion && <Promotion slug={slug} id={promotion} />}
       <Produced slug={slug} job={job} />
       <Summary slug={slug} job={job} />
+      <AlarmStrip slug={slug} job={job} />
       <Tabs
         label={t('run.tabs')}
         tabs={tabs.map((name): [Tab, string] => [name, t(`run.tab.${name}`)])}
@@ -129,47 +139,89 @@ function Body({ slug, job }: { slug: string; job: JobDetail }) {
   )
 }
 
-/** What the state means and what happens next, in a sentence. */
-function StateNotice({ job }: { job: JobDetail }) {
-  const kept = job.checkpoints.some((checkpoint) => checkpoint.kept)
-  if (job.phase === 'stalled') {
-    return (
-      <Notice tone="warn" role="status">
-        {t('run.stalledHeard')} <Time at={job.heartbeat_at} />. {t('run.stalledText', { step: lastStep(job) })}
-      </Notice>
-    )
-  }
-  switch (job.status) {
-    case 'queued':
-      return (
-        <Notice role="status">
-          {job.attempt > 0 ? t('run.requeued', { attempt: job.attempt }) : t('run.queued', { queue: job.queue })}
-        </Notice>
-      )
-    case 'failed':
-      return (
-        <Notice tone="error" role="status">
-          <strong>{job.reason || t('run.failedPlain')}</strong>
-          <div>{kept ? t('run.failedKept', { step: lastStep(job) }) : t('run.failedNothing')}</div>
-          {job.error_tail && (
-            <details>
-              <summary>{t('run.errorTail')}</summary>
-              <pre className={styles.tail}>{job.error_tail}</pre>
-            </details>
-          )}
-        </Notice>
-      )
-    case 'cancelled':
-      return (
-        <Notice role="status">
-          {job.reason || t('run.cancelled')} {kept && t('run.cancelledKept', { step: lastStep(job) })}
-        </Notice>
-      )
-    case 'running':
-      return job.phase === 'starting' ? <Notice role="status">{t('run.starting')}</Notice> : null
-    case 'succeeded':
-      return null
-  }
+const TONES = {
+  queued: 'plain',
+  running: 'plain',
+  succeeded: 'ok',
+  failed: 'error',
+  cancelled: 'plain',
+} as const
+
+/** What happened and what comes next, as the server explains it; and the end of the log where that may say more. */
+function Explanation({ job }: { job: JobDetail }) {
+  const { what, next_step, by_itself } = job.explanation
+  if (job.status === 'succeeded' || (job.status === 'running' && job.phase === null && !next_step)) return null
+  const stalled = job.phase === 'stalled'
+  return (
+    <Notice tone={stalled || (job.status === 'queued' && !by_itself) ? 'warn' : TONES[job.status]} role="status">
+      <strong>{what}</strong>
+      {stalled && (
+        <div>
+          {t('run.stalledHeard')} <Time at={job.heartbeat_at} />.
+        </div>
+      )}
+      {next_step && (
+        <div className={styles.next}>
+          {!by_itself && <span className="muted">{t('run.next')} </span>}
+          {next_step}
+        </div>
+      )}
+      {job.status === 'failed' && job.error_tail && (
+        <details>
+          <summary>{t('run.errorTail')}</summary>
+          <pre className={styles.tail}>{job.error_tail}</pre>
+        </details>
+      )}
+    </Notice>
+  )
+}
+
+/** Alarms of this job that nobody has answered, with what can be done; those that were are counted. */
+function AlarmStrip({ slug, job }: { slug: string; job: JobDetail }) {
+  const open = useInfiniteQuery({ ...alarmsQuery(slug, { job: job.id, open: 'true' }), enabled: job.alarms > 0 }).data
+  if (job.alarms === 0 || !open || open.items.length === 0) return null
+  return (
+    <section aria-label={t('run.alarms', { n: open.items.length })}>
+      <Stack>
+        {open.items.map((alarm) => (
+          <AlarmCard key={alarm.id} slug={slug} alarm={alarm} inJob />
+        ))}
+      </Stack>
+    </section>
+  )
+}
+
+/** Jobs beside this one: what it waits for, what it is a clone of, and the grid that it belongs to. */
+function Relations({ slug, job }: { slug: string; job: JobDetail }) {
+  const { depends_on, clone_of, sweep } = job
+  if (depends_on.length === 0 && !clone_of && !sweep) return null
+  return (
+    <div className={styles.line}>
+      {depends_on.length > 0 && (
+        <span>
+          {t(job.status === 'queued' ? 'jobs.waitsFor' : 'run.waitedFor')}{' '}
+          {depends_on.map((one, index) => (
+            <span key={one.id}>
+              {index > 0 && ', '}
+              <Link href={`/r/${slug}/jobs/${one.id}`}>
+                #{one.number} {one.title}
+              </Link>{' '}
+              <JobStatus status={one.status} />
+            </span>
+          ))}
+        </span>
+      )}
+      {clone_of && (
+        <span>
+          {t('jobs.cloneOf')}{' '}
+          <Link href={`/r/${slug}/jobs/${clone_of.id}`}>
+            #{clone_of.number} {clone_of.title}
+          </Link>
+        </span>
+      )}
+      {sweep && <Link href={`/r/${slug}/jobs?sweep=${sweep}`}>{t('run.sweep')}</Link>}
+    </div>
+  )
 }
 
 const TEST_FIRST = ['test/accuracy', 'test/vote_accuracy', 'test/loss', 'test/margin', 'test/longer_wins', 'test/nll']
@@ -197,7 +249,7 @@ function Summary({ slug, job }: { slug: string; job: JobDetail }) {
   return (
     <Card>
       <div className={styles.summary}>
-        <StateNotice job={job} />
+        <Explanation job={job} />
         {!over && job.steps !== null && job.steps > 0 && (
           <Progress label={t('job.progress')} value={job.step ?? 0} max={job.steps} />
         )}
@@ -232,8 +284,10 @@ function Summary({ slug, job }: { slug: string; job: JobDetail }) {
               </Link>
             </span>
           )}
+          {job.priority !== 0 && <span>{t('run.priority', { n: job.priority })}</span>}
           {job.status === 'succeeded' && job.reason && <span>{job.reason}</span>}
         </div>
+        <Relations slug={slug} job={job} />
         {names.length > 0 && (
           <div className={styles.finals}>
             {names.map((name) => (
@@ -268,7 +322,7 @@ function Produced({ slug, job }: { slug: string; job: JobDetail }) {
           tone="ok"
           action={
             <>
-              <LinkButton small href={`/r/${slug}/policies#${model.id}`}>
+              <LinkButton small href={`/r/${slug}/policies/${model.id}`}>
                 {t('run.seeModel')}
               </LinkButton>
               {model.kind === 'policy' && (
@@ -315,8 +369,14 @@ function PromoteDialog({ slug, job, onClose }: { slug: string; job: JobDetail; o
   const [, setSearch] = useSearchParams()
   const [name, setName] = useState(`${job.method}-${job.number}`)
   const [checkpoint, setCheckpoint] = useState('')
+  const [current, setCurrent] = useState(false)
   const promote = useMutation({
-    mutationFn: () => promoteJob(slug, job.id, { name: name.trim(), ...(checkpoint ? { checkpoint } : {}) }),
+    mutationFn: () =>
+      promoteJob(slug, job.id, {
+        name: name.trim(),
+        ...(checkpoint ? { checkpoint } : {}),
+        ...(current ? { current } : {}),
+      }),
     onSuccess: async (convert) => {
       setSearch(
         (params) => {
@@ -364,6 +424,13 @@ function PromoteDialog({ slug, job, onClose }: { slug: string; job: JobDetail; o
             t('promote.step', { step: entry.step, attempt: entry.attempt }),
           ]),
         ]}
+      />
+      <ChoiceCard
+        kind="checkbox"
+        label={t('newJob.makeCurrent')}
+        note={t('newJob.makeCurrentNote')}
+        checked={current}
+        onChange={(event) => setCurrent(event.target.checked)}
       />
       {promote.isError && Object.keys(errors).length === 0 && (
         <ErrorPanel what={t('promote.failed')} error={promote.error} />

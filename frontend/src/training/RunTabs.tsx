@@ -1,57 +1,65 @@
 /** The tabs of a run: curves, samples, config, log, history. */
-import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { Activity, FileText, History, MessageSquareText } from 'lucide-react'
-import { useDeferredValue, useEffect, useRef, useState } from 'react'
-import { jobLogQuery, jobMetricsQuery, jobSamplesQuery, methodsQuery, metricsQuery } from 'src/api/queries'
-import type { JobDetail, Method } from 'src/api/schema'
+import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query'
+import { Activity, Download, FileText, History, MessageSquareText } from 'lucide-react'
+import { type ReactNode, useDeferredValue, useEffect, useRef, useState } from 'react'
+import { csvPath, jobCurvesQuery, tensorBoardPath } from 'src/api/jobsApi'
+import { jobLogQuery, jobSamplesQuery, methodsQuery, metricsQuery, modelsQuery } from 'src/api/queries'
+import type { JobDetail, Mark, Method } from 'src/api/schema'
 import { flatten, shown } from 'src/training/config'
+import { roleTitle } from 'src/training/JobInputs'
 import styles from 'src/training/Run.module.css'
-import { type Chart, charts, collect } from 'src/training/series'
+import { type Chart, charts, thinned } from 'src/training/series'
+import { alarmTitle } from 'src/ui/alarms'
 import { LineChart } from 'src/ui/charts/LineChart'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
 import { bytes, count, duration, measured } from 'src/ui/format'
+import 'src/ui/i18n/jobs'
 import { t } from 'src/ui/i18n/t'
 import { Badge, CopyButton, Time } from 'src/ui/widgets/Bits'
+import { DownloadLink } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { SelectField } from 'src/ui/widgets/Field'
-import { Card, Stack } from 'src/ui/widgets/Page'
+import { Card, Facts, Stack } from 'src/ui/widgets/Page'
 import { Empty, Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
-import { useSearchParams } from 'wouter'
+import { Link, useSearchParams } from 'wouter'
 
 type TabProps = { slug: string; job: JobDetail; active: boolean }
 
 export function CurvesTab({ slug, job, active }: TabProps) {
   const client = useQueryClient()
-  const feed = useQuery(jobMetricsQuery(client, slug, job.id, active))
+  const feed = useQuery(jobCurvesQuery(client, slug, job.id, active))
   const metrics = useQuery(metricsQuery()).data ?? []
   const [weight, setWeight] = useState(0.6)
   const smoothing = useDeferredValue(weight)
   return (
     <Loaded query={feed} what={t('run.curvesFailed')} skeleton={<SkeletonBoxes boxes={6} height={250} />}>
-      {({ items }) =>
-        items.length === 0 ? (
+      {({ curves, marks, stride }) =>
+        curves.length === 0 ? (
           <Empty icon={Activity} title={active ? t('run.waiting') : t('run.noCurves')}>
             {active ? t('run.waitingText') : undefined}
           </Empty>
         ) : (
           <>
             <div className={styles.controls}>
-              <label className={styles.slider}>
-                {t('run.smoothing')}
-                <input
-                  type="range"
-                  min={0}
-                  max={0.98}
-                  step={0.02}
-                  value={weight}
-                  onChange={(event) => setWeight(Number(event.target.value))}
-                />
-                {weight.toFixed(2)}
-              </label>
-              <span className="muted small tabular">{t('run.rows', { n: items.length })}</span>
+              <Smoothing weight={weight} onChange={setWeight} />
+              <span className="muted small tabular">
+                {t('run.rows', { n: Math.max(...curves.map((curve) => curve.points)) })}
+                {stride > 1 && ` · ${t('run.stride', { n: stride })}`}
+              </span>
+              <span className={styles.downloads}>
+                <DownloadLink small look="quiet" href={csvPath(slug, job.id)}>
+                  <Download size={14} aria-hidden="true" />
+                  {t('run.csv')}
+                </DownloadLink>
+                <DownloadLink small look="quiet" href={tensorBoardPath(slug, job.id)}>
+                  <Download size={14} aria-hidden="true" />
+                  {t('run.tensorBoard')}
+                </DownloadLink>
+              </span>
             </div>
-            <Charts all={charts(collect(items), metrics)} smoothing={smoothing} syncKey={job.id} />
+            <Marks marks={marks} />
+            <Charts all={charts(thinned(curves), metrics)} smoothing={smoothing} syncKey={job.id} marks={marks} />
           </>
         )
       }
@@ -59,8 +67,55 @@ export function CurvesTab({ slug, job, active }: TabProps) {
   )
 }
 
-function Charts({ all, smoothing, syncKey }: { all: Chart[]; smoothing: number; syncKey: string }) {
+export function Smoothing({ weight, onChange }: { weight: number; onChange: (weight: number) => void }) {
+  return (
+    <label className={styles.slider}>
+      {t('run.smoothing')}
+      <input
+        type="range"
+        min={0}
+        max={0.98}
+        step={0.02}
+        value={weight}
+        onChange={(event) => onChange(Number(event.target.value))}
+      />
+      {weight.toFixed(2)}
+    </label>
+  )
+}
+
+const MARK_TONES = { resumed: 'plain', alarm: 'warn', diverged: 'error' } as const
+
+function markText({ kind, name, text, attempt }: Mark): string {
+  switch (kind) {
+    case 'resumed':
+      return t('mark.resumed', { attempt: attempt ?? 0 })
+    case 'diverged':
+      return t('mark.diverged', { text: text || name })
+    case 'alarm':
+      return t('mark.alarm', { title: alarmTitle(name) })
+  }
+}
+
+/** What the lines across the charts mean. */
+function Marks({ marks }: { marks: Mark[] }) {
+  if (marks.length === 0) return null
+  return (
+    <ul className={styles.marks} aria-label={t('mark.list')}>
+      {marks.map((mark) => (
+        <li key={`${mark.kind}-${mark.step}-${mark.attempt}-${mark.name}`}>
+          <Badge tone={MARK_TONES[mark.kind]}>{t('chart.step', { step: mark.step })}</Badge> {markText(mark)}
+        </li>
+      ))}
+    </ul>
+  )
+}
+
+type ChartsProps = { all: Chart[]; smoothing: number; syncKey: string; marks?: Mark[] }
+
+export function Charts({ all, smoothing, syncKey, marks = [] }: ChartsProps) {
   const [open, setOpen] = useState(false)
+  const lines = marks.map((mark) => ({ x: mark.step, tone: MARK_TONES[mark.kind] }))
   const grid = (shown: Chart[]) => (
     <div className={styles.grid}>
       {shown.map(({ title, curves, band, unit, help }) => (
@@ -73,6 +128,7 @@ function Charts({ all, smoothing, syncKey }: { all: Chart[]; smoothing: number; 
             help={help}
             smoothing={smoothing}
             syncKey={syncKey}
+            marks={lines}
           />
         </section>
       ))}
@@ -156,40 +212,70 @@ export function SamplesTab({ slug, job, active }: TabProps) {
 
 function defaultsOf(methods: Method[] | undefined, name: string): Map<string, unknown> {
   const method = methods?.find((entry) => entry.name === name)
-  return new Map(method?.fields_shown.map((field) => [field.path, field.default]))
+  const fields = method ? [...method.fields_shown, ...method.fields_more] : []
+  return new Map(fields.filter((field) => field.type !== 'section').map((field) => [field.path, field.default]))
+}
+
+type Named = { model?: string; job?: string }
+const isNamed = (value: unknown): value is Named => typeof value === 'object' && value !== null
+
+/** Further models of the job by role; one that was promised shows the job that makes it. */
+function JobInputsCard({ slug, job }: { slug: string; job: JobDetail }) {
+  const models = useInfiniteQuery(modelsQuery(slug)).data ?? []
+  const roles = Object.entries(job.inputs).flatMap(([role, value]): [string, Named[]][] => {
+    const refs = (Array.isArray(value) ? value : [value]).filter(isNamed)
+    return refs.length > 0 ? [[role, refs]] : []
+  })
+  if (roles.length === 0) return null
+  const nameOf = (id: string) => models.find((model) => model.id === id)?.name ?? id.slice(0, 8)
+  return (
+    <Card title={t('run.inputs')}>
+      <Facts
+        items={roles.map(([role, refs]): [string, ReactNode] => [
+          roleTitle(role),
+          refs.map(({ model, job: promotion }) => (
+            <div key={model ?? promotion}>
+              {model && <Link href={`/r/${slug}/policies/${model}`}>{nameOf(model)}</Link>}
+              {promotion && <Link href={`/r/${slug}/jobs/${promotion}`}>{t('run.promised')}</Link>}
+            </div>
+          )),
+        ])}
+      />
+    </Card>
+  )
 }
 
 export function ConfigTab({ slug, job }: { slug: string; job: JobDetail }) {
-  const defaults = defaultsOf(
-    useQuery({ ...methodsQuery(slug, job.model?.id ?? ''), enabled: Boolean(job.model) }).data,
-    job.method,
-  )
+  const defaults = defaultsOf(useQuery(methodsQuery(slug, job.model?.id ?? '')).data, job.method)
   const rows = flatten(job.config)
   return (
-    <Card
-      title={t('run.tab.config')}
-      note={t('run.configNote')}
-      actions={<CopyButton text={JSON.stringify(job.config, null, 2)} label={t('run.tab.config')} />}
-    >
-      <table className={styles.config}>
-        <caption className="visually-hidden">{t('run.tab.config')}</caption>
-        <tbody>
-          {rows.map(([path, value]) => (
-            <tr key={path}>
-              <th scope="row">{path}</th>
-              <td>
-                {shown(value) || '–'}{' '}
-                {defaults.has(path) && shown(defaults.get(path)) !== shown(value) && (
-                  <span title={t('run.default', { value: shown(defaults.get(path)) || '–' })}>
-                    <Badge tone="warn">{t('form.changed')}</Badge>
-                  </span>
-                )}
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Card>
+    <Stack>
+      <JobInputsCard slug={slug} job={job} />
+      <Card
+        title={t('run.tab.config')}
+        note={t('run.configNote')}
+        actions={<CopyButton text={JSON.stringify(job.config, null, 2)} label={t('run.tab.config')} />}
+      >
+        <table className={styles.config}>
+          <caption className="visually-hidden">{t('run.tab.config')}</caption>
+          <tbody>
+            {rows.map(([path, value]) => (
+              <tr key={path}>
+                <th scope="row">{path}</th>
+                <td>
+                  {shown(value) || '–'}{' '}
+                  {defaults.has(path) && shown(defaults.get(path)) !== shown(value) && (
+                    <span title={t('run.default', { value: shown(defaults.get(path)) || '–' })}>
+                      <Badge tone="warn">{t('form.changed')}</Badge>
+                    </span>
+                  )}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Card>
+    </Stack>
   )
 }
 

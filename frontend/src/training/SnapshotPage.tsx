@@ -3,6 +3,7 @@ import { useQuery } from '@tanstack/react-query'
 import { Cpu, Download } from 'lucide-react'
 import { useState } from 'react'
 import { useMembership } from 'src/api/membership'
+import { snapshotReachQuery } from 'src/api/modelsApi'
 import { exportPath, snapshotQuery } from 'src/api/queries'
 import type { Snapshot } from 'src/api/schema'
 import { flatten, shown } from 'src/training/config'
@@ -15,6 +16,7 @@ import { CopyBox, CopyButton, Stat } from 'src/ui/widgets/Bits'
 import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { SelectField } from 'src/ui/widgets/Field'
 import { Card, Columns, Facts, Page } from 'src/ui/widgets/Page'
+import { ReachLists } from 'src/ui/widgets/Reach'
 import { Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Link, useParams } from 'wouter'
 
@@ -111,6 +113,7 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
           )}
         </Card>
       </Columns>
+      <Trained slug={slug} id={snapshot.id} />
       <Columns width={380}>
         <Downloads slug={slug} snapshot={snapshot} />
         <Card title={t('snapshot.rule')} note={t('snapshot.ruleNote')}>
@@ -123,6 +126,20 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
         </Card>
       </Columns>
     </>
+  )
+}
+
+/** Forward: what was trained on it, and on what that made. */
+function Trained({ slug, id }: { slug: string; id: string }) {
+  const reach = useQuery(snapshotReachQuery(slug, id))
+  return (
+    <Card title={t('lineage.ofSnapshot')} note={t('lineage.ofSnapshotNote')}>
+      <Loaded query={reach} what={t('lineage.failed')}>
+        {(found) => (
+          <ReachLists slug={slug} found={{ ...found, snapshots: [] }} nothing={t('lineage.noneOfSnapshot')} />
+        )}
+      </Loaded>
+    </Card>
   )
 }
 

@@ -1,31 +1,56 @@
-import { flatten, nest, typed } from 'src/training/config'
-import { charts, collect } from 'src/training/series'
+import { joinCurves } from 'src/api/jobsApi'
+import type { Curve, JobCurves } from 'src/api/schema'
+import { flatten, nest } from 'src/training/config'
+import { charts, overlay, thinned } from 'src/training/series'
 import { align, smooth } from 'src/ui/charts/curves'
 import { expect, test } from 'vitest'
 
-const row = (seq: number, step: number, values: Record<string, number>) => ({ seq, step, time: seq, values })
+/** A curve as the server gives it, with a point a second. */
+const curve = (name: string, values: Record<number, number>): Curve => {
+  const steps = Object.keys(values).map(Number)
+  return { name, points: steps.length, steps, times: steps, values: Object.values(values) }
+}
+const answer = (curves: Curve[], after: number): JobCurves => {
+  const steps = curves.flatMap((one) => one.steps)
+  const [first_step, last_step] = steps.length > 0 ? [Math.min(...steps), Math.max(...steps)] : [null, null]
+  return { curves, marks: [], next_after: after, first_step, last_step, stride: 1, terminal: false }
+}
 
 test('a second attempt replaces the steps that it repeats', () => {
-  const series = collect([
-    row(1, 1, { 'train/loss': 0.7 }),
-    row(2, 2, { 'train/loss': 0.6 }),
-    row(3, 2, { 'train/loss': 0.61 }),
-    row(4, 3, { 'train/loss': 0.5 }),
+  const first = joinCurves(undefined, answer([curve('train/loss', { 1: 0.7, 2: 0.6, 3: 0.55 })], 3))
+  const joined = joinCurves(first, answer([curve('train/loss', { 2: 0.61, 3: 0.5, 4: 0.4 })], 6))
+  expect(joined.after).toBe(6)
+  expect(thinned(joined.curves).get('train/loss')).toMatchObject({ xs: [1, 2, 3, 4], ys: [0.7, 0.61, 0.5, 0.4] })
+})
+
+test('what was read before stays where nothing new was read, and new metrics join', () => {
+  const first = joinCurves(undefined, answer([curve('train/loss', { 1: 0.7, 2: 0.6 })], 2))
+  const idle = joinCurves(first, answer([], 2))
+  expect(idle.curves).toEqual(first.curves)
+  const joined = joinCurves(idle, answer([curve('train/loss', { 3: 0.5 }), curve('eval/loss', { 3: 0.6 })], 4))
+  expect(joined.curves.map(({ name, steps }) => [name, steps])).toEqual([
+    ['train/loss', [1, 2, 3]],
+    ['eval/loss', [3]],
   ])
-  expect(series.get('train/loss')).toMatchObject({ xs: [1, 2, 3], ys: [0.7, 0.61, 0.5] })
+})
+
+test('a job without a metric keeps its place, so that a colour is one job in every chart', () => {
+  const [chart] = overlay(
+    [
+      { label: '#1', curves: [] },
+      { label: '#2', curves: [curve('train/loss', { 1: 1 })] },
+    ],
+    [],
+  )
+  expect(chart?.curves.map(({ name, xs }) => [name, xs])).toEqual([
+    ['#1', []],
+    ['#2', [1]],
+  ])
 })
 
 test('one chart a quantity, the most telling first, test figures left out', () => {
-  const series = collect([
-    row(1, 1, {
-      'optim/learning_rate': 1,
-      'rollout/kl': 0,
-      'eval/loss': 0.7,
-      'train/loss': 0.69,
-      'train/accuracy': 0.5,
-      'test/accuracy': 0.6,
-    }),
-  ])
+  const names = ['optim/learning_rate', 'rollout/kl', 'eval/loss', 'train/loss', 'train/accuracy', 'test/accuracy']
+  const series = thinned(names.map((name) => curve(name, { 1: 0.5 })))
   const result = charts(series, [{ name: 'train/loss', unit: 'nats', help: '', better: 'lower' }])
   expect(result.map(({ title }) => title)).toEqual(['Loss', 'Accuracy', 'KL', 'Learning rate'])
   expect(result[0]).toMatchObject({
@@ -38,8 +63,11 @@ test('one chart a quantity, the most telling first, test figures left out', () =
 })
 
 test('the interval of the accuracy is a band, not two more curves', () => {
-  const series = collect([
-    row(1, 10, { 'eval/accuracy': 0.6, 'eval/accuracy_low': 0.5, 'eval/accuracy_high': 0.7, 'eval/pairs': 40 }),
+  const series = thinned([
+    curve('eval/accuracy', { 10: 0.6 }),
+    curve('eval/accuracy_low', { 5: 0.1, 10: 0.5 }),
+    curve('eval/accuracy_high', { 10: 0.7 }),
+    curve('eval/pairs', { 10: 40 }),
   ])
   expect(charts(series, [])).toMatchObject([
     { title: 'Accuracy', curves: [{ name: 'eval/accuracy' }], band: { low: [0.5], high: [0.7] } },
@@ -69,13 +97,4 @@ test('curves with different steps share one axis', () => {
 test('a config goes to paths and back', () => {
   const config = { method: 'dpo', optim: { learning_rate: 5e-5, betas: [0.9, 0.999] }, dpo: { beta: 0.1 } }
   expect(nest(flatten(config))).toEqual(config)
-})
-
-test('text that is no number is sent as it is, so that the server names the fault', () => {
-  expect([typed('number', ' 5e-5 '), typed('number', 'fast'), typed('boolean', 'true'), typed('text', '')]).toEqual([
-    5e-5,
-    'fast',
-    true,
-    null,
-  ])
 })

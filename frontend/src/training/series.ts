@@ -1,28 +1,12 @@
-/** From metric rows to charts: which names share one, in which order, and under which title. */
-import type { MetricInfo, MetricPoint } from 'src/api/schema'
-import type { Curve } from 'src/ui/charts/curves'
+/** From curves to charts: which names share one, in which order, and under which title. */
+import type { MetricInfo, Curve as Thinned } from 'src/api/schema'
+import { align, type Curve } from 'src/ui/charts/curves'
 
-export type MetricRow = MetricPoint
 export type Series = Map<string, Curve>
 
-/** The latest row of a step wins: a second attempt repeats the steps after its checkpoint. */
-export function collect(rows: readonly MetricRow[]): Series {
-  const points = new Map<string, Map<number, number>>()
-  for (const row of rows) {
-    for (const [name, value] of Object.entries(row.values)) {
-      if (typeof value !== 'number' || !Number.isFinite(value)) continue
-      const curve = points.get(name) ?? new Map<number, number>()
-      curve.set(row.step, value)
-      points.set(name, curve)
-    }
-  }
-  const series: Series = new Map()
-  for (const [name, curve] of points) {
-    const sorted = [...curve].sort(([one], [other]) => one - other)
-    series.set(name, { name, label: name, xs: sorted.map(([x]) => x), ys: sorted.map(([, y]) => y) })
-  }
-  return series
-}
+/** Curves as the server thinned them. */
+export const thinned = (curves: readonly Thinned[]): Series =>
+  new Map(curves.map(({ name, steps, values }) => [name, { name, label: name, xs: steps, ys: values }]))
 
 export type Chart = {
   title: string
@@ -93,6 +77,16 @@ function isSecondary(name: string): boolean {
   return SECONDARY.has(group) || SECONDARY_NAMES.has(last)
 }
 
+/** Where both ends are known: each is thinned on its own. */
+function bandOf(low: Curve, high: Curve) {
+  const [xs, lows, highs] = align([low, high])
+  const both = xs.flatMap((x, index): [number, number, number][] => {
+    const [bottom, top] = [lows?.[index], highs?.[index]]
+    return bottom == null || top == null ? [] : [[x, bottom, top]]
+  })
+  return { xs: both.map(([x]) => x), low: both.map(([, y]) => y), high: both.map(([, , y]) => y) }
+}
+
 /** One chart a quantity: `train/loss` and `eval/loss` share theirs. Test figures are numbers, not curves. */
 export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] {
   const known = new Map(metrics.map((metric) => [metric.name, metric]))
@@ -122,7 +116,28 @@ export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] 
       unit: metric?.unit ?? '',
       help: metric?.help ?? '',
       curves: curves.map((curve) => ({ ...curve, sparse: SPARSE.has(split(curve.name)[0]) })),
-      ...(banded ? { band: { xs: low.xs, low: low.ys, high: high.ys } } : {}),
+      ...(banded ? { band: bandOf(low, high) } : {}),
     }
   })
+}
+
+/** A chart for each metric, with a curve for each job that has it. */
+export function overlay(
+  jobs: readonly { label: string; curves: readonly Thinned[] }[],
+  metrics: readonly MetricInfo[],
+): Chart[] {
+  const known = new Map(metrics.map((metric) => [metric.name, metric]))
+  const names = [...new Set(jobs.flatMap((job) => job.curves.map((curve) => curve.name)))]
+  names.sort((one, other) => rank(one) - rank(other) || one.localeCompare(other))
+  return names.map((name) => ({
+    title: name,
+    secondary: isSecondary(name),
+    unit: known.get(name)?.unit ?? '',
+    help: known.get(name)?.help ?? '',
+    curves: jobs.map(({ label, curves }): Curve => {
+      const own = curves.find((curve) => curve.name === name)
+      // A job without it keeps its place, so that a colour is one job in every chart.
+      return { name: label, label, xs: own?.steps ?? [], ys: own?.values ?? [], sparse: SPARSE.has(split(name)[0]) }
+    }),
+  }))
 }

@@ -17,6 +17,7 @@ const WHOLE_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4
 function tickLabel(tick: number): string {
   if (Math.abs(tick) < 1e-12) return '0'
   if (Math.abs(tick) >= 1e4) return short(tick)
+  if (Math.abs(tick) < 1e-3) return Number(tick.toPrecision(4)).toExponential()
   return String(Number(tick.toPrecision(6)))
 }
 
@@ -31,10 +32,15 @@ type LineChartProps = {
   smoothing: number
   height?: number
   syncKey: string
+  /** Steps at which something happened: a line from top to bottom. What it was is told in words beside the charts. */
+  marks?: readonly { x: number; tone: 'plain' | 'warn' | 'error' }[]
 }
 
+const NO_MARKS: NonNullable<LineChartProps['marks']> = []
+
 const colourOf = (index: number) => COLOURS[index % COLOURS.length] ?? '--series-1'
-const dashOf = (index: number) => DASHES[index % DASHES.length] ?? []
+/** Colours come again after the fifth curve, but never with the same dash. */
+const dashOf = (index: number) => DASHES[(index + Math.floor(index / COLOURS.length)) % DASHES.length] ?? []
 
 /** A custom property with `light-dark()` in it, as the colour it comes to. */
 function resolve(property: string): string {
@@ -51,7 +57,8 @@ function faded(colour: string, alpha: number): string {
   return parts && parts.length >= 3 ? `rgb(${parts[0]} ${parts[1]} ${parts[2]} / ${alpha})` : colour
 }
 
-export function LineChart({ title, curves, band, unit, help, smoothing, height = 190, syncKey }: LineChartProps) {
+export function LineChart(props: LineChartProps) {
+  const { title, curves, band, unit, help, smoothing, height = 190, syncKey, marks = NO_MARKS } = props
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | null>(null)
   const [hover, setHover] = useState<number | null>(null)
@@ -67,7 +74,8 @@ export function LineChart({ title, curves, band, unit, help, smoothing, height =
       ]
     : []
   const data = align([...curves, ...smoothed, ...banded])
-  const shape = `${curves.map((curve) => curve.name).join()}|${band ? 'band' : ''}|${smoothing > 0}|${table}`
+  const marked = marks.map(({ x, tone }) => `${x}${tone}`).join()
+  const shape = `${curves.map((curve) => curve.name).join()}|${band ? 'band' : ''}|${smoothing > 0}|${table}|${marked}`
 
   useEffect(() => {
     const turn = () => setThemeTurn((n) => n + 1)
@@ -133,7 +141,10 @@ export function LineChart({ title, curves, band, unit, help, smoothing, height =
         ],
         legend: { show: false },
         cursor: { sync: { key: syncKey }, y: false, points: { size: 7 } },
-        hooks: { setCursor: [(chart) => setHover(chart.cursor.idx ?? null)] },
+        hooks: {
+          setCursor: [(chart) => setHover(chart.cursor.idx ?? null)],
+          draw: [(chart) => drawMarks(chart, marks)],
+        },
       },
       data as uPlot.AlignedData,
       node,
@@ -217,6 +228,23 @@ export function LineChart({ title, curves, band, unit, help, smoothing, height =
       </figcaption>
     </figure>
   )
+}
+
+function drawMarks(chart: uPlot, marks: NonNullable<LineChartProps['marks']>) {
+  const { ctx, bbox } = chart
+  ctx.save()
+  for (const { x, tone } of marks) {
+    // The step that diverged has no point, so it lies beyond the last one: at the edge.
+    const at = Math.min(Math.max(Math.round(chart.valToPos(x, 'x', true)), bbox.left), bbox.left + bbox.width - 1)
+    ctx.strokeStyle = resolve(tone === 'plain' ? '--muted' : `--${tone}`)
+    ctx.lineWidth = (tone === 'error' ? 2 : 1) * devicePixelRatio
+    ctx.setLineDash(tone === 'error' ? [] : [3 * devicePixelRatio, 3 * devicePixelRatio])
+    ctx.beginPath()
+    ctx.moveTo(at, bbox.top)
+    ctx.lineTo(at, bbox.top + bbox.height)
+    ctx.stroke()
+  }
+  ctx.restore()
 }
 
 function CurveTable({ title, curves }: { title: string; curves: Curve[] }) {

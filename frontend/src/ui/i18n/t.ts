@@ -1,12 +1,20 @@
 /** Typed strings: `t('key', {param})`. A key, a parameter or a plural that is missing is a type error. */
 import { en } from 'src/ui/i18n/en'
+import type { enEvaluations } from 'src/ui/i18n/enEvaluations'
+import type { enJobs } from 'src/ui/i18n/enJobs'
+import type { enModels } from 'src/ui/i18n/enModels'
 import type { enProject } from 'src/ui/i18n/enProject'
 import type { enStatistics } from 'src/ui/i18n/enStatistics'
 
 export const LOCALE = 'en'
 
 type Plural = { one: string; other: string }
-type Messages = typeof en & typeof enProject & typeof enStatistics
+type Messages = typeof en &
+  typeof enProject &
+  typeof enStatistics &
+  typeof enJobs &
+  typeof enModels &
+  typeof enEvaluations
 export type Key = keyof Messages
 
 type Names<S> = S extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never
