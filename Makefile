@@ -10,7 +10,7 @@ DEPLOY := WINNOW_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_url
 	WINNOW_TRUSTED_PROXIES=1 WINNOW_HOSTS=winnow.example.org WINNOW_DATABASE_URL=postgresql://winnow@postgres/winnow
 
 .PHONY: help run demo setup setup-dev frontend model test test-sqlite test-postgres check check-static check-frontend \
-	check-api bench load prove format api
+	check-api bench load prove faults backup restore format api
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -88,8 +88,18 @@ format: setup-dev  ## ruff and biome, in place
 prove: setup-dev  ## 50 clients vote through 2,000 comparisons while the web is killed; prints what was lost (nothing)
 	$(PY) -m tests.services.hammer prove $(ARGS)
 
+faults: setup-dev  ## kills, restarts, lost and doubled messages, a frozen worker: every job ends once, with the same weights
+	$(PY) -m benchmarks.faults --json $(ARGS)
+
 load: setup-dev  ## votes a second and waiting times, with 10,000 and 1,000,000 comparisons
 	$(PY) -m benchmarks.server --json $(ARGS)
+
+backup: setup  ## database, snapshots, models and runs into a new directory below TO (var/backups), while all runs
+	@$(PY) manage.py backup $(TO) $(ARGS)
+
+restore: setup  ## bring FROM=DIRECTORY back into an empty database, and verify every hash (ARGS=--check: only look)
+	@test -n "$(FROM)" || { echo "Say which backup: make restore FROM=var/backups/winnow-..."; exit 1; }
+	@$(PY) manage.py restore $(FROM) $(ARGS)
 
 BENCHMARKS := statistics labels refit imports server sampling training
 bench: setup-dev model  ## ours beside its peers, one after the other (ARGS=--small where a module has it)

@@ -934,6 +934,24 @@ class Delivery(models.Model):
         indexes = [models.Index(fields=["next_at"], condition=Q(next_at__isnull=False), name="delivery_due")]
 
 
+class Mail(models.Model):
+    """An e-mail on its way to a person, written in the transaction of what it tells; the tick sends and repeats it."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="mails")
+    to = models.ForeignKey(User, on_delete=models.CASCADE, related_name="mails")
+    subject = models.CharField(max_length=200)
+    text = models.TextField()
+    tries = models.PositiveSmallIntegerField(default=0)
+    next_at = models.DateTimeField(null=True, help_text="Null: sent or given up.")
+    sent_at = models.DateTimeField(null=True)
+    error = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [models.Index(fields=["next_at"], condition=Q(next_at__isnull=False), name="mail_due")]
+
+
 class TokenScope(models.TextChoices):
     """What a program may do with a token."""
 

@@ -164,14 +164,16 @@ def check(url: str, *, allowed: Sequence[str]) -> Target:
     return Target(scheme=parts.scheme, host=host, port=port, path=path, is_private=False)
 
 
-def addresses(target: Target, *, resolve: Resolver) -> list[Address]:
+def addresses(target: Target, *, resolve: Resolver | None = None) -> list[Address]:
     """What the name means now, each one checked: one that is not public spoils them all.
 
     Raises:
         Refused: the same for a name that is not there and for one inside our network, which is nobody's business.
     """
     try:
-        found = [ipaddress.ip_address(text.partition("%")[0]) for text in resolve(target.host, target.port)]
+        found = [
+            ipaddress.ip_address(text.partition("%")[0]) for text in (resolve or _resolve)(target.host, target.port)
+        ]
     except (OSError, UnicodeError, ValueError):
         found = []
     if not found or not all(_may_ask(address, is_private=target.is_private) for address in found):

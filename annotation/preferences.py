@@ -8,10 +8,11 @@ for nothing here, so that the same facts give the same preferences.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
@@ -162,6 +163,7 @@ def ready_preferences(
     project: Project,
     policy: LabelPolicy,
     is_train: Choose = everybody,
+    evaluated: Collection[UUID] = (),
     gold_until: datetime | None = None,
     now: datetime,
 ) -> Ready:
@@ -173,13 +175,14 @@ def ready_preferences(
 
     Args:
         is_train: which candidates are for training.
+        evaluated: origins whose completions are there to evaluate policies: no comparison with one of them is taken.
         gold_until: leave out what was gold by then, where an older snapshot is built again; default now.
     """
     while settle_due(now=now):
         pass
     policy = policy.of(project)
     dropped: Counter[str] = Counter()
-    candidates = list(_candidates(project, gold_until or now, dropped))
+    candidates = list(_candidates(project, gold_until or now, dropped, evaluated=evaluated))
     excluded = dict(
         Membership.objects.filter(project=project, excluded_at__isnull=False).values_list("user_id", "pseudonym")
     )
@@ -212,17 +215,27 @@ def ready_preferences(
 # --- who is there -----------------------------------------------------------------------------------------------------
 
 
-def _candidates(project: Project, gold_until: datetime, dropped: Counter[str]) -> Iterator[Candidate]:
-    """Comparisons that are through, by public id; the others are counted as dropped, by reason. Five queries."""
+def _candidates(
+    project: Project, gold_until: datetime, dropped: Counter[str], *, evaluated: Collection[UUID]
+) -> Iterator[Candidate]:
+    """Comparisons that are through, by public id; the others are counted as dropped, by reason.
+
+    Five queries, and one where there are evaluations.
+    """
     rows = Consensus.objects.filter(project=project).select_related("comparison__prompt")
     known_gold = Gold.objects.filter(project=project, created_at__lte=gold_until)
     gold = set(known_gold.values_list("comparison_id", flat=True))
     newest = newest_decisions(Adjudication.objects.filter(project=project))
     texts = _texts(project)
+    held_out = _with_completions_of(project, evaluated)
     for row in rows.order_by("comparison__public_id"):
         decision = newest.get(row.comparison_id)
         shown = texts[row.comparison_id]
-        reason = "gold" if row.comparison_id in gold else _why_not(row, decision, len(shown))
+        reason = _why_not(row, decision, len(shown))
+        if row.comparison_id in held_out:
+            reason = "evaluation"
+        if row.comparison_id in gold:
+            reason = "gold"
         if reason is not None:
             dropped[reason] += 1
             continue
@@ -234,6 +247,14 @@ def _candidates(project: Project, gold_until: datetime, dropped: Counter[str]) -
             shown=shown,
             ruling=decision.answer if decision is not None and decision.is_ruling else None,
         )
+
+
+def _with_completions_of(project: Project, origins: Collection[UUID]) -> set[int]:
+    """Comparisons with a completion of one of these origins, whoever made the comparison. One query, or none."""
+    if not origins:
+        return set()
+    places = ComparisonCompletion.objects.filter(comparison__project=project, completion__origin__in=list(origins))
+    return set(places.values_list("comparison_id", flat=True))
 
 
 def _why_not(row: Consensus, newest: Decision | None, size: int) -> str | None:

@@ -8,7 +8,7 @@ from celery import current_app, shared_task
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from annotation import consensus, fits, webhooks
+from annotation import consensus, fits, mailing, webhooks
 from annotation.importing import batches
 from annotation.models import Slot, SlotState
 
@@ -35,6 +35,20 @@ def wake_deliveries() -> None:
         deliver_webhooks.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
     except (OperationalError, OSError) as error:
         log.warning("no wake-up sent for webhooks: the broker does not answer (%s)", error)
+
+
+@shared_task(name="annotation.send_mails", ignore_result=True)  # type: ignore[untyped-decorator]
+def send_mails() -> None:
+    """Send the e-mails that are due."""
+    mailing.send_due(clock=timezone.now)
+
+
+def wake_mails() -> None:
+    """Wake a worker for the e-mails that are due: a mail server may be slow, so the tick does not wait for it."""
+    try:
+        send_mails.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for e-mails: the broker does not answer (%s)", error)
 
 
 @shared_task(name="annotation.refit", ignore_result=True)  # type: ignore[untyped-decorator]

@@ -46,6 +46,7 @@ class Event(StrEnum):
     IMPORT_FINISHED = "import.finished"
     SNAPSHOT_FROZEN = "snapshot.frozen"
     JOB_FINISHED = "job.finished"
+    ALARM_RAISED = "alarm.raised"
 
 
 PING = "ping"

@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from importlinter.application.use_cases import lint_imports
 from importlinter.configuration import configure
 
 from winnow.env import BASE_DIR, VARIABLES, read_environment
-from winnow.supervisor import programs
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "safetensors", "gguf")
 LONGEST_MODULE = 500
@@ -122,26 +120,3 @@ def test_a_module_says_what_it_is_for_and_a_long_one_why_it_is_long(path):
     assert lines <= LONGEST_MODULE or "is long" in docstring, (
         f"{lines} lines: split it, or write in its docstring why this module is long"
     )
-
-
-def compose() -> dict:
-    return yaml.safe_load((BASE_DIR / "docker-compose.yml").read_text())
-
-
-def test_compose_names_every_process():
-    services = set(compose()["services"])
-    assert services == {"proxy", "web", "worker-cpu", "worker-gpu", "tick", "migrate", "postgres", "redis"}
-    embedded = {program.name for program in programs(read_environment({}))}
-    assert {name.removeprefix("worker-") for name in services} >= embedded
-
-
-def test_compose_publishes_the_proxy_alone_and_runs_nothing_as_root():
-    services = compose()["services"]
-    assert [name for name, service in services.items() if service.get("ports")] == ["proxy"]
-    for name, service in services.items():
-        assert service["read_only"] is True, name
-        assert service["user"] not in {"root", "0", "0:0"}, name
-        assert "no-new-privileges:true" in service["security_opt"], name
-        assert "healthcheck" in service or name == "migrate", name
-    for name in ("worker-cpu", "worker-gpu"):
-        assert services[name]["stop_grace_period"] == "90s"

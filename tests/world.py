@@ -53,12 +53,17 @@ from annotation.models import (
 from annotation.pairing import Pair
 from annotation.voting import record_vote
 from tests import builders
+from training.alarms import raise_alarm
+from training.evaluation import JudgeSpec, start_evaluation
 from training.jobs import submit
 from training.launching import launch
 from training.models import (
+    Alarm,
     Checkpoint,
+    Evaluation,
     Job,
     JobStatus,
+    JudgeKind,
     ModelKind,
     ModelSource,
     ModelVersion,
@@ -67,6 +72,7 @@ from training.models import (
     RunMetric,
     RunSample,
     Snapshot,
+    Verdict,
 )
 from training.rounds import SamplingPlan, start_round
 from training.snapshots import FreezeRule, freeze
@@ -117,6 +123,8 @@ class World:
     round: Round
     queued: Job
     failed: Job
+    alarm: Alarm
+    evaluation: Evaluation
     hook: Webhook
     delivery: Delivery
     invitation: Invitation
@@ -144,15 +152,25 @@ class World:
             },
             "conversations_show": self.chats["ready"]["ann"].public_id,
             "tokens_revoke": uuid4(),
-            "rounds_show": self.round.public_id,
+            **{f"rounds_{verb}": self.round.public_id for verb in ("show", "stop", "continue")},
             "snapshots_show": self.snapshot.public_id,
             "snapshots_export": self.snapshot.public_id,
             "jobs_cancel": self.queued.public_id,
+            "jobs_change": self.queued.public_id,
             "members_change": self.people["ben"].public_id,
             "members_remove": self.people["ben"].public_id,
             **{f"members_{verb}": self.people["ben"].public_id for verb in ("exclusion", "exclude", "lineage")},
             "members_readmit": self.people["eve"].public_id,
             "models_lineage": self.policy.public_id,
+            **{
+                f"models_{verb}": self.foreign[0].public_id
+                for verb in ("show", "change", "verify", "download", "votes")
+            },
+            "votes_lineage": self.voted["olga"].public_id,
+            **{f"evaluations_{verb}": self.evaluation.public_id for verb in ("show", "judge")},
+            **{f"alarms_{verb}": self.alarm.public_id for verb in ("show", "acknowledge", "act")},
+            "prompts_lineage": self.comparisons[0].prompt.public_id,
+            "snapshots_lineage": self.snapshot.public_id,
             **{
                 f"adjudication_{verb}": self.disputed.public_id
                 for verb in ("show", "answer", "votes", "rule", "reopen", "escalate")
@@ -170,7 +188,11 @@ class World:
             "imports_show": ImportBatch.objects.filter(project=self.project).earliest("pk").public_id,
             "imports_errors": ImportBatch.objects.filter(project=self.project).earliest("pk").public_id,
         }.get(route.name, self.failed.public_id)
-        query = {"imports_create": "?kind=prompts"}.get(route.name, "")
+        query = {
+            "imports_create": "?kind=prompts",
+            "jobs_compare": f"?ids={self.failed.public_id}",
+            "jobs_tensorboard_archive": f"?ids={self.failed.public_id}",
+        }.get(route.name, "")
         return route.path.format(slug=self.project.slug, public_id=public_id, dataset="votes", number=1) + query
 
     def body(self, route: Route) -> tuple[Any, str]:
@@ -190,12 +212,25 @@ class World:
             "projects_create": {"name": "Another one"},
             "projects_change": {"question": "Which one?"},
             "guidelines_add": {"text": "Be kind."},
-            "jobs_submit": {
-                "method": "reward", "snapshot": str(self.snapshot.public_id), "model": str(self.policy.public_id),
-            },
+            "jobs_submit": self._wish,
+            "jobs_estimate": self._wish,
+            "jobs_chain": {"jobs": [self._wish]},
+            "jobs_sweep": {**self._wish, "grid": {"seed": [1, 2]}},
+            "jobs_clone": {"changes": {"seed": 2}},
+            "jobs_change": {"priority": 1},
+            "quota_change": {"running": 1, "queued": None},
             "jobs_promote": {"name": "promoted"},
+            "evaluations_start": {
+                "first": str(self.policy.public_id), "second": str(self.evaluation.second.public_id),
+                "judges": [{"kind": "people"}],
+            },
+            "evaluations_judge": {"kind": "reward", "model": str(self.foreign[0].public_id)},
+            "alarms_acknowledge": {"note": "The data are short."},
+            "alarms_act": {"action": "pause"},
             "models_register": {"name": "m", "path": "/nowhere"},
+            "models_change": {"notes": "Good at greeting.", "tags": ["greets"]},
             "rounds_start": {"policies": [str(self.policy.public_id)]},
+            "schedule_change": {"is_on": True},
             "annotate_conversation_say": {"content": "Why is the sky blue, and not green?"},
             "annotate_conversation_end": {"rating": 5},
             "chat_change": {"enabled": True, "policies": [str(self.policy.public_id)]},
@@ -227,6 +262,12 @@ class World:
             "webhooks_change": {"events": ["comparison.settled"]},
         }.get(route.name, {})  # fmt: skip
         return body, "application/json"
+
+    @property
+    def _wish(self) -> dict[str, Any]:
+        """A job that can be queued."""
+        rows = {"snapshot": str(self.snapshot.public_id), "model": str(self.policy.public_id)}
+        return {"method": "reward", **rows}
 
     def call(self, browser: APIClient, route: Route, *, person: str = "ann", method: str = "") -> Any:
         """Call a route as its schema says, or with another method."""
@@ -281,6 +322,8 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
         by=people["olga"], now=now,
     )  # fmt: skip
     failed = _failed_job(project, snapshot, policy, mark, now)
+    alarm = _alarm(queued, mark, now)
+    evaluation = _evaluation(project, policy, mark, now)
     ImportBatch.objects.create(project=project, kind="votes", name=mark("import name"), created_by=people["olga"])
     AuditEvent.objects.create(project=project, action="x", target=mark("audit target"), details={"note": mark("audit")})
     hook = Webhook.objects.create(
@@ -298,10 +341,32 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     elsewhere.save()
     return World(
         project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
-        policy=policy, round=round_, queued=queued, failed=failed, hook=hook, delivery=delivery,
-        invitation=invitation, secret=secret, chats=chats, disputed=disputed, gold=gold, practised=practised, told=told,
-        foreign=[reward, origin, elsewhere],
+        policy=policy, round=round_, queued=queued, failed=failed, alarm=alarm, evaluation=evaluation, hook=hook,
+        delivery=delivery, invitation=invitation, secret=secret, chats=chats, disputed=disputed, gold=gold,
+        practised=practised, told=told, foreign=[reward, origin, elsewhere],
     )  # fmt: skip
+
+
+def _evaluation(project: Project, policy: ModelVersion, mark, now) -> Evaluation:
+    rival = ModelVersion.objects.create(
+        project=project, name=mark("rival model"), kind=ModelKind.POLICY, source=ModelSource.JOB, path="rival",
+        sha256="5" * 64, base=policy,
+    )  # fmt: skip
+    made = start_evaluation(
+        project=project, first=policy, second=rival, judges=[JudgeSpec(kind=JudgeKind.PEOPLE, overlap=1)], prompts=2,
+        name=mark("evaluation"), by=None, now=now,
+    )  # fmt: skip
+    judge = {"url": f"https://{mark('judge').replace(' ', '-')}", "model": mark("judge model"), "prompt": None}
+    Verdict.objects.create(evaluation=made, kind=JudgeKind.JUDGE, judge=judge)
+    return made
+
+
+def _alarm(job: Job, mark, now) -> Alarm:
+    evidence = [{"text": mark("alarm evidence"), "step": 1, "figures": {}}]
+    alarm = raise_alarm(project=job.project, key="world", name="length_bias", evidence=evidence, job=job, now=now)
+    assert alarm is not None
+    Alarm.objects.filter(pk=alarm.pk).update(note=mark("alarm note"))
+    return alarm
 
 
 def _quality(project, people, mark, now) -> tuple[Gold, dict[str, Assignment], dict[str, FeedbackGiven]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,6 +110,20 @@ def error_tail(directory: Path) -> str:
     return redact(_UNSTORABLE.sub("\ufffd", "\n".join(text.splitlines()[-TAIL_LINES:])))
 
 
+def sweep(directory: Path) -> None:
+    """Remove what a dead child left half written, which on a full disk is what fills it.
+
+    A whole checkpoint (it has its manifest) that only lacks its name stays.
+    """
+    halves = [*directory.glob(".*partial*"), *directory.glob("checkpoints/.partial-*")]
+    for half in halves:
+        if half.is_dir():
+            if not (half / MANIFEST).exists():
+                shutil.rmtree(half, ignore_errors=True)
+        else:
+            half.unlink(missing_ok=True)
+
+
 def checkpoints(directory: Path) -> list[CheckpointFiles]:
     """The whole checkpoints of an attempt, oldest first: those with a manifest, whose hashes are not checked here."""
     found = []
@@ -175,6 +191,35 @@ def _manifest_files(raw: bytes) -> list[tuple[str, int, str]] | None:
 def _is_inside(name: str) -> bool:
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts
+
+
+def start_directory(runs_dir: Path, job: uuid.UUID, step: int) -> Path:
+    """Where a job keeps the checkpoint of another job that it starts from, if it was kept for it."""
+    return runs_dir / str(job) / "start" / f"step-{step}"
+
+
+def keep_start(source: Path, target: Path) -> None:
+    """Keep a checkpoint from being pruned by the job that made it: by hard links where the disk allows. Once.
+
+    Raises:
+        OSError: it is being pruned in this moment.
+    """
+    if target.is_dir():
+        return
+    partial = target.with_name(f".partial-{target.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copytree(source, partial, copy_function=_link_or_copy)
+    partial.rename(target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another disk, or one that knows no hard links
+        shutil.copy2(source, target)
 
 
 def earlier_attempts(runs_dir: Path, job: uuid.UUID, *, before: int) -> Iterator[tuple[int, Path]]:

@@ -128,9 +128,9 @@ def _start_round(turn: ConversationTurn, chat: ChatSettings, now: datetime) -> b
     project = turn.conversation.project
     try:
         with write(), transaction.atomic():
-            policies = [
-                registry.find(project, UUID(item), kind=ModelKind.POLICY) for item in _drawn(turn, chat.policies)
-            ]
+            drawn = [UUID(item) for item in _drawn(turn, chat.policies)]
+            # A chat goes on with the policies that it was set up with, though one went into the archive since.
+            policies = [registry.find(project, item, kind=ModelKind.POLICY, even_archived=True) for item in drawn]
             made = _queue(turn, chat, policies, now)
             return _claim_for(made, turn)
     except registry.UnknownModel as error:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django.db import transaction
 from django.db.models import Max
+from django.utils import timezone
 
-from training import attempts, jobs
+from training import alarms, attempts, jobs
 from training.jobs import Claim
 from training.models import Checkpoint, Job, Run, RunMetric, RunSample
 
@@ -139,8 +141,10 @@ class Ingestion:
 
     def _store(self, **values: Any) -> None:
         step = self.step if self.step != self._stored_step else None
-        if not jobs.record_progress(self._claim, step=step, **values):
-            raise LeaseLost
+        with transaction.atomic():  # a line that rings is stored with its alarm, or not at all
+            if not jobs.record_progress(self._claim, step=step, **values):
+                raise LeaseLost
+            alarms.take(rows=values.get("metrics", ()), now=timezone.now())
         self._stored_step = self.step
 
     def _read_status(self) -> None:

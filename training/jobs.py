@@ -27,6 +27,7 @@ from annotation.gate import write
 from annotation.models import Project, User
 from annotation.people import audit
 from annotation.webhooks import Event, emit
+from training import forms
 from training.engine.config import AnyConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.records import canonical_json
@@ -37,6 +38,7 @@ from training.models import (
     JobStatus,
     ModelVersion,
     Queue,
+    Quota,
     Run,
     RunMetric,
     RunSample,
@@ -53,7 +55,6 @@ STALE_NUDGE_SECONDS = 30
 NUDGE_EXPIRES_SECONDS = 60
 KILLED = (-9, 137)  # SIGKILL seen by us, or by a shell between us
 _STAND_INS: dict[str, dict[str, Any]] = {  # for the inputs, whose paths are known only when the job starts
-    "run": {"models": {"base": "-"}, "data": {"snapshot": "-"}},
     "sample": {"models": {"policies": [{"name": "-", "path": "-"}]}, "data": {"prompts": "-"}},
     "convert": {"models": {"source": "-"}},
 }
@@ -67,6 +68,13 @@ class BadConfig(DomainError):
     """A config that the engine refuses; `details` maps the dotted key to what is wrong."""
 
     code = "bad_config"
+
+
+class QuotaReached(DomainError):
+    """The project has as many waiting jobs as it may have."""
+
+    code = "quota_reached"
+    kind = Kind.CONFLICT
 
 
 class JobFinished(DomainError):
@@ -90,6 +98,13 @@ class JobNotRunning(DomainError):
     kind = Kind.CONFLICT
 
 
+class JobNotWaiting(DomainError):
+    """Only a queued job has a place in the queue."""
+
+    code = "job_not_waiting"
+    kind = Kind.CONFLICT
+
+
 class Phase(StrEnum):
     """What the screen says of a running job beside its status. Derived, never stored."""
 
@@ -107,13 +122,26 @@ class Order(Enum):
 
 
 class Ending(Enum):
-    """Why an attempt ended without an end of the job."""
+    """How an attempt ended, as its run keeps it; `training.endings` says it in words."""
 
+    DONE = "done"
+    STOPPED = "stopped"  # a person asked
+    PAUSED = "paused"  # the engine paused itself by an alarm
     SHUTDOWN = "shutdown"  # orderly: counts as no failure
+    # The machine or what it hangs on: another attempt may go better.
     KILLED = "killed"
+    MEMORY = "memory"
+    DISK = "disk"
+    NETWORK = "network"
+    DEVICE = "device"
     HUNG = "hung"
     CRASHED = "crashed"
     CUT_OFF = "cut off"  # the worker died, or the child ended itself because nobody fed it
+    # What another attempt would not mend.
+    CONFIG = "config"
+    DATA = "data"
+    DIVERGED = "diverged"
+    DEFECT = "defect"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +178,11 @@ def submit(
     model: ModelVersion | None = None,
     checkpoint: Checkpoint | None = None,
     depends_on: Sequence[Job] = (),
+    inputs: Mapping[str, Any] | None = None,
+    uses: Sequence[ModelVersion] = (),
+    stand_ins: Mapping[str, Any] | None = None,
+    clone_of: Job | None = None,
+    sweep: uuid.UUID | None = None,
     title: str = "",
     queue: str = Queue.GPU,
     priority: int = 0,
@@ -159,15 +192,21 @@ def submit(
 
     Args:
         config: the engine's config without the paths of its inputs, which are filled in when it starts.
+        inputs: see `Job.inputs`; `uses` are the models among them.
+        stand_ins: for the paths of inputs while the config is checked; None: those that the method always has.
 
     Raises:
         BadConfig: names the key and the value that the engine would refuse.
+        QuotaReached: too many jobs of the project wait.
     """
     complete = {**config, "method": method}
-    checked(with_inputs(complete, _STAND_INS.get(method, _STAND_INS["run"])))
+    if stand_ins is None:
+        stand_ins = _STAND_INS[method] if method in _STAND_INS else forms.stand_ins(method)
+    checked(with_inputs(complete, stand_ins))
     for attempt in range(_NUMBER_TRIES):
         try:
             with write(), transaction.atomic():
+                _check_queued(project)
                 number = Job.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0
                 job = Job.objects.create(
                     project=project,
@@ -178,12 +217,16 @@ def submit(
                     snapshot=snapshot,
                     model=model,
                     checkpoint=checkpoint,
+                    inputs=dict(inputs or {}),
+                    clone_of=clone_of,
+                    sweep=sweep,
                     queue=queue,
                     priority=priority,
                     created_by=by,
                     **({} if isinstance(now, Now) else {"created_at": now}),
                 )
                 job.depends_on.set(depends_on)
+                job.uses.set(uses)
                 if by is not None:
                     _note(job, by, "job.submitted", job.created_at, method=method, title=title)
                 _nudge_on_commit(job.pk, queue)
@@ -192,6 +235,15 @@ def submit(
             if attempt == _NUMBER_TRIES - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+def _check_queued(project: Project) -> None:
+    most = Quota.objects.filter(project=project).values_list("queued", flat=True).first()
+    if most is None:
+        return
+    waiting = Job.objects.filter(project=project, status=JobStatus.QUEUED, queue=Queue.GPU).count()
+    if waiting >= most:
+        raise QuotaReached(f"{waiting} jobs of this project wait already, and its quota is {most}")
 
 
 def checked(config: Mapping[str, Any]) -> AnyConfig:
@@ -207,9 +259,43 @@ def checked(config: Mapping[str, Any]) -> AnyConfig:
 
 
 def with_inputs(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the paths of its inputs; other keys beside them (`data.max_tokens`) stay."""
-    data = {**config.get("data", {}), **inputs["data"]} if "data" in inputs else None
-    return {**config, **inputs, **({"data": data} if data is not None else {})}
+    """A config with the paths of its inputs; other keys beside them (`data.max_tokens`, `models.combine`) stay."""
+    merged = {name: {**(config.get(name) or {}), **section} for name, section in inputs.items()}
+    return {**config, **merged}
+
+
+def record_inputs(
+    job: Job,
+    *,
+    model: ModelVersion | None = None,
+    checkpoint: Checkpoint | None = None,
+    uses: Sequence[ModelVersion] = (),
+) -> None:
+    """Note what the inputs that a job was promised have become, when it first starts; later attempts keep to it.
+
+    `job` itself is brought up to date. A second call changes nothing.
+    """
+    with write(), transaction.atomic():
+        if model is not None:
+            Job.objects.filter(pk=job.pk, model=None).update(model=model)
+        if checkpoint is not None:
+            Job.objects.filter(pk=job.pk, checkpoint=None).update(checkpoint=checkpoint)
+        job.uses.add(*uses)
+    stored = Job.objects.select_related("model", "checkpoint__run__job__model").get(pk=job.pk)
+    job.model, job.checkpoint = stored.model, stored.checkpoint
+
+
+def reprioritise(job: Job, *, priority: int, by: User | None = None, now: Moment = DATABASE_TIME) -> None:
+    """Move a job that waits forward or back in its queue.
+
+    Raises:
+        JobNotWaiting: it has started or ended.
+    """
+    with write(), transaction.atomic():
+        if Job.objects.filter(pk=job.pk, status=JobStatus.QUEUED).update(priority=priority) == 0:
+            raise JobNotWaiting(f"job {job.number} has started already, so it has no place in the queue")
+        if by is not None:
+            _note(job, by, "job.reprioritised", now, priority=priority)
 
 
 def nudge(*, job_id: int, queue: str, now: Moment = DATABASE_TIME) -> bool:
@@ -242,20 +328,28 @@ def claimable(*, now: Moment = DATABASE_TIME) -> QuerySet[Job]:
 
 
 def claim(
-    *, queue: str, host: str, lease_seconds: float, now: Moment = DATABASE_TIME, job_id: int | None = None
+    *,
+    queue: str,
+    host: str,
+    lease_seconds: float,
+    worker_id: int | None = None,
+    now: Moment = DATABASE_TIME,
+    job_id: int | None = None,
 ) -> Claim | None:
     """Take the claimable job of the queue with the highest priority, then the oldest; None if there is none.
 
-    The lease starts here, never at the first heartbeat: a running job without one would be found by no reaper.
+    A project that runs as many jobs as its quota allows is passed over. The lease starts here, never at the first
+    heartbeat: a running job without one would be found by no reaper.
 
     Args:
+        worker_id: the row of the worker that asks, if it has one.
         job_id: this job or none.
     """
     with write(), transaction.atomic():
         jobs = claimable(now=now).filter(queue=queue)
         if job_id is not None:
             jobs = jobs.filter(pk=job_id)
-        job = jobs.order_by("-priority", "id").select_for_update(skip_locked=True, of=("self",)).first()
+        job = _first_within_quota(jobs.order_by("-priority", "id"))
         if job is None:
             return None
         owner = uuid.uuid4()
@@ -277,9 +371,26 @@ def claim(
             owner=owner,
             config_hash=hashlib.sha256(canonical_json(job.config).encode()).hexdigest(),
             host=host,
+            worker_id=worker_id,
             started_at=now,
         )
         return Claim(job_id=job.pk, run_id=run.pk, owner=owner, attempt=job.attempt + 1)
+
+
+def _first_within_quota(jobs: QuerySet[Job]) -> Job | None:
+    full: set[int] = set()
+    while True:
+        job = jobs.exclude(project__in=full).select_for_update(skip_locked=True, of=("self",)).first()
+        if job is None or job.queue != Queue.GPU:
+            return job
+        # Locked, so that two workers cannot both take the last place.
+        quota = Quota.objects.select_for_update().filter(project=job.project_id, running__isnull=False).first()
+        if quota is None or quota.running is None:
+            return job
+        running = Job.objects.filter(project=job.project_id, status=JobStatus.RUNNING, queue=Queue.GPU).count()
+        if running < quota.running:
+            return job
+        full.add(job.project_id)
 
 
 # --- while it runs ----------------------------------------------------------------------------------------------------
@@ -393,7 +504,7 @@ def finish(claim: Claim, outcome: Outcome, *, best: str | None = None, now: Mome
         best: path, below the runs directory, of the checkpoint that the engine calls its best.
     """
     with transaction.atomic():
-        if not _end(claim.job_id, claim.owner, JobStatus.SUCCEEDED, outcome, now=now):
+        if not _end(claim.job_id, claim.owner, JobStatus.SUCCEEDED, outcome, now=now, ending=Ending.DONE):
             return False
         if best is not None:
             Checkpoint.objects.filter(run__job=claim.job_id, path=best).update(is_best=True)
@@ -403,15 +514,16 @@ def finish(claim: Claim, outcome: Outcome, *, best: str | None = None, now: Mome
     return True
 
 
-def fail(claim: Claim, outcome: Outcome, *, now: Moment = DATABASE_TIME) -> bool:
+def fail(claim: Claim, outcome: Outcome, *, ending: Ending = Ending.DEFECT, now: Moment = DATABASE_TIME) -> bool:
     """running → failed, for what another attempt would not mend: a bad config, bad data, a run that diverged."""
-    return _end(claim.job_id, claim.owner, JobStatus.FAILED, outcome, now=now)
+    return _end(claim.job_id, claim.owner, JobStatus.FAILED, outcome, now=now, ending=ending)
 
 
 def cancelled(claim: Claim, outcome: Outcome, *, paused: bool = False, now: Moment = DATABASE_TIME) -> bool:
     """running → cancelled, once the child has stopped: a person asked, or the engine paused itself by an alarm."""
     asked = Q() if paused else Q(cancel_requested_at__isnull=False)
-    return _end(claim.job_id, claim.owner, JobStatus.CANCELLED, outcome, now=now, condition=asked)
+    ending = Ending.PAUSED if paused else Ending.STOPPED
+    return _end(claim.job_id, claim.owner, JobStatus.CANCELLED, outcome, now=now, condition=asked, ending=ending)
 
 
 def requeue(
@@ -444,8 +556,11 @@ def requeue(
             status, verdict = JobStatus.FAILED, too_often
             fields = {"failures": job.failures + (ending is not Ending.SHUTDOWN)}
         else:
-            status, fields = JobStatus.QUEUED, _wait(job, ending=ending, now=now)
-        ended = _end(job_id, owner, status, outcome, now=now, condition=condition, job_reason=verdict, fields=fields)
+            status, fields = JobStatus.QUEUED, _wait(job, ending=ending, lease_over=lease_over, now=now)
+        ended = _end(
+            job_id, owner, status, outcome,
+            now=now, condition=condition, job_reason=verdict, fields=fields, ending=ending,
+        )  # fmt: skip
         assert ended, "the row is locked"
         if status is JobStatus.QUEUED and "not_before_at" not in fields:
             _nudge_on_commit(job_id, job.queue)
@@ -454,10 +569,16 @@ def requeue(
 
 def _too_often(job: Job, *, ending: Ending, outcome: Outcome) -> str | None:
     """Why the job may not be queued again, or None. The caps count from a person's last retry."""
-    if ending is Ending.KILLED:
-        before = job.runs.filter(attempt__gt=job.attempts_before, exit_code__in=KILLED, last_step=outcome.last_step)
+    if ending in (Ending.KILLED, Ending.MEMORY):
+        alike = (Ending.KILLED.value, Ending.MEMORY.value)
+        before = job.runs.filter(attempt__gt=job.attempts_before, ending__in=alike, last_step=outcome.last_step)
+        if outcome.last_step is None:  # the first step of an attempt is where it started from
+            started = job.runs.filter(attempt=job.attempt).values_list("resumed_from_id", flat=True).first()
+            before = before.filter(resumed_from=started) if started else before.filter(resumed_from=None)
         if before.exclude(attempt=job.attempt).exists():
             where = "before the first step" if outcome.last_step is None else f"at step {outcome.last_step}"
+            if ending is Ending.MEMORY:
+                return f"{outcome.reason}; out of memory twice {where}"
             return f"killed twice {where} (out of memory?)"
     if ending is not Ending.SHUTDOWN and job.failures + 1 >= MAX_FAILURES:
         return f"{outcome.reason}; {MAX_FAILURES} failures without a new checkpoint"
@@ -466,11 +587,13 @@ def _too_often(job: Job, *, ending: Ending, outcome: Outcome) -> str | None:
     return None
 
 
-def _wait(job: Job, *, ending: Ending, now: Moment) -> dict[str, Any]:
+def _wait(job: Job, *, ending: Ending, lease_over: bool, now: Moment) -> dict[str, Any]:
     """How long the job stays in the queue at least. An orderly shutdown is no failure and waits for nothing."""
     if ending is Ending.SHUTDOWN:
         return {}
     failures = job.failures + 1
+    if lease_over and failures == 1:  # the lease was longer than the first back-off
+        return {"failures": failures}
     seconds = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]
     return {"failures": failures, "not_before_at": now + timedelta(seconds=seconds)}
 
@@ -485,6 +608,7 @@ def _end(
     condition: Q | None = None,
     job_reason: str | None = None,
     fields: Mapping[str, Any] | None = None,
+    ending: Ending,
 ) -> bool:
     """Take a running job of this owner to `status`, and close its run, in one transaction."""
     with transaction.atomic():
@@ -503,6 +627,7 @@ def _end(
             ended_at=now,
             exit_code=outcome.exit_code,
             reason=outcome.reason,
+            ending=ending.value,
             last_step=outcome.last_step,
             result=outcome.result,
             error_tail=outcome.error_tail,

@@ -1,28 +1,33 @@
-"""From a person's votes to every snapshot, job and model that used them, and from a model back to the people.
+"""From votes, people, prompts and snapshots to every job, run and model trained on them; and from a model back.
 
-What a snapshot used is read from its own lines: they never change, whatever happens to consensus and people since.
+What a snapshot used is read from its own lines: they never change, whatever happens to consensus and people since. Jobs
+and models of a project are read whole and walked in memory, so that each answer has a fixed number of queries, however
+many generations lie between. Jobs that only read a model (sampling, scores, evaluations, serving) train nothing on it
+and are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from django.db.models import Q
 
-from annotation.models import Comparison, Membership, Project, Purpose, Slot, User
-from training.engine.records import iter_lines
-from training.models import Job, ModelVersion, Run, Snapshot
-from training.snapshots import snapshot_path
-from training.splits import PARTS
+from annotation.models import Comparison, Completion, Membership, Project, Prompt, Purpose, Slot, User, Vote
+from training.models import Job, ModelVersion, Round, Run, Snapshot
+from training.snapshot_index import SnapshotIndex, index_of
 
-BATCH = 500
+_READS = ("sample", "score", "evaluate", "serve")
+_CHUNK = 5000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Used:
-    """A snapshot that holds comparisons with a person's counted votes, and how many."""
+    """A snapshot that holds comparisons with votes that were asked about, and how many comparisons."""
 
     snapshot: Snapshot
     comparisons: int
@@ -30,117 +35,370 @@ class Used:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reach:
-    """What came of a person's votes: snapshots, then the jobs that trained on them or on what they made, and models."""
+    """What came of some votes: snapshots, then the jobs that trained on them or on what they made, runs, and models."""
 
     snapshots: list[Used]
     jobs: list[Job]
-    runs: int
+    runs: list[Run]
     models: list[ModelVersion]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """What a model was made of: the jobs and models behind it, nearest first, and the people behind its snapshots."""
+class VoteReach:
+    """What came of one vote. `counts`: whether a slot of its comparison holds it; a surplus vote is used nowhere."""
 
-    jobs: list[Job]
-    models: list[ModelVersion]
-    snapshots: list[Snapshot]
+    vote: Vote
+    pseudonym: str
+    counts: bool
+    reach: Reach
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptReach:
+    """What hangs on a prompt, before it is taken away: rows that hold its text, and what was trained on it.
+
+    Attributes:
+        frozen: comparisons in a snapshot, whose files hold the texts for good.
+        rounds: those that sampled for it.
+    """
+
+    prompt: Prompt
+    completions: int
     comparisons: int
+    frozen: int
+    votes: int
+    rounds: list[Round]
+    reach: Reach
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What a snapshot brought to a model: comparisons, counted votes, and people who gave them."""
+
+    snapshot: Snapshot
+    comparisons: int
+    votes: int
     people: int
 
 
-def reach(project: Project, user: User) -> Reach:
-    """Which snapshots used a person's votes, and what was made of those. Reads the snapshots' lines."""
-    voted = _voted(project, user)
-    pseudonyms = set(Membership.objects.filter(project=project, user=user).values_list("pseudonym", flat=True))
-    used = []
-    for snapshot in Snapshot.objects.filter(project=project).order_by("number"):
-        if pseudonyms & set(snapshot.label_policy.get("excluded_annotators", ())):
-            continue  # their votes had been left out
-        held = {pk for pk in comparisons_in(snapshot) if pk in voted and voted[pk] <= snapshot.created_at}
-        if held:
-            used.append(Used(snapshot=snapshot, comparisons=len(held)))
-    jobs, models = _forward(item.snapshot for item in used)
-    return Reach(snapshots=used, jobs=jobs, runs=Run.objects.filter(job__in=jobs).count(), models=models)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Person:
+    """Somebody whose votes are behind a model, by pseudonym, and how many votes; None where there is no membership."""
+
+    pseudonym: str | None
+    votes: int
 
 
-def _voted(project: Project, user: User) -> dict[str, datetime]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What a model was made of: the jobs and models behind it, nearest first, and the votes behind its snapshots."""
+
+    jobs: list[Job]
+    runs: list[Run]
+    models: list[ModelVersion]
+    snapshots: list[Snapshot]
+    shares: list[Share]
+    comparisons: int
+    votes: int
+    people: int
+    annotators: list[Person]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsedVote:
+    """A vote behind a model, and the numbers of the snapshots that brought it."""
+
+    vote: UUID
+    comparison: UUID
+    pseudonym: str | None
+    created_at: datetime
+    snapshots: tuple[int, ...]
+
+
+# --- forward ----------------------------------------------------------------------------------------------------------
+
+
+def of_vote(vote: Vote) -> VoteReach:
+    """Which snapshots used a vote, and what was made of those. Eight queries."""
+    project, wanted = vote.project, {vote.comparison.public_id.bytes: vote.created_at}
+    counts = vote.purpose == Purpose.WANTED and Slot.objects.filter(vote=vote).exists()
+    members = Membership.objects.filter(project=project, user_id=vote.annotator_id)
+    names = set(members.values_list("pseudonym", flat=True))
+    graph = _Graph(project)
+    # Only what is frozen keeps its slots; before that a snapshot has not used the vote.
+    used = _used(graph, wanted, without=names) if counts and vote.comparison.frozen_at else []
+    return VoteReach(vote=vote, pseudonym=next(iter(names), ""), counts=counts, reach=graph.forward(used))
+
+
+def of_person(project: Project, user: User) -> Reach:
+    """Which snapshots used a person's votes, and what was made of those. Eight queries."""
+    graph = _Graph(project)
+    names = set(Membership.objects.filter(project=project, user=user).values_list("pseudonym", flat=True))
+    return graph.forward(_used(graph, _voted(project, user), without=names))
+
+
+def of_prompt(prompt: Prompt) -> PromptReach:
+    """What hangs on a prompt: to be read before it is taken away. A fixed number of queries."""
+    graph = _Graph(prompt.project)
+    rows = list(Comparison.objects.filter(prompt=prompt).values_list("public_id", "frozen_at"))
+    frozen: dict[bytes, datetime | None] = {public_id.bytes: None for public_id, frozen_at in rows if frozen_at}
+    completions = Completion.objects.filter(prompt=prompt)
+    return PromptReach(
+        prompt=prompt,
+        completions=completions.count(),
+        comparisons=len(rows),
+        frozen=len(frozen),
+        votes=Vote.objects.filter(comparison__prompt=prompt).count(),
+        rounds=list(Round.objects.filter(public_id__in=completions.order_by().values("origin")).order_by("number")),
+        reach=graph.forward(_used(graph, frozen)),
+    )
+
+
+def of_snapshot(snapshot: Snapshot) -> Reach:
+    """What was trained on a snapshot, and on what that made."""
+    graph = _Graph(snapshot.project)
+    return graph.forward([Used(snapshot=snapshot, comparisons=len(index_of(snapshot)))])
+
+
+def _voted(project: Project, user: User) -> dict[bytes, datetime | None]:
     """Comparisons where a vote of the person counts, with its time. Slots of what is frozen stay as they were."""
     slots = Slot.objects.filter(
         project=project, vote__annotator=user, vote__purpose=Purpose.WANTED, comparison__frozen_at__isnull=False
     )
     rows = slots.values_list("comparison__public_id", "vote__created_at")
-    return {str(public_id): created_at for public_id, created_at in rows}
+    return {public_id.bytes: created_at for public_id, created_at in rows}
 
 
-def comparisons_in(snapshot: Snapshot) -> Iterator[str]:
-    """Public ids of the comparisons that a snapshot's lines come from; one may come several times."""
-    directory = snapshot_path(snapshot)
-    for part in PARTS:
-        for line in iter_lines(directory, part):
-            yield line["meta"]["comparison"]
+def _used(graph: _Graph, wanted: Mapping[bytes, datetime | None], *, without: Collection[str] = ()) -> list[Used]:
+    """The snapshots that hold these comparisons, if the moment beside each had come when they were frozen.
+
+    Args:
+        without: pseudonyms of whose votes they are; a snapshot that left one of them out used none.
+    """
+    used = []
+    for snapshot in graph.snapshots.values() if wanted else ():
+        if not set(without).isdisjoint(left_out(snapshot)):
+            continue
+        held = index_of(snapshot).among(wanted)
+        count = sum((moment := wanted[item]) is None or moment <= snapshot.created_at for item in held)
+        if count:
+            used.append(Used(snapshot=snapshot, comparisons=count))
+    return used
 
 
-def _forward(snapshots: Iterable[Snapshot]) -> tuple[list[Job], list[ModelVersion]]:
-    """Jobs on these snapshots, models from them, jobs on those, and so on; a query each for every generation."""
-    wanted = [item.pk for item in snapshots]
-    jobs: dict[int, Job] = {}
-    models: dict[int, ModelVersion] = {}
-    while True:
-        made = Q(snapshot__in=wanted) | Q(model__in=models) | Q(checkpoint__run__job__in=jobs)
-        fresh_jobs = {row.pk: row for row in Job.objects.filter(made).exclude(pk__in=jobs).distinct()}
-        jobs |= fresh_jobs
-        derived = Q(checkpoint__run__job__in=jobs) | Q(base__in=models)
-        fresh_models = {row.pk: row for row in ModelVersion.objects.filter(derived).exclude(pk__in=models).distinct()}
-        models |= fresh_models
-        if not fresh_jobs and not fresh_models:
-            return [jobs[pk] for pk in sorted(jobs)], [models[pk] for pk in sorted(models)]
+def left_out(snapshot: Snapshot) -> frozenset[str]:
+    """Pseudonyms of the people whose votes a snapshot left out."""
+    return frozenset(snapshot.label_policy.get("excluded_annotators", ()))
+
+
+# --- back -------------------------------------------------------------------------------------------------------------
 
 
 def origin(model: ModelVersion) -> Origin:
-    """What a model was made of. Reads the lines of the snapshots behind it."""
-    jobs: dict[int, Job] = {}
-    models: dict[int, ModelVersion] = {}
-    snapshots: dict[int, Snapshot] = {}
-    waiting = [model]
-    while waiting:
-        current = waiting.pop(0)
-        job = None if current.checkpoint is None else current.checkpoint.run.job
-        behind = [current.base]
-        while job is not None and job.pk not in jobs:
-            jobs[job.pk] = job
-            if job.snapshot is not None:
-                snapshots[job.snapshot.pk] = job.snapshot
-            behind.append(job.model)
-            job = None if job.checkpoint is None else job.checkpoint.run.job
-        for item in behind:
-            if item is not None and item.pk not in models and item.pk != model.pk:
-                models[item.pk] = item
-                waiting.append(item)
-    comparisons, people = _behind(snapshots.values())
+    """What a model was made of. A fixed number of queries; the votes of its project are read once."""
+    if model.project is None:  # what the site's operator brought has no history here
+        return Origin(
+            jobs=[], runs=[], models=[], snapshots=[], shares=[], comparisons=0, votes=0, people=0, annotators=[]
+        )
+    graph = _Graph(model.project)
+    jobs, models, snapshots = graph.back(model)
+    shelves = _shelves(snapshots)
+    comparisons: set[bytes] = set()
+    for shelf in shelves:
+        comparisons.update(shelf.index)
+    votes: dict[int, int] = defaultdict(int)
+    of_shelf: list[dict[int, int]] = [defaultdict(int) for _ in shelves]
+    names = _pseudonyms(model.project)
+    for row in _counted(model.project, fields=()) if shelves else ():
+        if used := _held_by(shelves, row, names):
+            votes[row["vote__annotator_id"]] += 1
+            for number in used:
+                of_shelf[number][row["vote__annotator_id"]] += 1
     return Origin(
-        jobs=list(jobs.values()),
-        models=list(models.values()),
-        snapshots=sorted(snapshots.values(), key=lambda item: item.number),
-        comparisons=comparisons,
-        people=people,
+        jobs=jobs,
+        runs=_runs(jobs),
+        models=models,
+        snapshots=snapshots,
+        shares=[
+            Share(
+                snapshot=shelf.snapshot,
+                comparisons=len(shelf.index),
+                votes=sum(of_shelf[number].values()),
+                people=len(of_shelf[number]),
+            )
+            for number, shelf in enumerate(shelves)
+        ],
+        comparisons=len(comparisons),
+        votes=sum(votes.values()),
+        people=len(votes),
+        annotators=sorted(
+            (Person(pseudonym=names.get(user), votes=count) for user, count in votes.items()),
+            key=lambda item: (-item.votes, item.pseudonym or ""),
+        ),
     )
 
 
-def _behind(snapshots: Iterable[Snapshot]) -> tuple[int, int]:
-    """Comparisons in these snapshots, and people whose votes on them counted when they were frozen."""
-    comparisons: set[str] = set()
-    people: set[int] = set()
-    for snapshot in snapshots:
-        held = sorted(set(comparisons_in(snapshot)))
-        comparisons.update(held)
-        left_out = Membership.objects.filter(
-            project_id=snapshot.project_id, pseudonym__in=snapshot.label_policy.get("excluded_annotators", ())
-        ).values("user_id")
-        for start in range(0, len(held), BATCH):
-            ids = Comparison.objects.filter(public_id__in=held[start : start + BATCH]).values("pk")
-            slots = Slot.objects.filter(comparison_id__in=ids, vote__created_at__lte=snapshot.created_at)
-            people.update(
-                slots.exclude(vote__annotator_id__in=left_out).values_list("vote__annotator_id", flat=True).distinct()
+def snapshots_behind(model: ModelVersion) -> list[Snapshot]:
+    """The snapshots that a model was trained on, by way of any model behind it. Five queries, or none."""
+    return [] if model.project is None else _Graph(model.project).back(model)[2]
+
+
+def votes_behind(model: ModelVersion) -> Iterator[UsedVote]:
+    """Every vote that a model was trained on, by way of any model or reward model behind it. Rows are streamed."""
+    if model.project is None:
+        return iter(())
+    _, _, snapshots = _Graph(model.project).back(model)
+    return _votes(model.project, _shelves(snapshots), _pseudonyms(model.project))
+
+
+def _votes(project: Project, shelves: list[_Shelf], names: Mapping[int, str]) -> Iterator[UsedVote]:
+    for row in _counted(project, fields=("vote__public_id",)) if shelves else ():
+        if used := _held_by(shelves, row, names):
+            yield UsedVote(
+                vote=row["vote__public_id"],
+                comparison=row["comparison__public_id"],
+                pseudonym=names.get(row["vote__annotator_id"]),
+                created_at=row["vote__created_at"],
+                snapshots=tuple(shelves[number].snapshot.number for number in used),
             )
-    return len(comparisons), len(people)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shelf:
+    """A snapshot with what it holds."""
+
+    snapshot: Snapshot
+    index: SnapshotIndex
+    held: frozenset[bytes]
+    left_out: frozenset[str]
+
+
+def _shelves(snapshots: Iterable[Snapshot]) -> list[_Shelf]:
+    found = []
+    for snapshot in snapshots:
+        index = index_of(snapshot)
+        found.append(_Shelf(snapshot=snapshot, index=index, held=frozenset(index), left_out=left_out(snapshot)))
+    return found
+
+
+def _held_by(shelves: list[_Shelf], row: Mapping[str, Any], names: Mapping[int, str]) -> list[int]:
+    """Which of the snapshots used the vote in a row."""
+    comparison = row["comparison__public_id"].bytes
+    return [
+        number
+        for number, shelf in enumerate(shelves)
+        if comparison in shelf.held
+        and row["vote__created_at"] <= shelf.snapshot.created_at
+        and names.get(row["vote__annotator_id"]) not in shelf.left_out
+    ]
+
+
+def _counted(project: Project, *, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The counted votes of frozen comparisons, a row each; one query, read as a stream."""
+    slots = Slot.objects.filter(
+        project=project, vote__purpose=Purpose.WANTED, comparison__frozen_at__isnull=False
+    ).order_by("pk")
+    rows = slots.values("comparison__public_id", "vote__annotator_id", "vote__created_at", *fields)
+    yield from rows.iterator(chunk_size=_CHUNK)
+
+
+def _pseudonyms(project: Project) -> dict[int, str]:
+    return dict(Membership.objects.filter(project=project).values_list("user_id", "pseudonym"))
+
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+
+_Node = tuple[str, int]
+
+
+class _Graph:
+    """Snapshots, jobs and models of a project, and which came of which. Five queries."""
+
+    def __init__(self, project: Project) -> None:
+        self.snapshots = {row.pk: row for row in Snapshot.objects.filter(project=project).order_by("number")}
+        jobs = Job.objects.filter(project=project).exclude(method__in=_READS).select_related("checkpoint__run")
+        heavy = ("config", "progress", "checkpoint__run__result", "checkpoint__run__error_tail")
+        self._jobs = {row.pk: row for row in jobs.defer(*heavy).order_by("pk")}
+        models = ModelVersion.objects.filter(Q(project=project) | Q(project=None)).select_related("checkpoint__run")
+        self._models = {row.pk: row for row in models.defer(*heavy[2:]).order_by("pk")}
+        self._parents: dict[_Node, list[_Node]] = defaultdict(list)
+        for job in self._jobs.values():
+            self._of_job(job)
+        for job_id, model_id in Job.uses.through.objects.filter(job__project=project).values_list(
+            "job_id", "modelversion_id"
+        ):
+            self._parents["job", job_id].append(("model", model_id))
+        # A promotion that waits for the job it depends on has no checkpoint yet, but will be of that job's.
+        waiting = Job.depends_on.through.objects.filter(
+            from_job__project=project, from_job__method="convert", from_job__checkpoint=None
+        )
+        for job_id, before in waiting.values_list("from_job_id", "to_job_id"):
+            self._parents["job", job_id].append(("job", before))
+        for model in self._models.values():
+            if model.checkpoint is not None:
+                self._parents["model", model.pk].append(("job", model.checkpoint.run.job_id))
+            if model.base_id is not None:
+                self._parents["model", model.pk].append(("model", model.base_id))
+
+    def _of_job(self, job: Job) -> None:
+        parents = self._parents["job", job.pk]
+        if job.snapshot_id is not None:
+            parents.append(("snapshot", job.snapshot_id))
+        if job.model_id is not None:
+            parents.append(("model", job.model_id))
+        if job.checkpoint is not None:
+            parents.append(("job", job.checkpoint.run.job_id))
+        named = {ref["job"] for ref in _references(job.inputs) if "job" in ref}
+        if named:
+            parents += [("job", row.pk) for row in self._jobs.values() if str(row.public_id) in named]
+
+    def back(self, model: ModelVersion) -> tuple[list[Job], list[ModelVersion], list[Snapshot]]:
+        """Jobs and models behind a model, nearest first, and snapshots by number."""
+        found = _reached([("model", model.pk)], self._parents)[1:]
+        snapshots = [self.snapshots[pk] for kind, pk in found if kind == "snapshot" and pk in self.snapshots]
+        return (
+            [self._jobs[pk] for kind, pk in found if kind == "job" and pk in self._jobs],
+            [self._models[pk] for kind, pk in found if kind == "model" and pk in self._models],
+            sorted(snapshots, key=lambda item: item.number),
+        )
+
+    def forward(self, used: list[Used]) -> Reach:
+        """What came of snapshots; one query, for the runs."""
+        children: dict[_Node, list[_Node]] = defaultdict(list)
+        for node, parents in self._parents.items():
+            for parent in parents:
+                children[parent].append(node)
+        found = set(_reached([("snapshot", item.snapshot.pk) for item in used], children))
+        jobs = [row for pk, row in self._jobs.items() if ("job", pk) in found]
+        models = [row for pk, row in self._models.items() if ("model", pk) in found]
+        return Reach(snapshots=used, jobs=jobs, runs=_runs(jobs), models=models)
+
+
+def _reached(start: Iterable[_Node], edges: Mapping[_Node, list[_Node]]) -> list[_Node]:
+    """Nodes by breadth: those of the start first."""
+    found = dict.fromkeys(start)
+    waiting = deque(found)
+    while waiting:
+        for node in edges.get(waiting.popleft(), ()):
+            if node not in found:
+                found[node] = None
+                waiting.append(node)
+    return list(found)
+
+
+def _references(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The references of a job's inputs, whatever their role."""
+    for value in inputs.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                yield item
+
+
+def _runs(jobs: list[Job]) -> list[Run]:
+    """Attempts at these jobs, one query."""
+    known = {job.pk: job for job in jobs}
+    rows = Run.objects.filter(job__in=list(known)).defer("result", "error_tail").order_by("job_id", "attempt")
+    runs = list(rows)
+    for run in runs:
+        run.job = known[run.job_id]
+    return runs

@@ -1,12 +1,14 @@
-"""The rows of training: snapshots, jobs, runs, checkpoints, registered models and rounds.
+"""The rows of training: snapshots, jobs, workers, runs, checkpoints, registered models, rounds, evaluations, alarms.
 
 A job is the request and the only mutable state machine (`training.jobs` holds its transitions); a run is one attempt, a
-fact that is closed once. Snapshots, runs and checkpoints are never edited.
+fact that is closed once. Snapshots, runs and checkpoints are never edited. Of a registered model only what people say
+of it (tags, notes, licence, archived, current) may change.
 """
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.db import models
 from django.db.models import F, Q
@@ -89,6 +91,14 @@ class Job(models.Model):
     queue = models.CharField(max_length=3, choices=Queue, default=Queue.GPU)
     priority = models.SmallIntegerField(default=0)
     depends_on = models.ManyToManyField("self", symmetrical=False, blank=True, related_name="dependents")
+    inputs = models.JSONField(
+        default=dict, help_text='Further inputs by role: {"rewards": [{"model": id} or {"job": id}], ...}.'
+    )
+    uses: models.ManyToManyField[ModelVersion, Any] = models.ManyToManyField(
+        "ModelVersion", blank=True, related_name="used_by", help_text="Models of `inputs`."
+    )
+    clone_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="clones")
+    sweep = models.UUIDField(null=True, db_index=True, help_text="Shared by the jobs of one grid.")
     status = models.CharField(max_length=9, choices=JobStatus, default=JobStatus.QUEUED)
     reason = models.TextField(blank=True)
     attempt = models.PositiveIntegerField(default=0, help_text="Only grows.")
@@ -126,10 +136,42 @@ class Job(models.Model):
         ]
 
 
+class Quota(models.Model):
+    """How much of the workers a project may take; without a row, as much as there is."""
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="quota")
+    running = models.PositiveSmallIntegerField(null=True, help_text="Most jobs of the gpu queue at one time.")
+    queued = models.PositiveSmallIntegerField(null=True, help_text="Most jobs that wait.")
+
+
+class Worker(models.Model):
+    """A worker process, and when it was last heard of. What it runs is told by the open runs that name it."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    host = models.CharField(max_length=200)
+    pid = models.PositiveIntegerField()
+    queue = models.CharField(max_length=3, choices=Queue)
+    slots = models.PositiveSmallIntegerField(default=1)
+    version = models.CharField(max_length=64, blank=True)
+    devices = models.JSONField(default=list, help_text="GPUs: name, memory_bytes, used_bytes, load (0 to 1).")
+    memory_bytes = models.PositiveBigIntegerField(null=True)
+    free_memory_bytes = models.PositiveBigIntegerField(null=True)
+    free_disk_bytes = models.PositiveBigIntegerField(null=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField()
+    lost_at = models.DateTimeField(null=True, help_text="When it was found silent; null again once it is heard of.")
+    obstacle = models.CharField(max_length=200, blank=True, help_text="Why it takes no jobs now, though it lives.")
+    ended_at = models.DateTimeField(null=True, help_text="An orderly end.")
+
+    class Meta:
+        indexes = [models.Index(fields=["ended_at", "heartbeat_at"], name="worker_alive")]
+
+
 class Run(models.Model):
     """One attempt at a job: a fact, inserted at claim and closed once."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="runs")
+    worker = models.ForeignKey(Worker, on_delete=models.PROTECT, null=True, related_name="runs")
     attempt = models.PositiveIntegerField()
     owner = models.UUIDField(unique=True)
     config_hash = models.CharField(max_length=64)
@@ -139,12 +181,14 @@ class Run(models.Model):
     ended_at = models.DateTimeField(null=True)
     exit_code = models.IntegerField(null=True)
     reason = models.TextField(blank=True)
+    ending = models.CharField(max_length=8, blank=True, help_text="Of `jobs.Ending`.")
     last_step = models.PositiveIntegerField(null=True)
     result = models.JSONField(null=True, help_text="The engine's result.json.")
     error_tail = models.TextField(blank=True, help_text="Last lines of standard error, secrets filtered.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["job", "attempt"], name="run_attempt")]
+        indexes = [models.Index(fields=["ended_at"], name="run_ended")]
 
 
 class RunMetric(models.Model):
@@ -206,6 +250,14 @@ class ModelVersion(models.Model):
     parameters = models.PositiveBigIntegerField(null=True)
     size_bytes = models.PositiveBigIntegerField(null=True)
     metrics = models.JSONField(default=dict)
+    licence = models.CharField(max_length=120, blank=True)
+    notes = models.TextField(blank=True, help_text="What people say of it on its card.")
+    tags = models.JSONField(default=list)
+    is_current = models.BooleanField(
+        default=False, help_text="The policy, or reward model, that the project goes on from."
+    )
+    archived_at = models.DateTimeField(null=True)
+    verified_at = models.DateTimeField(null=True, help_text="When its files were last read and had its hash.")
     created_at = models.DateTimeField(default=timezone.now)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
 
@@ -213,10 +265,18 @@ class ModelVersion(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["project", "name"], name="model_name"),
             models.UniqueConstraint(fields=["name"], condition=Q(project__isnull=True), name="model_name_of_site"),
+            models.UniqueConstraint(fields=["project", "kind"], condition=Q(is_current=True), name="model_current"),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+
+class RoundPurpose(models.TextChoices):
+    """What a round's comparisons are for. Those of an evaluation are never trained on."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
 
 
 class Round(models.Model):
@@ -233,6 +293,14 @@ class Round(models.Model):
     sampling = models.JSONField(help_text="temperature, top_p, max_new_tokens, seed.")
     pairing = models.JSONField(default=dict, help_text="How its completions meet, as `rounds.MeetingPlan`.")
     turn = models.UUIDField(null=True, help_text="Public id of the conversation turn that it answers, if it does.")
+    purpose = models.CharField(max_length=10, choices=RoundPurpose, default=RoundPurpose.TRAINING)
+    opened_for = models.OneToOneField(
+        ModelVersion,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="opened_round",
+        help_text="The promoted policy that the schedule opened it for: once each.",
+    )
     overlap = models.PositiveSmallIntegerField()
     created_at = models.DateTimeField(default=timezone.now)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
@@ -242,11 +310,96 @@ class Round(models.Model):
 
 
 class RoundPolicy(models.Model):
-    """A policy that a round samples, and the source that its completions get."""
+    """A policy that a round samples, and the source that its completions get. Null: as the round says for all."""
 
     round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="round_policies")
     model = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
     source = models.ForeignKey(Source, on_delete=models.PROTECT, related_name="+")
+    weight = models.FloatField(null=True, help_text="Its share of each prompt's completions, as a ratio.")
+    completions = models.PositiveSmallIntegerField(null=True, help_text="Of it for each prompt.")
+    temperature = models.FloatField(null=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["round", "model"], name="round_policy_once")]
+
+
+class Opponent(models.TextChoices):
+    """Whom a newly promoted policy meets in the round that the schedule opens."""
+
+    ITSELF = "itself"
+    PREVIOUS = "previous"
+    BASE = "base"
+
+
+class RoundSchedule(models.Model):
+    """That a project opens a round by itself after each promotion of a policy, and how that round samples."""
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="round_schedule")
+    is_on = models.BooleanField(default=True)
+    opponent = models.CharField(max_length=8, choices=Opponent, default=Opponent.PREVIOUS)
+    prompts = models.PositiveIntegerField(null=True, help_text="How many; null: all.")
+    sampling = models.JSONField(default=dict, help_text="As `rounds.SamplingPlan`; the seed grows with each round.")
+    pairing = models.JSONField(default=dict, help_text="As `rounds.MeetingPlan`.")
+    since = models.DateTimeField(help_text="Policies promoted before it open nothing.")
+    problem = models.TextField(blank=True, help_text="Why the policy that is due has no round yet.")
+    updated_at = models.DateTimeField(default=timezone.now)
+    updated_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+
+
+class Evaluation(models.Model):
+    """Two policies on one set of prompts. Its round samples them; its verdicts say who wins, each by its own judge."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="evaluations")
+    number = models.PositiveIntegerField()
+    name = models.CharField(max_length=120, blank=True)
+    first = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    second = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    round = models.OneToOneField(Round, on_delete=models.PROTECT, related_name="evaluation")
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "number"], name="evaluation_number")]
+
+
+class JudgeKind(models.TextChoices):
+    """Who says which of two completions is better."""
+
+    PEOPLE = "people"
+    REWARD = "reward"
+    JUDGE = "judge"
+
+
+class Verdict(models.Model):
+    """One judge's view of an evaluation. People's is counted from votes; the others come from a job, stored once."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    evaluation = models.ForeignKey(Evaluation, on_delete=models.CASCADE, related_name="verdicts")
+    kind = models.CharField(max_length=6, choices=JudgeKind)
+    reward_model = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, null=True, related_name="+")
+    judge = models.JSONField(default=dict, help_text="Of a judge behind a server: its address and model.")
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="verdict")
+    result = models.JSONField(null=True, help_text="Figures, and by prompt who won; null until the job has ended.")
+    created_at = models.DateTimeField(default=timezone.now)
+
+
+class Alarm(models.Model):
+    """Something that a person should look at: raised once, acknowledged once, with what was done about it."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="alarms")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, null=True, related_name="alarms")
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, null=True, related_name="alarms")
+    name = models.CharField(max_length=64)
+    step = models.PositiveIntegerField(null=True)
+    evidence = models.JSONField(default=list, help_text="Why it rang: text, step, and figures by metric.")
+    key = models.CharField(max_length=200, help_text="Names its cause, so that it is raised once.")
+    raised_at = models.DateTimeField(default=timezone.now)
+    acknowledged_at = models.DateTimeField(null=True)
+    acknowledged_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+    note = models.TextField(blank=True)
+    done = models.JSONField(default=list, help_text="What was done: action, at, by, and the job or round it made.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "key"], name="alarm_once")]

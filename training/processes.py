@@ -64,17 +64,19 @@ def _output(*command: str) -> str:
 
 
 def child_environment(
-    *, directory: Path, python_path: Path, threads: int, environ: Mapping[str, str]
+    *, directory: Path, python_path: Path, threads: int, environ: Mapping[str, str], device: str | None = None
 ) -> dict[str, str]:
     """The minimal environment of a child: no secrets, no network for models, its own home, a fixed number of threads.
 
     Args:
         threads: of the numerical libraries; 0 means all cores that this process may use.
+        device: the only GPU that it sees; None: those that we see.
     """
     count = str(threads or _cores())
     home = str(directory / "tmp")
     return {
         **{name: environ[name] for name in _PASSED_ON if name in environ},
+        **({} if device is None else {"CUDA_VISIBLE_DEVICES": device}),
         "HOME": home,
         "TMPDIR": home,
         "PYTHONPATH": str(python_path),
@@ -100,8 +102,17 @@ def _cores() -> int:
 class Child:
     """A started child and the pipe that keeps it alive."""
 
-    def __init__(self, command: Sequence[str], *, directory: Path, environment: Mapping[str, str]) -> None:
-        """Start it in `directory`, in a session of its own, and write `process.json` there."""
+    def __init__(
+        self, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], inherits: Sequence[int] = ()
+    ) -> None:
+        """Start it in `directory`, in a session of its own, and write `process.json` there.
+
+        Args:
+            inherits: open files that the child keeps open as long as it lives.
+
+        Raises:
+            OSError: it cannot be started, or nothing can be written (a full disk); then nothing runs.
+        """
         self._file = directory / PROCESS_FILE
         with (directory / "stdout.log").open("ab") as out, (directory / "stderr.log").open("ab") as err:
             self._process = subprocess.Popen(
@@ -113,7 +124,15 @@ class Child:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                pass_fds=tuple(inherits),
             )
+        try:
+            self._identify()
+        except OSError:
+            self.kill()
+            raise
+
+    def _identify(self) -> None:
         me = identity(self._process.pid)
         if me is not None:  # else it has ended already
             draft = self._file.with_suffix(".partial")

@@ -10,13 +10,16 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count, Prefetch, QuerySet
+from django.db.models import Count, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from annotation.models import Comparison, Completion, Project
 from training.attempts import attempt_directory, error_tail
+from training.forms import METHODS
 from training.jobs import phase
 from training.models import (
     TERMINAL,
+    Alarm,
     Checkpoint,
     Job,
     JobStatus,
@@ -27,6 +30,7 @@ from training.models import (
     RunSample,
     Snapshot,
 )
+from training.rounds import completions_of_prompt
 
 MOST_LINES = 400
 
@@ -50,10 +54,15 @@ def jobs(project: Project) -> QuerySet[Job]:
     """Jobs with what a row or a page of them shows."""
     runs = Run.objects.order_by("attempt")
     checkpoints = Checkpoint.objects.order_by("step", "pk").prefetch_related("promoted")
+    raised = Alarm.objects.filter(job=OuterRef("pk"), acknowledged_at=None).order_by()
+    alarms = raised.values("job").annotate(n=Count("pk")).values("n")
     return (
         Job.objects.filter(project=project)
-        .select_related("snapshot", "model", "checkpoint__run__job", "round", "created_by")
-        .prefetch_related(Prefetch("runs", queryset=runs), Prefetch("runs__checkpoints", queryset=checkpoints))
+        .select_related("snapshot", "model", "checkpoint__run__job", "round", "created_by", "clone_of")
+        .prefetch_related(
+            Prefetch("runs", queryset=runs), Prefetch("runs__checkpoints", queryset=checkpoints), "depends_on"
+        )
+        .annotate(open_alarms=Coalesce(Subquery(alarms), 0))
     )
 
 
@@ -85,7 +94,9 @@ def abilities(job: Job) -> dict[str, bool]:
     return {
         "stop": job.status in {JobStatus.QUEUED, JobStatus.RUNNING} and job.cancel_requested_at is None,
         "retry": job.status in {JobStatus.FAILED, JobStatus.CANCELLED},
-        "promote": job.method in {"reward", "dpo"} and any(item.files_pruned_at is None for item in checkpoints),
+        "promote": job.method in METHODS
+        and METHODS[job.method].trains
+        and any(item.files_pruned_at is None for item in checkpoints),
     }
 
 
@@ -137,16 +148,30 @@ def job_phase(job: Job, *, now: datetime) -> str | None:
 def rounds(project: Project) -> QuerySet[Round]:
     """Rounds with their jobs and policies, without those that answer a chat."""
     return (
-        Round.objects.filter(project=project, turn=None).select_related("job").prefetch_related("round_policies__model")
+        Round.objects.filter(project=project, turn=None)
+        .select_related("job", "opened_for")
+        .prefetch_related("round_policies__model")
     )
 
 
-def round_progress(made: Round, *, now: datetime) -> RoundProgress:
-    """Counted from the rows that there are; three queries."""
-    policies = len(made.round_policies.all())
-    done = Completion.objects.filter(origin=made.public_id).count()
-    wanted = made.prompts * made.completions * policies
-    recent = Completion.objects.filter(origin=made.public_id, created_at__gte=now - timedelta(minutes=2)).count()
+def rounds_progress(rounds: Sequence[Round], *, now: datetime) -> dict[int, RoundProgress]:
+    """By primary key, counted from the rows that there are; two queries for any number of rounds."""
+    origins = [made.public_id for made in rounds]
+    recent = Count("pk", filter=Q(created_at__gte=now - timedelta(minutes=2)))
+    written = Completion.objects.filter(origin__in=origins).values("origin").annotate(n=Count("pk"), recent=recent)
+    completions = {row["origin"]: (row["n"], row["recent"]) for row in written}
+    paired = Comparison.objects.filter(origin__in=origins).values("origin").annotate(n=Count("pk"))
+    comparisons = {row["origin"]: row["n"] for row in paired}
+    return {
+        made.pk: _round_progress(
+            made, *completions.get(made.public_id, (0, 0)), comparisons=comparisons.get(made.public_id, 0), now=now
+        )
+        for made in rounds
+    }
+
+
+def _round_progress(made: Round, done: int, recent: int, *, comparisons: int, now: datetime) -> RoundProgress:
+    wanted = made.prompts * completions_of_prompt(made, made.round_policies.all())
     started = made.job.started_at
     minutes = min(2.0, (now - started).total_seconds() / 60) if started else 0
     running = made.job.status == JobStatus.RUNNING
@@ -155,10 +180,19 @@ def round_progress(made: Round, *, now: datetime) -> RoundProgress:
         completions_wanted=wanted,
         completions_done=done,
         failed=wanted - done if made.job.status == JobStatus.SUCCEEDED else 0,
-        comparisons=Comparison.objects.filter(origin=made.public_id).count(),
+        comparisons=comparisons,
         rate_per_minute=rate,
         eta_seconds=60 * (wanted - done) / rate if rate else None,
     )
+
+
+def abilities_of_round(made: Round) -> dict[str, bool]:
+    """What a manager may ask of the round now: its job is stopped, or goes on from the completions that are there."""
+    job = made.job
+    return {
+        "stop": job.status in {JobStatus.QUEUED, JobStatus.RUNNING} and job.cancel_requested_at is None,
+        "go_on": job.status in {JobStatus.FAILED, JobStatus.CANCELLED},
+    }
 
 
 def snapshots(project: Project) -> QuerySet[Snapshot]:

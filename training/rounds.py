@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
 from annotation import asking, conversations
 from annotation.errors import Invalid
@@ -39,7 +39,7 @@ from annotation.pairing import audience_key, create_comparisons, sources_met
 from annotation.people import audit
 from annotation.statistics.acquisition import Objective
 from training.jobs import submit
-from training.models import Job, ModelKind, ModelVersion, Round, RoundPolicy
+from training.models import Job, ModelKind, ModelVersion, Round, RoundPolicy, RoundPurpose
 from training.registry import model_path
 
 MOST_POLICIES = 4
@@ -58,6 +58,21 @@ class SamplingPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyPlan:
+    """What is different about one policy of a round.
+
+    Attributes:
+        weight: its share of each prompt's completions, as a ratio to the other weights. Each prompt then gets
+            `SamplingPlan.completions` times the number of policies, dealt to them at random in these proportions.
+        completions: of it for each prompt, in place of the round's. temperature: likewise.
+    """
+
+    weight: float | None = None
+    completions: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MeetingPlan:
     """How the completions of a round meet, and who judges them. Kept with the round, as JSON.
 
@@ -68,6 +83,7 @@ class MeetingPlan:
         overlap: votes wanted; None: as the project says when the comparison is made.
         language: who may judge; None: the language of each prompt.
         prompts: public ids of those to sample for; None: so many, by a hash of the seed.
+        categories, languages: only prompts of these. fresh: only prompts that nothing was compared for before.
         objective, control_share: of the strategy `information` (`meetings.Rule`).
     """
 
@@ -80,6 +96,9 @@ class MeetingPlan:
     language: str | None = None
     skills: tuple[str, ...] = ()
     prompts: tuple[str, ...] | None = None
+    categories: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    fresh: bool = False
     objective: Objective = Objective.ORDER
     control_share: float = 0.1
 
@@ -120,10 +139,13 @@ def start_round(
     project: Project,
     policies: Sequence[ModelVersion],
     plan: SamplingPlan,
+    policy_plans: Sequence[PolicyPlan] = (),
     meeting: MeetingPlan | None = None,
     prompts: int | None = None,
     turn: UUID | None = None,
     name: str = "",
+    purpose: RoundPurpose = RoundPurpose.TRAINING,
+    opened_for: ModelVersion | None = None,
     job_priority: int = 5,
     by: User | None,
     now: datetime,
@@ -131,6 +153,7 @@ def start_round(
     """Queue a round. With one policy its completions meet each other; with several, those of different policies meet.
 
     Args:
+        policy_plans: in the order of the policies; none: they are all alike.
         prompts: how many; None: all.
         turn: the turn of a conversation that it answers.
 
@@ -139,11 +162,12 @@ def start_round(
             opponents or prompts that the project does not have.
     """
     meeting = meeting or MeetingPlan()
-    _check(policies, plan)
-    _check_meeting(project, policies, plan, meeting)
-    available = _prompts_of(project, meeting).count()
+    plans = list(policy_plans) or [PolicyPlan()] * len(policies)
+    _check(policies, plans, plan)
+    _check_meeting(project, policies, plans, plan, meeting)
+    available = _prompts_of(project, meeting, at=now).count()
     if not available:
-        raise NoPrompts("This project has no prompts yet: import some first.", details={"prompts": ["none"]})
+        raise _no_prompts(project)
     wanted = min(prompts or available, available)
     with write(), transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # one number at a time
@@ -155,7 +179,7 @@ def start_round(
                 "method": "sample",
                 "seed": plan.seed,
                 "sampling": {
-                    "completions": plan.completions,
+                    "completions": most_of_one(plans, plan.completions),
                     "temperature": plan.temperature,
                     "top_p": plan.top_p,
                     "max_new_tokens": plan.max_new_tokens,
@@ -182,12 +206,14 @@ def start_round(
             },
             pairing=asdict(meeting),
             turn=turn,
+            purpose=purpose,
+            opened_for=opened_for,
             overlap=_shown_overlap(project, meeting),
             created_at=now,
             created_by=by,
         )
-        for model in policies:
-            RoundPolicy.objects.create(round=made, model=model, source=_source(project, model))
+        for model, own in zip(policies, plans, strict=True):
+            RoundPolicy.objects.create(round=made, model=model, source=_source(project, model), **asdict(own))
         if by is not None:
             audit(project=project, by=by, action="round.started", target=str(made.public_id), now=now, prompts=wanted)
     return made
@@ -199,17 +225,71 @@ def _shown_overlap(project: Project, meeting: MeetingPlan) -> int:
     return project.min_votes if project.overlap_rule == OverlapRule.ADAPTIVE else project.overlap
 
 
-def _prompts_of(project: Project, meeting: MeetingPlan) -> QuerySet[Prompt]:
-    rows = Prompt.objects.filter(project=project)
-    return rows if meeting.prompts is None else rows.filter(public_id__in=meeting.prompts)
+def _prompts_of(project: Project, meeting: MeetingPlan, *, at: datetime) -> QuerySet[Prompt]:
+    """The prompts that a plan speaks of, as things stood at a moment."""
+    rows = Prompt.objects.filter(project=project, created_at__lte=at)
+    if meeting.prompts is not None:
+        rows = rows.filter(public_id__in=meeting.prompts)
+    if meeting.categories:
+        rows = rows.filter(category__in=meeting.categories)
+    if meeting.languages:
+        rows = rows.filter(language__in=meeting.languages)
+    if meeting.fresh:
+        rows = rows.exclude(Exists(Comparison.objects.filter(prompt=OuterRef("pk"), created_at__lt=at)))
+    return rows
+
+
+def _no_prompts(project: Project) -> NoPrompts:
+    if Prompt.objects.filter(project=project).exists():
+        return NoPrompts("No prompt of this project fits what was asked for.", details={"prompts": ["none fits"]})
+    return NoPrompts("This project has no prompts yet: import some first.", details={"prompts": ["none"]})
+
+
+def most_of_one(plans: Sequence[PolicyPlan], completions: int) -> int:
+    """Most completions that one policy writes for a prompt."""
+    total = sum(plan.weight or 0.0 for plan in plans)
+    if total:
+        return max(math.ceil(completions * len(plans) * (plan.weight or 0.0) / total) for plan in plans)
+    return max(plan.completions or completions for plan in plans)
+
+
+def completions_of_prompt(made: Round, rows: Iterable[RoundPolicy]) -> int:
+    """How many a prompt gets in all; with weights too, since dealing changes only who writes them."""
+    return sum(row.completions or made.completions for row in rows)
+
+
+def deal(made: Round, prompt: Prompt, rows: Sequence[RoundPolicy]) -> dict[str, int]:
+    """Completions of a prompt that each policy writes, by the public id of its source.
+
+    By weight it is a systematic sample: one uniform number, drawn by seed and prompt, is laid over the cumulated
+    shares. So a policy gets its expected number rounded down or up, in the mean exactly its share, and the total is
+    the same for every prompt.
+    """
+    if any(row.weight is None for row in rows):
+        return {str(row.source.public_id): row.completions or made.completions for row in rows}
+    slots, whole = made.completions * len(rows), sum(row.weight or 0.0 for row in rows)
+    digest = hashlib.sha256(f"deal/{made.sampling['seed']}/{prompt.content_hash}".encode()).digest()
+    begin = int.from_bytes(digest[:6], "big") / 2**48
+    dealt: dict[str, int] = {}
+    cumulated, before = 0.0, 0
+    for place, row in enumerate(rows, start=1):
+        cumulated += row.weight or 0.0
+        upto = slots if place == len(rows) else math.floor(slots * cumulated / whole + begin)
+        dealt[str(row.source.public_id)] = upto - before
+        before = upto
+    return dealt
 
 
 def _check_meeting(
-    project: Project, policies: Sequence[ModelVersion], plan: SamplingPlan, meeting: MeetingPlan
+    project: Project,
+    policies: Sequence[ModelVersion],
+    plans: Sequence[PolicyPlan],
+    plan: SamplingPlan,
+    meeting: MeetingPlan,
 ) -> None:
     size = project.feedback.size
     needed = completions_needed(size=size, policies=len(policies), meeting=meeting)
-    if plan.completions < needed:
+    if sum(own.completions or plan.completions for own in plans) < needed * len(policies):
         raise Invalid(
             f"completions: {size} completions meet in this project, so {len(policies)} policies need at least {needed} "
             f"each for a prompt, got {plan.completions}",
@@ -252,7 +332,7 @@ def _source(project: Project, model: ModelVersion) -> Source:
     return Source.objects.create(project=project, kind=SourceKind.POLICY, name=name, model_id=model.public_id)
 
 
-def _check(policies: Sequence[ModelVersion], plan: SamplingPlan) -> None:
+def _check(policies: Sequence[ModelVersion], plans: Sequence[PolicyPlan], plan: SamplingPlan) -> None:
     if not 1 <= len(policies) <= MOST_POLICIES:
         raise Invalid(
             f"policies: a round takes 1 to {MOST_POLICIES}, got {len(policies)}", details={"policies": ["count"]}
@@ -262,11 +342,23 @@ def _check(policies: Sequence[ModelVersion], plan: SamplingPlan) -> None:
     wrong = next((model for model in policies if model.kind != ModelKind.POLICY), None)
     if wrong is not None:
         raise Invalid(f"policies: {wrong.name} is a reward model, not a policy", details={"policies": ["not a policy"]})
+    if len(plans) != len(policies):
+        raise Invalid(
+            f"mix: {len(policies)} policies need as many plans, got {len(plans)}", details={"mix": ["one a policy"]}
+        )
+    weights = [own.weight for own in plans if own.weight is not None]
+    if weights and (len(weights) < len(plans) or any(own.completions is not None for own in plans)):
+        raise Invalid(
+            "weight: give every policy one, or none; beside weights no policy has a number of completions of its own",
+            details={"weight": ["every policy or none, and without completions"]},
+        )
+    if any(not 0 < weight < math.inf for weight in weights):
+        raise Invalid(f"weight: must be above 0, got {min(weights)}", details={"weight": ["must be above 0"]})
 
 
 def round_prompts(made: Round) -> list[Prompt]:
     """The prompts of a round, in sampling order: by a hash of its seed, among those there when it started."""
-    rows = _prompts_of(made.project, read_plan(made.pairing)).filter(created_at__lte=made.created_at)
+    rows = _prompts_of(made.project, read_plan(made.pairing), at=made.created_at)
     seed = made.sampling["seed"]
     ordered = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row.content_hash}".encode()).digest())
     return ordered[: made.prompts]
@@ -274,16 +366,27 @@ def round_prompts(made: Round) -> list[Prompt]:
 
 def write_prompts(job: Job, file: Path) -> None:
     """The prompts file of a round's job, in the engine's layout."""
+    rows = _policies_of(job.round)
+    is_mixed = any(row.weight is not None or row.completions is not None for row in rows)
     with file.open("w", encoding="utf-8") as handle:
         for prompt in round_prompts(job.round):
             record = {"id": str(prompt.public_id), "group": prompt.content_hash, "prompt": prompt.messages}
+            if is_mixed:
+                record["completions"] = deal(job.round, prompt, rows)
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def sampling_policies(job: Job) -> list[dict[str, str]]:
+def _policies_of(made: Round) -> list[RoundPolicy]:
+    return list(RoundPolicy.objects.filter(round=made).select_related("model", "source").order_by("pk"))
+
+
+def sampling_policies(job: Job) -> list[dict[str, Any]]:
     """The policies of a round's job for the engine's config; the name is the source's public id."""
-    rows = RoundPolicy.objects.filter(round=job.round).select_related("model", "source").order_by("pk")
-    return [{"name": str(row.source.public_id), "path": str(model_path(row.model))} for row in rows]
+    return [
+        {"name": str(row.source.public_id), "path": str(model_path(row.model))}
+        | ({} if row.temperature is None else {"temperature": row.temperature})
+        for row in _policies_of(job.round)
+    ]
 
 
 def ingest(job: Job, lines: Sequence[dict[str, Any]], *, now: datetime) -> int:
@@ -296,21 +399,22 @@ def ingest(job: Job, lines: Sequence[dict[str, Any]], *, now: datetime) -> int:
     prompts = {
         str(row.public_id): row for row in Prompt.objects.filter(public_id__in={line["prompt_id"] for line in lines})
     }
-    sources = {
-        str(row.source.public_id): row.source for row in RoundPolicy.objects.filter(round=made).select_related("source")
-    }
+    policies = {str(row.source.public_id): row for row in _policies_of(made)}
     with write(), transaction.atomic():
         Completion.objects.bulk_create(
-            (_completion(made, prompts[line["prompt_id"]], sources[line["policy"]], line, now) for line in lines),
+            (_completion(made, prompts[line["prompt_id"]], policies[line["policy"]], line, now) for line in lines),
             ignore_conflicts=True,
         )
-    return _compare(made, list(prompts.values()), wanted=made.completions * len(sources), now=now)
+    wanted = completions_of_prompt(made, policies.values())
+    return _compare(made, list(prompts.values()), wanted=wanted, now=now)
 
 
 def _compare(made: Round, prompts: Sequence[Prompt], *, wanted: int, now: datetime) -> int:
     """Comparisons of the prompts that have all their completions, once: what a strategy chooses may depend on what
     else is there, so a prompt that the round has compared is left alone."""
     plan = read_plan(made.pairing)
+    if plan.overlap == 0:  # an evaluation that no people judge
+        return 0
     with write(), transaction.atomic():
         compared = set(
             Comparison.objects.filter(origin=made.public_id, prompt__in=prompts).values_list("prompt_id", flat=True)
@@ -368,16 +472,17 @@ def _answer_turn(made: Round, meetings: Sequence[Meeting], *, now: datetime) -> 
     return sum(conversations.answer(turn=made.turn, origin=made.public_id, met=met, now=now) for met in meetings[:1])
 
 
-def _completion(made: Round, prompt: Prompt, source: Source, line: dict[str, Any], now: datetime) -> Completion:
+def _completion(made: Round, prompt: Prompt, policy: RoundPolicy, line: dict[str, Any], now: datetime) -> Completion:
+    temperature = made.sampling["temperature"] if policy.temperature is None else policy.temperature
     text = line["text"].replace("\x00", "\ufffd")  # a policy may sample NUL, and PostgreSQL holds none
     return Completion(
         project_id=made.project_id,
         prompt=prompt,
-        source=source,
+        source=policy.source,
         text=text,
         content_hash=content_hash(text),
         finish=line["finish"],
-        sampling={**made.sampling, "seed": line["seed"]},
+        sampling={**made.sampling, "temperature": temperature, "seed": line["seed"]},
         tokens=line["tokens"],
         logprob=line["logprob"],
         origin=made.public_id,

@@ -2,8 +2,8 @@
 
 The child knows no database, and this process loads no weights. Whatever happens to either, the other ends: a child that
 is not fed kills itself, and a runner that has lost its lease kills the child and writes nothing more. How an attempt
-ended is read from `error.json`, `result.json` and the exit code, and passed to `training.jobs`, which alone decides
-what becomes of the job.
+ended is read from `error.json`, `result.json` and the exit code (`training.endings`), and passed to `training.jobs`,
+which alone decides what becomes of the job. While the database is away the end of an attempt waits for it.
 
 The module is long because an attempt is one story, told from claim to end in one place.
 """
@@ -11,6 +11,7 @@ The module is long because an attempt is one story, told from claim to end in on
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -25,23 +26,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import InterfaceError, InternalError, OperationalError, close_old_connections, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from annotation.errors import DomainError
 from annotation.redaction import redact
-from training import attempts, jobs, processes, registry, rounds, snapshots
+from training import attempts, devices, endings, evaluation, jobs, processes, registry, rounds
+from training import inputs as job_inputs
 from training.engine.config import to_dict
 from training.engine.errors import ConfigError, SnapshotError
 from training.ingestion import Ingestion, LeaseLost
 from training.jobs import Claim, Ending, Order, Outcome
-from training.models import Checkpoint, Job, JobStatus, Run
+from training.models import Checkpoint, Job, JobStatus, Run, Verdict
 
 SLOW_STEPS = 20  # so many times the median step without a new one is a hang
+_COMMANDS = frozenset({"sample", "convert", "score", "judge", "evaluate", "serve"})  # every other method is for `run`
+_KEPT = frozenset({"convert", "score", "judge"})  # whose result is a row, made before the job succeeds
 _FINISHED = frozenset({"done", "stopped_kl", "waiting_for_labels"})
-_FAILING_CODES = {2: "bad config", 3: "bad data", 4: "diverged"}
-_FAILING_KINDS = frozenset({"config", "data", "diverged"})
+_FULL_DISK_BYTES = 2**20  # with less than that left, a child that could not even say why has met a full disk
+_RESUME_FILES = {"sample": "completions.jsonl", "score": "scores.jsonl", "judge": "answers.jsonl"}
+# No answer, or a standby that only reads. Other errors of the database are bugs of ours, and waiting mends none.
+_AWAY = (OperationalError, InterfaceError, InternalError)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -77,9 +83,22 @@ def production_hooks() -> Hooks:
     return Hooks(
         build_request=build_request,
         command=engine_command,
-        ingest_completions=lambda job, lines: rounds.ingest(job, lines, now=timezone.now()),
-        register_result=lambda job, run, directory: registry.register_result(job, run, directory, now=timezone.now()),
+        ingest_completions=_ingest_completions,
+        register_result=_register_result,
     )
+
+
+def _register_result(job: Job, run: Run, directory: Path) -> None:
+    if job.method == "convert":
+        registry.register_result(job, run, directory, now=timezone.now())
+    elif Verdict.objects.filter(job=job).exists():
+        evaluation.keep_result(job, directory)
+
+
+def _ingest_completions(job: Job, lines: list[dict[str, Any]]) -> None:
+    """Those of a round; what `best_of_n` has chosen is for the file."""
+    if job.method == "sample":
+        rounds.ingest(job, lines, now=timezone.now())
 
 
 def production_timing() -> Timing:
@@ -103,34 +122,28 @@ def build_request(job: Job, directory: Path) -> dict[str, Any]:
                 "data": {"prompts": str(prompts)},
             }
         case "convert":
-            checkpoint = _needed(job.checkpoint, "checkpoint")
-            base = checkpoint.run.job.model
+            checkpoint = job_inputs.checkpoint_to_promote(job)
+            source = settings.RUNS_DIR / checkpoint.path
+            is_whole = (source / "model").is_dir()  # all weights are there: no adapter, and the engine takes no base
+            base = None if is_whole else checkpoint.run.job.model
             inputs = {
                 "models": {
-                    "source": str(settings.RUNS_DIR / checkpoint.path),
+                    "source": str(source),
                     "base": None if base is None else str(registry.model_path(base)),
                 }
             }
+        case "score" | "judge" if Verdict.objects.filter(job=job).exists():
+            inputs = evaluation.write_inputs(job, directory)
         case _:
-            inputs = {
-                "models": {"base": str(registry.model_path(_needed(job.model, "model")))},
-                "data": {"snapshot": str(snapshots.snapshot_path(_needed(job.snapshot, "snapshot")))},
-            }
+            inputs = job_inputs.engine_inputs(job, directory)
     request = to_dict(jobs.checked(jobs.with_inputs(job.config, inputs)))
-    if "reference_cache" in request.get("memory", {}):
-        request["memory"]["reference_cache"] = str(settings.CACHE_DIR / "reference")
+    job_inputs.fill_places(request)
     return request
-
-
-def _needed(value: T | None, name: str) -> T:
-    if value is None:
-        raise ConfigError(key=name, value=None, message=f"the job names no {name}")
-    return value
 
 
 def engine_command(job: Job, directory: Path, resume: Path | None, lease_seconds: float) -> list[str]:
     """The command line of the child; silence for as long as the lease, less a margin, ends it."""
-    verb = job.method if job.method in ("sample", "convert") else "run"
+    verb = job.method if job.method in _COMMANDS else "run"
     request = str(directory / "request.json")
     command = [sys.executable, "-m", "training.engine", verb, request, "--out", str(directory)]
     command += ["--supervised", "--lease", str(lease_seconds)]
@@ -149,11 +162,13 @@ def run_claimed(
     threads: int,
     stop_event: threading.Event,
     say: Callable[[str], None] | None = None,
+    device: devices.Held | None = None,
 ) -> JobStatus | None:
     """Run a claimed job until its attempt ends; the job is then never left as running.
 
     Args:
         stop_event: set when this worker shuts down: the child saves and the job goes back into the queue.
+        device: the only GPU that the child sees, held as long as it lives; None: those that we see.
         say: told what happens, a line at a time, for a person who watches.
 
     Returns:
@@ -171,6 +186,7 @@ def run_claimed(
         threads=threads,
         stop_event=stop_event,
         say=say or (lambda _: None),
+        device=device,
     )
     log.info("job %s (%s) attempt %s starts", job.pk, job.method, claim.attempt)
     status = attempt.run()
@@ -192,6 +208,7 @@ class _Attempt:
         threads: int,
         stop_event: threading.Event,
         say: Callable[[str], None],
+        device: devices.Held | None,
     ) -> None:
         self._claim = claim
         self._job = job
@@ -201,6 +218,7 @@ class _Attempt:
         self._threads = threads
         self._stop_event = stop_event
         self._say = say
+        self._device = device
         self._directory = attempts.attempt_directory(runs_dir, job.public_id, claim.attempt)
         self._files = Ingestion(
             claim,
@@ -215,29 +233,42 @@ class _Attempt:
         self._next_beat_at = now + timing.heartbeat_seconds
         self._next_ingest_at = now
         self._fed_at = now  # the last byte that the child was written
+        self._unheard_at = now - 1  # the last heartbeat that the database did not take
+        self._starved_by: str | None = None  # why the child was not fed, if it ended for that
         self._stop_sent_at: float | None = None
         self._killed_for: str | None = None  # why we killed the child, if we did
+        self._memory_kills = devices.read_out_of_memory_kills()
 
     def run(self) -> JobStatus | None:
         try:
             self._prepare()
             code = self._supervise()
-            return self._persist(lambda: self._settle(code))
+            return self._persist(lambda: self._conclude(code))
         except LeaseLost:
             log.warning("job %s attempt %s: the lease is lost, child killed", self._job.pk, self._claim.attempt)
             return None
         except (DomainError, ConfigError, SnapshotError) as error:
             self._end_child()
-            outcome = self._outcome(None, str(error))
-            return self._persist(lambda: JobStatus.FAILED if jobs.fail(self._claim, outcome) else None)
+            return self._fail(Ending.DATA if isinstance(error, SnapshotError) else Ending.CONFIG, str(error))
+        except _AWAY as error:
+            log.warning("job %s attempt %s: the database went away (%s)", self._job.pk, self._claim.attempt, error)
+            self._end_child()
+            outcome = self._outcome(None, "the database did not answer")
+            return self._persist(lambda: self._requeue(Ending.CUT_OFF, outcome))
         except Exception as error:  # a bug of ours must not leave the job running until its lease ends
             log.exception("job %s attempt %s: the runner failed", self._job.pk, self._claim.attempt)
             self._end_child()
+            ending = _ending_of(error)
             outcome = self._outcome(None, f"the runner failed: {error!r}", tail=redact(traceback.format_exc()))
-            return self._persist(lambda: self._requeue(Ending.CRASHED, outcome))
+            return self._persist(lambda: self._requeue(ending, outcome))
         finally:
             self._end_child()
             shutil.rmtree(self._directory / "tmp", ignore_errors=True)
+            attempts.sweep(self._directory)
+
+    def _fail(self, ending: Ending, reason: str) -> JobStatus | None:
+        outcome = self._outcome(None, reason)
+        return self._persist(lambda: JobStatus.FAILED if jobs.fail(self._claim, outcome, ending=ending) else None)
 
     def _end_child(self) -> None:
         """Before the job is given away: another attempt may start at once."""
@@ -264,9 +295,16 @@ class _Attempt:
             self._hooks.command(self._job, self._directory, resume, self._timing.lease_seconds),
             directory=self._directory,
             environment=processes.child_environment(
-                directory=self._directory, python_path=settings.BASE_DIR, threads=self._threads, environ=os.environ
+                directory=self._directory,
+                python_path=settings.BASE_DIR,
+                threads=self._threads,
+                environ=os.environ,
+                device=self._device.device if self._device else None,
             ),
+            inherits=[self._device.fileno()] if self._device else [],
         )
+        if self._device is not None:
+            self._device.let_go()
         self._fed_at = self._files.progress_at = time.monotonic()
         self._say(f"attempt {self._claim.attempt} started, process {self._child.pid}")
 
@@ -274,11 +312,18 @@ class _Attempt:
         """What the engine resumes from: the newest of our own that verifies, else the checkpoint that the job names."""
         earlier = list(attempts.earlier_attempts(self._runs_dir, self._job.public_id, before=self._claim.attempt))
         match self._job.method:
-            case "convert":
+            case "convert" | "evaluate" | "serve":
                 return None
-            case "sample":
-                files = [directory / "completions.jsonl" for _, directory in earlier]
-                return next((file for file in files if file.is_file()), None)
+            case "sample" | "score" | "judge":
+                return _newest(earlier, _RESUME_FILES[self._job.method])
+            case "best_of_n":
+                return _with_candidates(earlier)
+        found = self._own_checkpoint(earlier)
+        if found is None and self._job.method == "expert_iteration":
+            found = _with_candidates(earlier)
+        return found or self._named_checkpoint()
+
+    def _own_checkpoint(self, earlier: Sequence[tuple[int, Path]]) -> Path | None:
         for number, directory in earlier:
             for found in reversed(attempts.checkpoints(directory)):
                 if attempts.verifies(found.directory, alive=self._keep_alive):
@@ -287,10 +332,14 @@ class _Attempt:
                     self._note_resume(row)
                     return found.directory
                 log.warning("job %s: %s does not verify and is passed over", self._job.pk, found.directory)
+        return None
+
+    def _named_checkpoint(self) -> Path | None:
         named = self._job.checkpoint
         if named is None:
             return None
-        directory = self._runs_dir / named.path
+        kept = attempts.start_directory(self._runs_dir, self._job.public_id, named.step)
+        directory = kept if kept.is_dir() else self._runs_dir / named.path
         if not attempts.verifies(directory, alive=self._keep_alive):
             raise SnapshotError(f"checkpoint of step {named.step}, which the job starts from, does not verify")
         self._note_resume(named)
@@ -310,13 +359,14 @@ class _Attempt:
         code = None
         while code is None:
             code = child.wait(self._timing.poll_seconds)
+            if code is not None:
+                self._starved_by = self._why_starved()
             self._keep_alive()
             if code is None:
                 self._stop_if_asked(child)
                 self._kill_if_overdue(child)
                 self._ingest_if_due()
         child.kill()  # sweeps what it may have left in its group
-        self._persist(self._files.read)
         return code
 
     def _ingest_if_due(self) -> None:
@@ -324,7 +374,7 @@ class _Attempt:
             return
         try:
             self._files.read()
-        except DatabaseError as error:
+        except _AWAY as error:
             log.warning("job %s: rows wait, the database does not answer (%s)", self._job.pk, error)
             close_old_connections()
         self._next_ingest_at = time.monotonic() + self._timing.ingest_seconds
@@ -341,9 +391,10 @@ class _Attempt:
         self._next_beat_at = now + self._timing.heartbeat_seconds
         try:
             order = jobs.beat(self._claim, lease_seconds=self._timing.lease_seconds)
-        except DatabaseError as error:
+        except _AWAY as error:
             # Not fed, the child ends itself before the lease does; if the database is back sooner, nothing happened.
             log.warning("job %s: no heartbeat, the database does not answer (%s)", self._job.pk, error)
+            self._unheard_at = time.monotonic()
             close_old_connections()
             return
         if order is None:
@@ -365,7 +416,7 @@ class _Attempt:
 
         def renew() -> None:
             while not over.wait(self._timing.heartbeat_seconds):
-                with contextlib.suppress(DatabaseError):
+                with contextlib.suppress(*_AWAY):
                     jobs.beat(self._claim, lease_seconds=self._timing.lease_seconds)
             connection.close()  # this thread's own
 
@@ -376,6 +427,13 @@ class _Attempt:
         finally:
             over.set()
             thread.join()
+
+    def _why_starved(self) -> str | None:
+        """To be asked as soon as the child has ended. Fed too long ago it ended itself: its memory is not to blame."""
+        if time.monotonic() - self._fed_at < self._timing.lease_seconds / 2:
+            return None
+        away = self._unheard_at > self._fed_at
+        return "the database did not answer for too long" if away else "the worker stood still for too long"
 
     def _stop_if_asked(self, child: processes.Child) -> None:
         if self._stop_event.is_set() and self._stop_sent_at is None:
@@ -400,47 +458,59 @@ class _Attempt:
 
     # --- after --------------------------------------------------------------------------------------------------------
 
+    def _conclude(self, code: int) -> JobStatus | None:
+        """Together: a job must not end before all that its child wrote is stored."""
+        self._files.read()
+        return self._settle(code)
+
     def _settle(self, code: int) -> JobStatus | None:
-        """The table of exit codes. The engine's own word comes before the code: a launcher turns every code into 1."""
+        """What the end of the child makes of the job."""
         error = attempts.read_object(self._directory / "error.json") or {}
         result = attempts.read_object(self._directory / "result.json")
-        if error.get("kind") in _FAILING_KINDS or (code in _FAILING_CODES and not self._killed_for):
-            return self._settle_hopeless(code, error=error, result=result)
+        ending = endings.classify(self._remains(code, error))
+        if ending in endings.HOPELESS and (error or self._killed_for is None):
+            return self._settle_hopeless(code, ending=ending, error=error, result=result)
         if self._killed_for is not None:
             stopped = self._stop_sent_at is not None
             outcome = self._outcome(code, self._killed_for)
             return self._requeue(Ending.SHUTDOWN if stopped else Ending.HUNG, outcome)
         if code == 0 and result is not None:
             return self._settle_result(result)
-        if code in jobs.KILLED:
-            # Fed too long ago, the child ended itself, and its memory is not to blame.
-            starved = time.monotonic() - self._fed_at > self._timing.lease_seconds / 2
-            return self._requeue(
-                Ending.CUT_OFF if starved else Ending.KILLED,
-                self._outcome(code, "the database did not answer for too long" if starved else "killed"),
-            )
-        reason = str(error.get("message") or ("no result.json" if code == 0 else f"the engine failed (exit {code})"))
-        return self._requeue(Ending.CRASHED, self._outcome(code, reason, result=result))
+        silent = "no result.json" if code == 0 else f"the engine failed (exit {code})"
+        said = error.get("message") or (self._starved_by if ending is Ending.CUT_OFF else None)
+        reason = str(said or endings.REASONS.get(ending, silent))
+        return self._requeue(ending, self._outcome(code, reason, result=result))
+
+    def _remains(self, code: int, error: Mapping[str, Any]) -> endings.Remains:
+        free = devices.read_free_disk(self._directory)
+        return endings.Remains(
+            code=code,
+            error=error,
+            words=attempts.error_tail(self._directory),
+            is_starved=self._starved_by is not None,
+            is_out_of_memory=devices.read_out_of_memory_kills() > self._memory_kills,
+            is_disk_full=free is not None and free < _FULL_DISK_BYTES,
+        )
 
     def _settle_hopeless(
-        self, code: int, *, error: Mapping[str, Any], result: Mapping[str, Any] | None
+        self, code: int, *, ending: Ending, error: Mapping[str, Any], result: Mapping[str, Any] | None
     ) -> JobStatus | None:
         said = error.get("message") or (result or {}).get("reason")
-        reason = str(said or _FAILING_CODES.get(code, f"the engine failed (exit {code})"))
-        if code == 4 or error.get("kind") == "diverged":
+        reason = str(said or endings.REASONS.get(ending, f"the engine failed (exit {code})"))
+        if ending is Ending.DIVERGED:
             good = Checkpoint.objects.filter(run__job=self._job, files_pruned_at=None).order_by(
                 "-run__attempt", "-step"
             )
             step = good.values_list("step", flat=True).first()
             reason += "; no checkpoint before it" if step is None else f"; the last good checkpoint is step {step}"
         outcome = self._outcome(code, reason, result=result)
-        return JobStatus.FAILED if jobs.fail(self._claim, outcome) else None
+        return JobStatus.FAILED if jobs.fail(self._claim, outcome, ending=ending) else None
 
     def _settle_result(self, result: Mapping[str, Any]) -> JobStatus | None:
         status = str(result.get("status"))
         outcome = self._outcome(0, str(result.get("reason") or status), result=result)
         if status in _FINISHED:
-            if self._job.method == "convert":
+            if self._job.method in _KEPT:
                 self._files.require_lease()
                 run = Run.objects.get(pk=self._claim.run_id)
                 with self._lease_renewed():
@@ -477,17 +547,43 @@ class _Attempt:
         return jobs.requeue(job_id=self._claim.job_id, owner=self._claim.owner, ending=ending, outcome=outcome)
 
     def _persist(self, act: Callable[[], T]) -> T | None:
-        """Do it, again and again while the database does not answer; after two leases the reaper will have to."""
-        give_up_at = time.monotonic() + 2 * self._timing.lease_seconds
+        """Do it, again and again while the database does not answer: till then nothing else could be done either.
+
+        A worker that shuts down waits two leases more, and leaves the rest to the reaper and the next attempt.
+        """
+        patience = 2 * self._timing.lease_seconds
+        give_up_at = time.monotonic() + patience
         while True:
             try:
                 return act()
-            except DatabaseError as error:
+            except _AWAY as error:
                 log.warning("job %s: the end of an attempt waits for the database (%s)", self._job.pk, error)
                 close_old_connections()
-                if time.monotonic() > give_up_at:
+                if not self._stop_event.is_set():
+                    give_up_at = time.monotonic() + patience
+                elif time.monotonic() > give_up_at:
                     return None
                 time.sleep(min(1.0, self._timing.heartbeat_seconds))
+
+
+def _newest(earlier: Sequence[tuple[int, Path]], name: str) -> Path | None:
+    """The file of this name that the newest attempt left which has one."""
+    files = (directory / name for _, directory in earlier)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _with_candidates(earlier: Sequence[tuple[int, Path]]) -> Path | None:
+    """The newest attempt that sampled candidates and scored them."""
+    file = _newest(earlier, "candidates.jsonl")
+    return None if file is None else file.parent
+
+
+def _ending_of(error: Exception) -> Ending:
+    """Of a runner that failed."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return Ending.DISK
+    return Ending.MEMORY if isinstance(error, MemoryError) or number == errno.ENOMEM else Ending.CRASHED
 
 
 # --- orphans ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Celery's side of jobs. A message says only “there is work, such as job 17”; what is run, the rows decide.
 
-A worker that is told to end sets one event that every runner watches; a worker that comes up first ends what its
-predecessor may have left.
+A worker that comes up says so (`training.workers`) and ends what its predecessor may have left; one that is told to end
+sets one event that every runner watches.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 from celery import shared_task
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 from django.conf import settings
 from django.utils import timezone
 
 from training import chat, jobs, runner
-from training.models import Job
+from training.models import Job, Queue
+from training.workers import NOWHERE_KNOWN, Presence
 
 STOPPING = threading.Event()
+_presences: list[Presence] = []  # this process's, once it has come up as a worker
 log = logging.getLogger(__name__)
 
 
@@ -42,17 +45,46 @@ def work(queue: str) -> None:
     """Claim and run jobs of a queue until none can start or the worker shuts down."""
     timing, hooks = runner.production_timing(), runner.production_hooks()
     while not STOPPING.is_set():
-        claim = jobs.claim(queue=queue, host=socket.gethostname(), lease_seconds=timing.lease_seconds)
-        if claim is None:
-            return
-        runner.run_claimed(
-            claim,
-            hooks=hooks,
-            timing=timing,
-            runs_dir=settings.RUNS_DIR,
-            threads=settings.JOB_THREADS,
-            stop_event=STOPPING,
-        )
+        with _presences[0].place(queue) if _presences else nullcontext(NOWHERE_KNOWN) as place:
+            if place is None:  # a full disk, a lost GPU, or no GPU that is free; the tick wakes us again
+                return
+            claim = jobs.claim(
+                queue=queue,
+                host=socket.gethostname(),
+                lease_seconds=timing.lease_seconds,
+                worker_id=place.worker_id,
+            )
+            if claim is None:
+                return
+            runner.run_claimed(
+                claim,
+                hooks=hooks,
+                timing=timing,
+                runs_dir=settings.RUNS_DIR,
+                threads=settings.JOB_THREADS,
+                stop_event=STOPPING,
+                device=place.device,
+            )
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def say_hello(instance: Any, **_: Any) -> None:
+    """Make this worker's rows. It is alive before the broker lets it in, which may take long."""
+    queues = [queue for queue in instance.app.amqp.queues.consume_from if queue in Queue.values]
+    presence = Presence(
+        dict.fromkeys(queues, instance.concurrency),
+        period_seconds=settings.JOB_HEARTBEAT_SECONDS,
+        data_dir=settings.DATA_DIR,
+    )
+    _presences.append(presence)
+    presence.start()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def say_goodbye(**_: Any) -> None:
+    """Note an orderly end, after the last job was given back."""
+    while _presences:
+        _presences.pop().end()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -34,6 +34,9 @@ VARIABLES: tuple[Variable, ...] = (
         name="WINNOW_DATA_DIR", default="var", help="Directory of everything Winnow writes: database, models, runs."
     ),
     Variable(name="WINNOW_DATABASE_URL", default="", help="postgresql://user:password@host:5432/name; unset: SQLite."),
+    Variable(
+        name="WINNOW_DATABASE_POOLED", default="false", help="A pooler in transaction mode (pgbouncer) is in between."
+    ),
     Variable(name="WINNOW_REDIS_URL", default="", help="redis://:password@host:6379/0; unset: a directory as broker."),
     Variable(
         name="WINNOW_SECRET_KEY", default="", help="At least 32 characters; unset: made once in the data directory."
@@ -70,10 +73,40 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(name="WINNOW_SAMPLER_MODEL", default="", help="The model that this server is asked for."),
     Variable(name="WINNOW_SAMPLER_KEY", default="", help="Its API key, if it wants one."),
+    Variable(
+        name="WINNOW_JUDGE_URL",
+        default="",
+        help="OpenAI-compatible server that judges evaluations; WINNOW_OUTBOUND must allow it.",
+    ),
+    Variable(name="WINNOW_JUDGE_MODEL", default="", help="The model that this judge is asked for."),
+    Variable(name="WINNOW_JUDGE_KEY_FILE", default="", help="File with its API key, readable by the workers."),
+    Variable(
+        name="WINNOW_MAIL_URL",
+        default="",
+        help="Mail server: smtp+starttls://user:password@host:587, smtps:// or smtp://; unset: no e-mail.",
+    ),
+    Variable(
+        name="WINNOW_MAIL_FROM", default="", help="The address that e-mails come from; needed with a mail server."
+    ),
+    Variable(
+        name="WINNOW_SITE_URL", default="", help="Address of this site in e-mails, such as https://winnow.example."
+    ),
 )
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 _ENDPOINT = re.compile(r"public|(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]):[0-9]{1,5}")
+_MAIL_PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MailServer:
+    """Where e-mails are handed over."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    scheme: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +115,7 @@ class Environment:
 
     data_dir: Path
     database_url: str
+    database_pooled: bool
     redis_url: str
     secret_key: str
     debug: bool
@@ -100,6 +134,12 @@ class Environment:
     sampler_url: str
     sampler_model: str
     sampler_key: str
+    judge_url: str
+    judge_model: str
+    judge_key_file: str
+    mail_server: MailServer | None
+    mail_from: str
+    site_url: str
 
 
 def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
@@ -145,11 +185,23 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         raise EnvironmentError_(f"WINNOW_SAMPLER_URL must look like https://host/v1, got {sampler_url!r}")
     if sampler_url and not text("WINNOW_SAMPLER_MODEL"):
         raise EnvironmentError_("WINNOW_SAMPLER_MODEL must name the model that WINNOW_SAMPLER_URL is asked for")
+    mail_server = _mail_server(text("WINNOW_MAIL_URL"))
+    if mail_server is not None and "@" not in text("WINNOW_MAIL_FROM"):
+        raise EnvironmentError_(
+            f"WINNOW_MAIL_FROM must be the address that e-mails come from, got {text('WINNOW_MAIL_FROM')!r}"
+        )
+    site_url = text("WINNOW_SITE_URL").rstrip("/")
+    if site_url and not site_url.startswith(("http://", "https://")):
+        raise EnvironmentError_(f"WINNOW_SITE_URL must look like https://winnow.example, got {site_url!r}")
+    judge_url = text("WINNOW_JUDGE_URL").rstrip("/")
+    if judge_url and not judge_url.startswith(("http://", "https://")):
+        raise EnvironmentError_(f"WINNOW_JUDGE_URL must look like https://host/v1, got {judge_url!r}")
     data_dir = Path(text("WINNOW_DATA_DIR"))
     base_model = text("WINNOW_BASE_MODEL")
     return Environment(
         data_dir=(data_dir if data_dir.is_absolute() else BASE_DIR / data_dir).resolve(),
         database_url=text("WINNOW_DATABASE_URL"),
+        database_pooled=boolean("WINNOW_DATABASE_POOLED"),
         redis_url=text("WINNOW_REDIS_URL"),
         secret_key=secret_key,
         debug=boolean("WINNOW_DEBUG"),
@@ -168,11 +220,43 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         sampler_url=sampler_url,
         sampler_model=text("WINNOW_SAMPLER_MODEL"),
         sampler_key=text("WINNOW_SAMPLER_KEY"),
+        judge_url=judge_url,
+        judge_model=text("WINNOW_JUDGE_MODEL"),
+        judge_key_file=text("WINNOW_JUDGE_KEY_FILE"),
+        mail_server=mail_server,
+        mail_from=text("WINNOW_MAIL_FROM"),
+        site_url=site_url,
     )
 
 
-def database_settings(url: str, data_dir: Path) -> dict[str, object]:
+def _mail_server(url: str) -> MailServer | None:
+    """The server that a URL names. The message of a refusal shows no password."""
+    if not url:
+        return None
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in _MAIL_PORTS or not parts.hostname or port == 0:
+        raise EnvironmentError_(
+            "WINNOW_MAIL_URL must look like smtp+starttls://user:password@host:587, smtps://… or smtp://…, got scheme "
+            f"{parts.scheme!r}"
+        )
+    return MailServer(
+        host=parts.hostname,
+        port=port or _MAIL_PORTS[parts.scheme],
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        scheme=parts.scheme,
+    )
+
+
+def database_settings(url: str, data_dir: Path, *, pooled: bool) -> dict[str, object]:
     """Django's DATABASES entry: SQLite under the data directory, or PostgreSQL from a URL.
+
+    With a pooler in transaction mode nothing may outlive a transaction: no connection is kept, no cursor is held on the
+    server, and the limits of a session are set by the pooler (deploy/pgbouncer.ini), which drops them from what we ask.
 
     SQLite runs IMMEDIATE (a lock upgrade inside a deferred transaction fails instead of waiting), WAL, and
     `synchronous=FULL`, because NORMAL may roll back acknowledged votes after a power loss.
@@ -200,7 +284,15 @@ def database_settings(url: str, data_dir: Path) -> dict[str, object]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
-        "CONN_MAX_AGE": 60,
+        "CONN_MAX_AGE": 0 if pooled else 60,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"options": "-c lock_timeout=3000 -c idle_in_transaction_session_timeout=30000"},
+        "DISABLE_SERVER_SIDE_CURSORS": pooled,
+        "OPTIONS": {
+            "options": "-c lock_timeout=3000 -c idle_in_transaction_session_timeout=30000",
+            # A server that went away without a word is noticed in seconds, and not when TCP gives up.
+            "connect_timeout": 5,
+            "tcp_user_timeout": 20_000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+        },
     }

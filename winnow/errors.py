@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -28,6 +30,9 @@ _CODES = {
     exceptions.ParseError: "malformed",
     exceptions.Throttled: "too_many_requests",
 }
+RETRY_SECONDS = 2
+
+log = logging.getLogger(__name__)
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -47,6 +52,14 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if isinstance(error, exceptions.NotAuthenticated):
             response.status_code = status.HTTP_401_UNAUTHORIZED
         return response
+    if isinstance(error, OperationalError | InterfaceError):  # away, restarting, or a lock that was waited for in vain
+        log.warning("the database did not answer a request", exc_info=error)
+        message = "The database does not answer at the moment. Nothing was changed; try again."
+        return Response(
+            body("database_busy", message),
+            status=status.HTTP_503_SERVICE_UNAVAILABLE,
+            headers={"Retry-After": str(RETRY_SECONDS)},
+        )
     return None
 
 

@@ -84,7 +84,7 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": database_settings(ENV.database_url, DATA_DIR)}
+DATABASES = {"default": database_settings(ENV.database_url, DATA_DIR, pooled=ENV.database_pooled)}
 if EMBEDDED:
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -197,6 +197,13 @@ SPECTACULAR_SETTINGS = {
         "ConsensusStateEnum": "annotation.models.ConsensusState",
         "UndefinedEnum": "annotation.api.projects.REASONS",
         "GoldOriginEnum": "annotation.models.GoldOrigin",
+        "JudgeKindEnum": "training.models.JudgeKind",
+        "ModelKindEnum": "training.models.ModelKind",
+        "RoundPurposeEnum": "training.models.RoundPurpose",
+        "AlarmActionEnum": "training.api.alarms.ACTIONS",
+        "RoundStrategyEnum": "training.api.rounds.OPEN",
+        "VotePurposeEnum": "annotation.models.Purpose",
+        "MarkKindEnum": "training.api.curves.MARKS",
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
 }
@@ -214,3 +221,14 @@ CACHE_DIR = DATA_DIR / "cache"
 MODEL_ROOTS = ENV.model_roots
 OUTBOUND = ENV.outbound
 SAMPLER_URL, SAMPLER_MODEL, SAMPLER_KEY = ENV.sampler_url, ENV.sampler_model, ENV.sampler_key
+JUDGE_URL, JUDGE_MODEL, JUDGE_KEY_FILE = ENV.judge_url, ENV.judge_model, ENV.judge_key_file
+
+# Without a mail server nothing is written down for it either (`annotation.mailing`).
+MAIL_IS_ON = ENV.mail_server is not None
+SITE_URL = ENV.site_url
+if ENV.mail_server is not None:
+    EMAIL_HOST, EMAIL_PORT = ENV.mail_server.host, ENV.mail_server.port
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = ENV.mail_server.user, ENV.mail_server.password
+    EMAIL_USE_TLS, EMAIL_USE_SSL = ENV.mail_server.scheme == "smtp+starttls", ENV.mail_server.scheme == "smtps"
+    DEFAULT_FROM_EMAIL = ENV.mail_from
+EMAIL_TIMEOUT = 10

@@ -300,7 +300,8 @@ def _place(values: IntArray | None, i: int) -> int | None:
     return None if values is None or values[i] < 1 else int(values[i])
 
 
-def _strengths(ranking: Ranking) -> list[Strength]:
+def strengths(ranking: Ranking) -> list[Strength]:
+    """What a ranking says of each system; ranks are among those that can be compared."""
     s = ranking.strength
     known = np.isfinite(s)
     same = ranking.component[:, None] == ranking.component[None, :]
@@ -336,7 +337,7 @@ def _systems(
     names: Sequence[str],
     rankings: tuple[Ranking, Ranking | None, Ranking | None],
 ) -> tuple[RankedSystem, ...]:
-    plain, controlled, adjusted = (None if ranking is None else _strengths(ranking) for ranking in rankings)
+    plain, controlled, adjusted = (None if ranking is None else strengths(ranking) for ranking in rankings)
     assert plain is not None
     taken = np.bincount(np.concatenate([votes.a, votes.b]), minlength=votes.n)
     met = np.unique(np.column_stack([np.concatenate([votes.a, votes.b]), np.tile(votes.comparison, 2)]), axis=0)

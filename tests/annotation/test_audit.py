@@ -17,13 +17,15 @@ BASE = "/api/v1/projects/helpful/audit"
 # Votes (an adjudicator's first answer too), skips, flags and readings are facts of their own; signing in changes no
 # project.
 FACTS = ("annotate_", "session_", "adjudication_answer")
-NO_WRITES = {"invitations_look"}
+NO_WRITES = {"invitations_look", "jobs_estimate"}
 REFUSED = {  # what the world sends cannot be done by olga; said in tests of their own
     "models_register",  # the operator's
     "tokens_revoke",  # no such token
     "invitations_accept",  # she belongs to the project
     "annotators_resume",  # nobody is paused
     "annotators_requalify",  # there is no qualification
+    "rounds_continue",  # its round has ended
+    "models_verify",  # its files are not there
 }
 
 

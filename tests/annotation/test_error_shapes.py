@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from django.db import InterfaceError, OperationalError
 from django.test import Client
 
 from tests import builders, world
@@ -238,3 +239,14 @@ def test_one_persons_wrong_passwords_lock_nobody_else(project):
     for _ in range(6):
         sign_in(browser, "wrong")
     assert sign_in(browser, builders.PASSWORD, email="ben@example.org").status_code == 200
+
+
+@pytest.mark.parametrize("error", [OperationalError("lock timeout"), InterfaceError("connection already closed")])
+def test_a_database_that_does_not_answer_is_said_so_and_asked_again(project, olga, monkeypatch, error):
+    def broken(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("training.queries.jobs", broken)
+    answer = olga.get(f"/api/v1/projects/{project.slug}/jobs")
+    checked(answer, 503, "database_busy")
+    assert answer["Retry-After"] == "2"

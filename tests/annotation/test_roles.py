@@ -27,6 +27,7 @@ TABLE = {
     "make":     ("401 o   o   o   o   o   o", "403 o   403 o   403"),
     "person":   ("401 o   o   o   o   o   o", "403 403 403 403 403"),
     "static":   ("401 o   o   o   o   o   o", "o   o   o   o   o"),
+    "site":     ("401 403 403 403 o   o   o", "o   403 403 o   403"),
     "queue":    ("401 404 o   o   403 o   o", "403 o   403 404 403"),
     "told":     ("401 404 o   o   403 o   o", "o   403 403 404 403"),
     "own":      ("401 404 o   o   404 o   o", "403 o   403 404 403"),
@@ -43,7 +44,7 @@ TABLE = {
 ROUTES = {
     "session_show": "public", "session_sign_in": "public", "session_sign_out": "public",
     "tokens_list": "self", "tokens_create": "person", "tokens_revoke": "person",
-    "metrics_list": "static",
+    "metrics_list": "static", "workers_list": "site",
     "annotate_projects": "self", "annotate_guideline": "told", "annotate_queue": "queue",
     "annotate_heartbeat": "queue", "annotate_release": "queue",
     "annotate_vote": "own", "annotate_skip": "own", "annotate_flag": "own", "annotate_retract": "own",
@@ -55,8 +56,17 @@ ROUTES = {
     "overview": "read", "snapshots_list": "read", "snapshots_freeze": "write", "snapshots_preview": "read",
     "snapshots_show": "read", "snapshots_export": "read", "models_list": "read", "models_register": "operator",
     "methods_list": "read", "jobs_list": "read", "jobs_submit": "jobs", "jobs_show": "read", "jobs_metrics": "read",
+    "jobs_estimate": "manage", "jobs_chain": "jobs", "jobs_sweep": "jobs", "jobs_clone": "jobs", "jobs_change": "jobs",
+    "quota_show": "read", "quota_change": "owner",
     "jobs_samples": "read", "jobs_log": "read", "jobs_cancel": "jobs", "jobs_retry": "jobs", "jobs_promote": "jobs",
-    "rounds_list": "read", "rounds_start": "jobs", "rounds_show": "read",
+    "alarms_list": "read", "alarms_show": "read", "alarms_acknowledge": "write", "alarms_act": "jobs",
+    "jobs_alarms": "read",
+    "evaluations_list": "read", "evaluations_start": "jobs", "evaluations_show": "read", "evaluations_judge": "jobs",
+    "policies_ranking": "read",
+    "rounds_list": "read", "rounds_start": "jobs", "rounds_show": "read", "rounds_stop": "jobs",
+    "rounds_continue": "jobs", "rounds_freshness": "read", "schedule_show": "read", "schedule_change": "jobs",
+    "jobs_curves": "read", "jobs_compare": "read", "jobs_metrics_csv": "read", "jobs_tensorboard": "read",
+    "jobs_tensorboard_archive": "read",
     "annotate_conversations": "told", "annotate_conversation": "told",
     "annotate_conversation_start": "queue", "annotate_conversation_say": "queue",
     "annotate_conversation_retry": "queue", "annotate_conversation_end": "queue",
@@ -70,7 +80,9 @@ ROUTES = {
     "adjudication_answer": "rule", "adjudication_rule": "rule", "adjudication_reopen": "rule",
     "adjudication_escalate": "rule", "adjudication_send": "write",
     "members_exclusion": "read", "members_exclude": "write", "members_readmit": "write",
-    "members_lineage": "read", "models_lineage": "read",
+    "members_lineage": "read", "models_lineage": "read", "votes_lineage": "read", "prompts_lineage": "read",
+    "snapshots_lineage": "read", "models_show": "read", "models_change": "write", "models_verify": "write",
+    "models_download": "read", "models_votes": "read",
     "annotate_onboarding": "told", "annotate_guideline_changes": "told", "annotate_guideline_confirm": "queue",
     "annotate_practice": "queue", "annotate_explanation": "told", "annotate_qualification": "queue",
     "annotate_qualification_next": "queue", "annotate_feedback": "told", "annotate_feedback_read": "queue",
@@ -93,6 +105,8 @@ OWN_REFUSALS = {  # what was sent cannot be done, whoever asks
     "session_sign_in": 400,  # a wrong password
     "tokens_revoke": 404,  # no such token
     "annotate_qualification": 409, "annotate_qualification_next": 409,  # the project asks for none
+    "models_verify": 409, "models_download": 409,  # its files are not there
+    "rounds_continue": 409,  # it was not stopped
     "annotators_resume": 409, "annotators_requalify": 409,  # nobody is paused, and there is no qualification
 }  # fmt: skip
 SITE_WIDE = {"models_lineage"}  # of a base model, which every project sees

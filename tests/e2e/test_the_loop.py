@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -51,7 +52,7 @@ def test_a_person_votes_freezes_and_trains_in_the_browser(loop: None, signed_in:
     assert snapshot["counts"]["total"] == COMPARISONS - 1
 
     page.goto(f"{site.url}/r/loop/jobs/new")
-    page.get_by_role("radio", name="DPO").check(force=True)
+    page.get_by_role("radio", name=re.compile("^DPO")).check(force=True)
     page.get_by_role("button", name="Start the job").click()
     expect(page.get_by_text("Succeeded").first).to_be_visible(timeout=120_000)
     expect(page.get_by_text("train/loss").or_(page.get_by_text("Loss")).first).to_be_visible()

@@ -9,6 +9,8 @@ from itertools import pairwise
 from uuid import uuid4
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -19,10 +21,13 @@ from annotation.meetings import Strategy
 from annotation.models import Arm, Comparison, Completion, OverlapRule, Prompt, Slot, Source, SourceKind
 from tests import builders, world
 from tests.builders import NOW
-from training.models import Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round
+from training import queries
+from training.freshness import freshness, rounds_freshness
+from training.models import Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round, RoundPurpose
 from training.rounds import (
     MeetingPlan,
     NoPrompts,
+    PolicyPlan,
     SamplingPlan,
     ingest,
     round_prompts,
@@ -344,7 +349,8 @@ def test_rounds_through_the_api(project):
     assert (three["completions"], three["overlap"]) == (1, 4)
     assert three["pairing"] == {
         "strategy": "balanced", "per_prompt": None, "against": [str(human.public_id)], "rounds": [], "priority": 3,
-        "language": None, "skills": ["medicine"],
+        "language": None, "skills": ["medicine"], "categories": [], "languages": [], "fresh": False,
+        "overlap": 4, "objective": "order", "control_share": 0.1,
     }  # fmt: skip
     reward = policy("reward", kind=ModelKind.REWARD)
     for bad, code in (
@@ -358,3 +364,196 @@ def test_rounds_through_the_api(project):
     ):
         answer = olga.post(address, bad)
         assert (answer.status_code, answer.json()["code"]) == (400, code), bad
+
+
+# --- mixtures ---------------------------------------------------------------------------------------------------------
+
+
+def dealt_lines(made, file):
+    """Lines as the engine writes them when the prompts say how many."""
+    write_prompts(made.job, file)
+    records = [json.loads(row) for row in file.read_text().splitlines()]
+    return records, [
+        {
+            "policy": source, "prompt_id": record["id"], "index": index, "seed": index, "logprob": -1.5,
+            "text": f"{source[:8]} says {TEXTS[index]} to {record['id']}", "finish": "end", "tokens": 1,
+        }
+        for record in records for source, count in record["completions"].items() for index in range(count)
+    ]  # fmt: skip
+
+
+def test_weights_deal_every_prompt_as_many_completions_and_each_policy_its_share(project, tmp_path):
+    ask(project, 400)
+    weights = (3.0, 1.0, 0.5)
+    made = start(
+        project, *(policy(f"m{i}") for i in range(3)), plan=SamplingPlan(completions=2),
+        policy_plans=[PolicyPlan(weight=weight) for weight in weights],
+    )  # fmt: skip
+    records, lines = dealt_lines(made, tmp_path / "prompts.jsonl")
+    names = [row["name"] for row in sampling_policies(made.job)]
+    expected = [6 * weight / 4.5 for weight in weights]  # 2 of each of 3 policies: 6 for each prompt
+    assert {sum(record["completions"].values()) for record in records} == {6}
+    for name, mean in zip(names, expected, strict=True):
+        counts = [record["completions"][name] for record in records]
+        assert set(counts) <= {int(mean), int(mean) + 1}
+        low, high = binom.interval(0.999, 400, mean - int(mean)) if mean > int(mean) else (0, 0)
+        assert low <= sum(counts) - 400 * int(mean) <= high
+    assert made.job.config["sampling"]["completions"] == max(max(r["completions"].values()) for r in records)
+    again, _ = dealt_lines(made, tmp_path / "again.jsonl")
+    assert again == records
+    # A prompt is compared once it has its six, whoever wrote them; the last line of each prompt completes it.
+    ingest(made.job, lines[:6], now=NOW)
+    assert Comparison.objects.values("prompt").distinct().count() == 1
+    ingest(made.job, lines[6:17], now=NOW)
+    assert Comparison.objects.values("prompt").distinct().count() == 2
+    before = Comparison.objects.count()
+    assert ingest(made.job, lines[:17], now=NOW) == 0
+    assert Comparison.objects.count() == before
+
+
+def test_each_policy_has_its_own_number_and_temperature(project, tmp_path):
+    ask(project, 3)
+    made = start(
+        project, policy("calm"), policy("wild"), plan=SamplingPlan(completions=1, temperature=0.7),
+        policy_plans=[PolicyPlan(temperature=0.0), PolicyPlan(completions=2)],
+    )  # fmt: skip
+    calm, wild = sampling_policies(made.job)
+    assert (calm["temperature"], "temperature" in wild) == (0.0, False)
+    records, lines = dealt_lines(made, tmp_path / "prompts.jsonl")
+    assert [record["completions"] for record in records] == [{calm["name"]: 1, wild["name"]: 2}] * 3
+    assert made.job.config["sampling"]["completions"] == 2
+    assert ingest(made.job, lines, now=NOW) == 3
+    drawn = {(row.source.name, row.sampling["temperature"]) for row in Completion.objects.select_related("source")}
+    assert drawn == {("calm", 0.0), ("wild", 0.7)}
+
+
+def test_a_mixture_through_the_api_with_its_refusals(project):
+    ask(project, 4)
+    base, other = policy(), policy("other")
+    olga = world.client(project.created_by)
+    address = "/api/v1/projects/helpful/rounds"
+    mix = [{"model": str(base.public_id), "weight": 3}, {"model": str(other.public_id), "weight": 1}]
+    body = olga.post(address, {"mix": mix, "completions": 2, "seed": 7}, format="json").json()
+    assert [(row["name"], row["weight"], row["temperature"]) for row in body["policies"]] == [
+        ("base", 3.0, None), ("other", 1.0, None),
+    ]  # fmt: skip
+    assert (body["completions_wanted"], body["purpose"], body["can"]) == (
+        16, "training", {"stop": True, "go_on": False},
+    )  # fmt: skip
+    alone = {"model": str(base.public_id)}
+    for bad, field in (
+        ({"mix": [{**alone, "weight": 2}, {"model": str(other.public_id)}]}, "weight"),
+        ({"mix": [{**alone, "weight": 2, "completions": 3}, {**mix[1]}]}, "weight"),
+        ({"mix": [{**alone, "weight": 0}]}, "mix"),
+        ({"mix": [{**alone, "completions": 1}]}, "completions"),
+        ({"mix": mix, "policies": [str(base.public_id)]}, "policies"),
+        ({}, "policies"),
+    ):
+        answer = olga.post(address, bad, format="json")
+        assert (answer.status_code, list(answer.json()["details"])) == (400, [field]), bad
+    assert Round.objects.count() == 1
+
+
+def test_prompts_are_chosen_by_category_language_and_whether_they_were_compared(project):
+    asked = ask(project, 6)
+    Prompt.objects.filter(pk__in=[x.pk for x in asked[:3]]).update(category="code", language="de")
+    Prompt.objects.filter(pk=asked[3].pk).update(language="de")
+    base = policy()
+
+    def found(meeting):
+        return {prompt.pk for prompt in round_prompts(start(project, base, meeting=meeting))}
+
+    assert found(MeetingPlan(categories=("code",))) == {x.pk for x in asked[:3]}
+    assert found(MeetingPlan(languages=("de",))) == {x.pk for x in asked[:4]}
+    assert found(MeetingPlan(categories=("explanation",), languages=("de",))) == {asked[3].pk}
+    first = start(project, base, prompts=2)
+    lines = lines_of(first)
+    used = {prompt.pk for prompt in round_prompts(first)}
+    second = start_round(
+        project=project, policies=[base], plan=SamplingPlan(), meeting=MeetingPlan(fresh=True), by=None,
+        now=NOW + timedelta(minutes=1),
+    )  # fmt: skip
+    assert len(round_prompts(second)) == 6  # nothing is compared yet
+    ingest(first.job, lines, now=NOW)
+    later = NOW + timedelta(minutes=2)
+    third = start_round(
+        project=project, policies=[base], plan=SamplingPlan(), meeting=MeetingPlan(fresh=True), by=None, now=later
+    )
+    fresh = {prompt.pk for prompt in round_prompts(third)}
+    assert fresh == {x.pk for x in asked} - used
+    ingest(third.job, lines_of(third), now=later)
+    assert {prompt.pk for prompt in round_prompts(third)} == fresh  # what it made itself changes nothing
+    with pytest.raises(NoPrompts, match="fits"):
+        start(project, base, meeting=MeetingPlan(categories=("poetry",)))
+
+
+def test_a_round_is_stopped_and_goes_on_with_what_is_missing(project):
+    ask(project, 2)
+    made = start(project, policy())
+    olga, stan = world.client(project.created_by), world.client(builders.user("stan"))
+    address = f"/api/v1/projects/helpful/rounds/{made.public_id}"
+    assert stan.post(f"{address}/stop").status_code == stan.post(f"{address}/continue").status_code == 404
+    ingest(made.job, lines_of(made)[:2], now=NOW)
+    stopped = olga.post(f"{address}/stop").json()
+    assert (stopped["status"], stopped["comparisons"], stopped["can"]) == (
+        "cancelled", 1, {"stop": False, "go_on": True},
+    )  # fmt: skip
+    assert olga.post(f"{address}/stop").status_code == 409
+    again = olga.post(f"{address}/continue").json()
+    assert (again["status"], again["can"]) == ("queued", {"stop": True, "go_on": False})
+    assert olga.post(f"{address}/continue").status_code == 409
+    ingest(made.job, lines_of(made), now=NOW)
+    assert olga.get(address).json()["comparisons"] == 2
+
+
+# --- how fresh --------------------------------------------------------------------------------------------------------
+
+
+def test_the_share_from_the_current_policy_and_the_age_are_counted(project, django_assert_num_queries):
+    ask(project, 3)
+    old, new = policy("old"), policy("new", project=project)
+    both = start(project, old, new, plan=SamplingPlan(completions=1))
+    alone = start(project, old, plan=SamplingPlan(completions=2, seed=3))
+    own = start(project, new, plan=SamplingPlan(completions=2, seed=4))
+    judged = start(project, new, plan=SamplingPlan(completions=2, seed=5), purpose=RoundPurpose.EVALUATION)
+    for i, made in enumerate((both, alone, own, judged)):
+        lines = lines_of(made, text=f"round {i}: {{words}} of {{policy}} and {{prompt}}")
+        assert ingest(made.job, lines[:4] if made is own else lines, now=NOW + timedelta(days=i)) in (2, 3)
+    Round.objects.filter(pk=own.pk).update(created_at=NOW + timedelta(days=2))
+    later = NOW + timedelta(days=4)
+    rounds = list(queries.rounds(project))
+    assert {row.share_from_current for row in rounds_freshness(project, rounds, now=later).values()} == {None}
+    ModelVersion.objects.filter(pk=new.pk).update(is_current=True)
+    with django_assert_num_queries(3):
+        found = rounds_freshness(project, rounds, now=later)
+    assert [found[made.pk].share_from_current for made in (both, alone, own, judged)] == [1.0, 0.0, 1.0, 1.0]
+    assert (found[both.pk].age_days, found[own.pk].age_days) == (4.0, 2.0)
+    with django_assert_num_queries(6):
+        whole = freshness(project, now=later)
+    # 3 of both, 3 of old alone, 2 of new alone; the evaluation's are nobody's training data.
+    assert (whole.pairs, whole.share_current) == (8, 5 / 8)
+    assert whole.median_age_days == 3.0  # of ages 4 4 4 3 3 3 2 2
+    assert {(row.name, row.pairs, row.age_days) for row in whole.by_policy} == {("old", 6, 3.0), ("new", 5, 2.0)}
+
+    olga, stan = world.client(project.created_by), world.client(builders.user("stan"))
+    body = olga.get("/api/v1/projects/helpful/rounds/freshness").json()
+    assert (body["current"]["name"], body["pairs"], body["share_current"]) == ("new", 8, 5 / 8)
+    assert stan.get("/api/v1/projects/helpful/rounds/freshness").status_code == 404
+    listed = olga.get("/api/v1/projects/helpful/rounds").json()["items"]
+    assert [row["share_from_current"] for row in listed] == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_a_list_of_rounds_asks_as_often_for_one_as_for_many(project):
+    ask(project, 2)
+    base = policy()
+    olga = world.client(project.created_by)
+    for seed in range(3):
+        made = start(project, base, plan=SamplingPlan(seed=seed))
+        ingest(made.job, lines_of(made, text=f"{seed} {{words}} {{prompt}}"), now=NOW)
+    counts = []
+    for limit in (1, 3):
+        with CaptureQueriesContext(connection) as asked:
+            items = olga.get(f"/api/v1/projects/helpful/rounds?limit={limit}").json()["items"]
+        assert len(items) == limit
+        counts.append(len(asked))
+    assert counts[0] == counts[1]

@@ -51,6 +51,8 @@ def test_a_promotion_gets_the_checkpoint_and_the_model_that_it_was_trained_from(
             "base": str(settings.MODELS_DIR / "base"),
         },
     }
+    (settings.RUNS_DIR / "x/1/checkpoints/step-5/model").mkdir(parents=True)  # all weights were trained
+    assert runner.build_request(job, tmp_path)["models"]["base"] is None
 
 
 def test_the_command_line_of_each_method(tmp_path):

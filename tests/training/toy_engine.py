@@ -2,7 +2,8 @@
 
 Its “weight” after a step depends on every step before, so a lost, doubled or wrong step shows. The object `toy` of the
 request says what to do; its `ends` maps an attempt (the name of the output directory) to how it ends:
-`{"1": {"at": 7, "do": "exit", "code": 3}}`, do = exit, kill, hang, no_result, status.
+`{"1": {"at": 7, "do": "exit", "code": 3}}`, do = exit, kill, hang, no_result, status, memory, disk, abort.
+`ballast` is how many bytes a checkpoint takes more.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -76,12 +78,12 @@ def train(toy: dict, end: dict, options: argparse.Namespace) -> None:
                 checkpoint_asked.clear()
                 samples.write(json.dumps({"step": step, "prompt_id": "p", "completion": "hello"}) + "\n")
                 samples.flush()
-                saved = save(out, step, weight)
+                saved = save(out, step, weight, toy.get("ballast", 0))
                 for old in sorted((out / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]))[:-2]:
                     remove(old)
     tell(out, "ending", step, steps)
     if step < steps:
-        saved = save(out, step, weight)
+        saved = save(out, step, weight, toy.get("ballast", 0))
     status = "done" if step == steps else "stopped"
     (out / "result.json").write_text(
         json.dumps(
@@ -119,6 +121,16 @@ def finish_early(end: dict, out: Path) -> None:
         case "status":
             (out / "result.json").write_text(json.dumps({"status": end["status"], "reason": end.get("reason")}))
             os._exit(0)
+        case "memory":  # more than the system gives: a MemoryError that nobody catches
+            resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+            bytearray(2**32)
+        case "disk":
+            with Path("/dev/full").open("w") as full:
+                full.write("a checkpoint")
+        case "abort":  # as a C++ library does: last words, and no error.json
+            sys.stderr.write(end["words"])
+            sys.stderr.flush()
+            os.abort()
         case "exit":
             if "kind" in end:
                 (out / "error.json").write_text(json.dumps({"kind": end["kind"], "message": end["message"]}))
@@ -149,11 +161,12 @@ def tell(out: Path, phase: str, step: int, steps: int) -> None:
     draft.replace(out / "status.json")
 
 
-def save(out: Path, step: int, weight: int) -> dict:
+def save(out: Path, step: int, weight: int, ballast: int) -> dict:
     partial = out / "checkpoints" / f".partial-step-{step}"
     partial.mkdir(parents=True, exist_ok=True)
     state = json.dumps({"step": step, "weight": weight}).encode()
     (partial / "state.json").write_bytes(state)
+    (partial / "ballast").write_bytes(b"x" * ballast)
     manifest = {
         "step": step,
         "files": [{"path": "state.json", "bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}],

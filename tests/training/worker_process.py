@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,18 +16,22 @@ if __name__ == "__main__":
     from django.conf import settings
 
     settings.DATABASES["default"]["NAME"] = sys.argv[1]
+    settings.RUNS_DIR = Path(sys.argv[2])
     django.setup()
 
     from tests.training.rows import TIMING, toy_hooks
-    from training import jobs, runner
+    from training import runner, tasks
+    from training.workers import Presence
 
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    runs_dir, toy = Path(sys.argv[2]), json.loads(sys.argv[3])
-    runner.kill_orphans(runs_dir)
-    while not stop.is_set():
-        claim = jobs.claim(queue="gpu", host="worker", lease_seconds=TIMING.lease_seconds)
-        if claim is None:
-            time.sleep(0.1)
-            continue
-        runner.run_claimed(claim, hooks=toy_hooks(toy), timing=TIMING, runs_dir=runs_dir, threads=1, stop_event=stop)
+    runner.production_hooks = lambda: toy_hooks(json.loads(sys.argv[3]))
+    runner.production_timing = lambda: TIMING
+    signal.signal(signal.SIGTERM, lambda *_: tasks.STOPPING.set())
+    runner.kill_orphans(settings.RUNS_DIR)
+    # Below the runs, where two workers of one machine meet.
+    presence = Presence({"gpu": 1}, period_seconds=TIMING.heartbeat_seconds, data_dir=settings.RUNS_DIR.parent)
+    presence.start()
+    tasks._presences.append(presence)
+    while not tasks.STOPPING.is_set():
+        tasks.work("gpu")
+        time.sleep(0.1)
+    presence.end()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.http import Http404
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.exceptions import ValidationError
@@ -23,20 +23,11 @@ from training.api.serializers import (
     JobSerializer,
     LogSerializer,
     MetricPageSerializer,
-    ObjectField,
     SamplePageSerializer,
 )
-from training.jobs import cancel, retry
-from training.launching import launch
-from training.models import Job, Snapshot
-
-
-class JobCreateSerializer(serializers.Serializer[Any]):
-    method = serializers.CharField(max_length=24)
-    snapshot = serializers.UUIDField()
-    model = serializers.UUIDField()
-    config = ObjectField(required=False)
-    title = serializers.CharField(max_length=200, required=False, allow_blank=True)
+from training.api.wishes import WishSerializer, find_job, job_answer, read_wish
+from training.jobs import cancel, reprioritise, retry
+from training.launching import MOST_PRIORITY, prepare, queue
 
 
 class JobsView(ProjectView):
@@ -44,54 +35,62 @@ class JobsView(ProjectView):
 
     write_scope = TokenScope.JOBS
 
-    @extend_schema(operation_id="jobs_list", responses=JobListSerializer, parameters=CURSOR_PARAMETERS)
+    @extend_schema(
+        operation_id="jobs_list",
+        responses=JobListSerializer,
+        parameters=[
+            *CURSOR_PARAMETERS,
+            OpenApiParameter("method", str, description="Only those of this method."),
+            OpenApiParameter("status", str, description="Only those that stand so."),
+            OpenApiParameter("sweep", OpenApiTypes.UUID, description="Only those of this grid."),
+        ],
+    )
     def get(self, request: Request, slug: str) -> Response:
         """Jobs, newest first."""
         context = {"now": timezone.now()}
-        return page(
-            request, queries.jobs(self.project), lambda rows: list(JobSerializer(rows, many=True, context=context).data)
-        )
+        rows = queries.jobs(self.project)
+        for name in ("method", "status", "sweep"):
+            wanted = request.query_params.get(name)
+            if wanted is not None:
+                value = serializers.UUIDField().run_validation(wanted) if name == "sweep" else wanted
+                rows = rows.filter(**{name: value})
+        return page(request, rows, lambda found: list(JobSerializer(found, many=True, context=context).data))
 
-    @extend_schema(operation_id="jobs_submit", request=JobCreateSerializer, responses={201: JobDetailSerializer})
+    @extend_schema(operation_id="jobs_submit", request=WishSerializer, responses={201: JobDetailSerializer})
     def post(self, request: Request, slug: str) -> Response:
-        """Train on a snapshot. `config` holds what differs from the method's defaults; it is checked here."""
-        data = JobCreateSerializer(data=request.data)
-        data.is_valid(raise_exception=True)
-        values = data.validated_data
-        overrides = values.get("config", {})
-        if not isinstance(overrides, dict):
-            raise ValidationError({"config": [f"must be an object, got {overrides!r}"]})
-        snapshot = Snapshot.objects.filter(project=self.project, public_id=values["snapshot"]).first()
-        if snapshot is None:
-            raise UnknownSnapshot(
-                f"snapshot: there is no snapshot {values['snapshot']}", details={"snapshot": ["unknown"]}
-            )
-        job = launch(
-            project=self.project,
-            method=values["method"],
-            snapshot=snapshot,
-            model=registry.find(self.project, values["model"]),
-            overrides=overrides,
-            title=values.get("title", ""),
-            by=user_of(request),
-            now=timezone.now(),
+        """Queue a job. `config` holds what differs from the method's defaults; everything is checked here.
+
+        Further models go into `inputs` by role, each as {"model": id}, {"job": id of a promotion} or {"name": name}.
+        With `promote_as` the best checkpoint is registered under that name once the job has succeeded.
+        """
+        job = queue(
+            prepare(self.project, read_wish(self.project, request.data)), by=user_of(request), now=timezone.now()
         )
-        return _job_answer(self, job.public_id, status.HTTP_201_CREATED)
+        return job_answer(self, job.public_id, status.HTTP_201_CREATED)
 
 
-class UnknownSnapshot(registry.UnknownModel):
-    """No such snapshot in this project."""
-
-    code = "unknown_snapshot"
+class JobPrioritySerializer(serializers.Serializer[Any]):
+    priority = serializers.IntegerField(min_value=-MOST_PRIORITY, max_value=MOST_PRIORITY)
 
 
 class JobView(ProjectView):
     """One job."""
 
+    write_scope = TokenScope.JOBS
+
     @extend_schema(operation_id="jobs_show", responses=JobDetailSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """The job with its attempts, checkpoints, config and latest metrics."""
-        return _job_answer(self, public_id, status.HTTP_200_OK)
+        return job_answer(self, public_id, status.HTTP_200_OK)
+
+    @extend_schema(operation_id="jobs_change", request=JobPrioritySerializer, responses=JobDetailSerializer)
+    def patch(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """Move a job that waits forward (a higher priority) or back in its queue."""
+        job = find_job(self, public_id)
+        data = JobPrioritySerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        reprioritise(job, priority=data.validated_data["priority"], by=user_of(request))
+        return job_answer(self, public_id, status.HTTP_200_OK)
 
 
 class JobMetricsView(ProjectView):
@@ -104,7 +103,7 @@ class JobMetricsView(ProjectView):
     )
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Points after a cursor. A step that comes again (a later attempt) replaces the earlier one."""
-        job = _job(self, public_id)
+        job = find_job(self, public_id)
         terminal = queries.is_terminal(job)  # read before the rows: a job that ends in between is asked once more
         after = whole_number(request, "after", default=0, low=0, high=2**53)
         limit = whole_number(request, "limit", default=1000, low=1, high=2000)
@@ -123,7 +122,7 @@ class JobSamplesView(ProjectView):
     )
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Samples after a cursor."""
-        job = _job(self, public_id)
+        job = find_job(self, public_id)
         terminal = queries.is_terminal(job)
         after = whole_number(request, "after", default=0, low=0, high=2**53)
         limit = whole_number(request, "limit", default=500, low=1, high=2000)
@@ -139,7 +138,7 @@ class JobLogView(ProjectView):
     @extend_schema(operation_id="jobs_log", responses=LogSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """The last lines of the engine's standard error, secrets filtered."""
-        return Response({"lines": queries.log_lines(_job(self, public_id))})
+        return Response({"lines": queries.log_lines(find_job(self, public_id))})
 
 
 class JobCancelView(ProjectView):
@@ -150,9 +149,9 @@ class JobCancelView(ProjectView):
     @extend_schema(operation_id="jobs_cancel", request=None, responses=JobDetailSerializer)
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Stop the job after the step it is in; its last checkpoint stays usable."""
-        job = _job(self, public_id)
+        job = find_job(self, public_id)
         cancel(job, by=user_of(request))
-        return _job_answer(self, public_id, status.HTTP_200_OK)
+        return job_answer(self, public_id, status.HTTP_200_OK)
 
 
 class JobRetryView(ProjectView):
@@ -163,13 +162,14 @@ class JobRetryView(ProjectView):
     @extend_schema(operation_id="jobs_retry", request=None, responses=JobDetailSerializer)
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
-        retry(_job(self, public_id), by=user_of(request))
-        return _job_answer(self, public_id, status.HTTP_200_OK)
+        retry(find_job(self, public_id), by=user_of(request))
+        return job_answer(self, public_id, status.HTTP_200_OK)
 
 
 class PromoteSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120)
     checkpoint = serializers.UUIDField(required=False, allow_null=True)
+    current = serializers.BooleanField(required=False, help_text="Once it is there, the project goes on from it.")
 
 
 class JobPromoteView(ProjectView):
@@ -180,7 +180,7 @@ class JobPromoteView(ProjectView):
     @extend_schema(operation_id="jobs_promote", request=PromoteSerializer, responses={202: JobDetailSerializer})
     def post(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Queue the merge of a checkpoint (the last one if none is named); the model is registered when it is done."""
-        job = _job(self, public_id)
+        job = find_job(self, public_id)
         data = PromoteSerializer(data=request.data)
         data.is_valid(raise_exception=True)
         wanted = data.validated_data.get("checkpoint")
@@ -190,21 +190,13 @@ class JobPromoteView(ProjectView):
                 {"checkpoint": ["this job has no such checkpoint" if wanted else "this job has no checkpoint yet"]}
             )
         made = registry.promote(
-            checkpoint=checkpoint, name=data.validated_data["name"], by=user_of(request), now=timezone.now()
+            checkpoint=checkpoint,
+            name=data.validated_data["name"],
+            make_it_current=data.validated_data.get("current", False),
+            by=user_of(request),
+            now=timezone.now(),
         )
-        return _job_answer(self, made.public_id, status.HTTP_202_ACCEPTED)
-
-
-def _job(view: ProjectView, public_id: UUID) -> Job:
-    job = queries.jobs(view.project).filter(public_id=public_id).first()
-    if job is None:
-        raise Http404
-    return job
-
-
-def _job_answer(view: ProjectView, public_id: UUID, code: int) -> Response:
-    job = _job(view, public_id)
-    return Response(JobDetailSerializer(job, context={"now": timezone.now()}).data, status=code)
+        return job_answer(self, made.public_id, status.HTTP_202_ACCEPTED)
 
 
 def _cursor_answer(items: list[dict[str, Any]], *, after: int, terminal: bool) -> Response:

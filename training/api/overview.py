@@ -16,9 +16,10 @@ from annotation import queries as annotation_queries
 from annotation.api.access import ProjectView
 from annotation.api.projects import AgreementSerializer
 from annotation.reports.agreement import agreement
-from training import queries
+from training import alarms, queries
 from training.api.serializers import (
     JobSerializer,
+    NumbersField,
     RoundSerializer,
     SnapshotSerializer,
 )
@@ -64,6 +65,7 @@ class OverviewSerializer(serializers.Serializer[Any]):
     round = RoundSerializer(allow_null=True)
     jobs = JobSerializer(many=True)
     snapshot = SnapshotSerializer(allow_null=True)
+    alarms = NumbersField(help_text="How many are not acknowledged, by name.")
 
 
 class OverviewView(ProjectView):
@@ -82,6 +84,7 @@ class OverviewView(ProjectView):
             "round": queries.rounds(self.project).order_by("-pk").first(),
             "jobs": list(queries.jobs(self.project).order_by("-pk")[:4]),
             "snapshot": queries.snapshots(self.project).order_by("-pk").first(),
+            "alarms": alarms.open_counts(self.project),
         }
         return Response(OverviewSerializer(body, context={"now": now}).data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -9,9 +11,20 @@ from rest_framework import serializers
 
 from annotation.api.projects import AgreementSerializer, EstimateSerializer
 from annotation.api.task import MessageSerializer
-from annotation.models import User
-from training import queries
-from training.models import Checkpoint, Job, JobStatus, ModelKind, ModelSource, ModelVersion, Round, Snapshot
+from annotation.models import Project, User
+from training import endings, queries
+from training.freshness import rounds_freshness
+from training.models import (
+    Checkpoint,
+    Job,
+    JobStatus,
+    ModelKind,
+    ModelSource,
+    ModelVersion,
+    Round,
+    RoundPurpose,
+    Snapshot,
+)
 
 Numbers = {"type": "object", "additionalProperties": {"type": "number"}}
 Anything = {"type": "object", "additionalProperties": {}}
@@ -126,6 +139,11 @@ class ModelSerializer(serializers.Serializer[Any]):
     size_bytes = serializers.IntegerField(allow_null=True)
     sha256 = serializers.CharField()
     metrics = NumbersField()
+    licence = serializers.CharField()
+    tags = serializers.ListField(child=serializers.CharField())
+    is_current = serializers.BooleanField(help_text="The one of its kind that the project goes on from.")
+    archived_at = serializers.DateTimeField(allow_null=True)
+    verified_at = serializers.DateTimeField(allow_null=True, help_text="When its files were last read as registered.")
     created_at = serializers.DateTimeField()
     job = serializers.SerializerMethodField()
     snapshot = serializers.SerializerMethodField()
@@ -183,6 +201,23 @@ class AbilitiesSerializer(serializers.Serializer[Any]):
     promote = serializers.BooleanField()
 
 
+class JobRefSerializer(serializers.Serializer[Any]):
+    id = serializers.UUIDField(source="public_id")
+    number = serializers.IntegerField()
+    method = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.ChoiceField(choices=JobStatus.choices)
+
+
+class JobExplanationSerializer(serializers.Serializer[Any]):
+    """Where a job stands in words; `resumes_from` is the step that the next attempt starts from."""
+
+    what = serializers.CharField()
+    next_step = serializers.CharField()
+    resumes_from = serializers.IntegerField(allow_null=True)
+    by_itself = serializers.BooleanField()
+
+
 class JobSerializer(serializers.Serializer[Any]):
     """A job as lists show it. `context["now"]` is the moment for which the phase is derived."""
 
@@ -193,6 +228,11 @@ class JobSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=JobStatus.choices)
     phase = serializers.SerializerMethodField()
     queue = serializers.CharField()
+    priority = serializers.IntegerField()
+    depends_on = JobRefSerializer(many=True)
+    clone_of = JobRefSerializer(allow_null=True)
+    sweep = serializers.UUIDField(allow_null=True)
+    alarms = serializers.SerializerMethodField()
     snapshot = SnapshotRefSerializer(allow_null=True)
     model = ModelRefSerializer(allow_null=True)
     round = serializers.SerializerMethodField()
@@ -218,6 +258,11 @@ class JobSerializer(serializers.Serializer[Any]):
     def get_round(self, job: Job) -> Any:
         return job.round.public_id if job.method == "sample" else None
 
+    def get_alarms(self, job: Job) -> int:
+        """Those that nobody has acknowledged."""
+        counted: int = vars(job)["open_alarms"]  # annotated by `queries.jobs`
+        return counted
+
     def get_activity(self, job: Job) -> str | None:
         activity: str | None = job.progress.get("phase")
         return activity
@@ -236,6 +281,8 @@ class JobDetailSerializer(JobSerializer):
     """A job as its page shows it."""
 
     config = ObjectField()
+    inputs = ObjectField()
+    explanation = serializers.SerializerMethodField()
     ceiling = CeilingsField(source="snapshot", allow_null=True, help_text="Of the snapshot's held-out parts.")
     runs = RunSerializer(many=True)
     checkpoints = serializers.SerializerMethodField()
@@ -243,6 +290,10 @@ class JobDetailSerializer(JobSerializer):
     produced = serializers.SerializerMethodField()
     error_tail = serializers.SerializerMethodField()
     can = serializers.SerializerMethodField()
+
+    @extend_schema_field(JobExplanationSerializer)
+    def get_explanation(self, job: Job) -> Any:
+        return JobExplanationSerializer(endings.explain(job, now=self.context["now"])).data
 
     @extend_schema_field(CheckpointSerializer(many=True))
     def get_checkpoints(self, job: Job) -> Any:
@@ -282,12 +333,35 @@ class RoundPairingSerializer(serializers.Serializer[Any]):
     per_prompt = serializers.IntegerField(allow_null=True, default=None)
     against = serializers.ListField(child=serializers.UUIDField(), default=list)
     rounds = serializers.ListField(child=serializers.UUIDField(), default=list)
+    categories = serializers.ListField(child=serializers.CharField(), default=list)
+    languages = serializers.ListField(child=serializers.CharField(), default=list)
+    fresh = serializers.BooleanField(default=False)
+    overlap = serializers.IntegerField(allow_null=True, default=None)
+    objective = serializers.CharField(default="order")
+    control_share = serializers.FloatField(default=0.1)
     priority = serializers.IntegerField(default=0)
     language = serializers.CharField(allow_null=True, default=None)
     skills = serializers.ListField(child=serializers.CharField(), default=list)
 
 
+class RoundPolicySerializer(serializers.Serializer[Any]):
+    """A policy with what is its own of the sampling; null is as the round says."""
+
+    id = serializers.UUIDField(source="model.public_id")
+    name = serializers.CharField(source="model.name")
+    weight = serializers.FloatField(allow_null=True)
+    completions = serializers.IntegerField(allow_null=True)
+    temperature = serializers.FloatField(allow_null=True)
+
+
+class RoundAbilitiesSerializer(serializers.Serializer[Any]):
+    stop = serializers.BooleanField()
+    go_on = serializers.BooleanField()
+
+
 class RoundSerializer(serializers.Serializer[Any]):
+    """A round. `context["now"]` is the moment of its progress; a list computes that for all rows first (`of_all`)."""
+
     id = serializers.UUIDField(source="public_id")
     number = serializers.IntegerField()
     name = serializers.CharField()
@@ -306,14 +380,37 @@ class RoundSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(source="job.status", choices=JobStatus.choices)
     job = serializers.UUIDField(source="job.public_id")
     error = serializers.CharField(source="job.reason")
+    purpose = serializers.ChoiceField(choices=RoundPurpose.choices)
+    opened_for = ModelRefSerializer(allow_null=True)
+    share_from_current = serializers.FloatField(source="freshness.share_from_current", allow_null=True)
+    age_days = serializers.FloatField(source="freshness.age_days")
+    can = serializers.SerializerMethodField()
     created_at = serializers.DateTimeField()
 
-    @extend_schema_field(ModelRefSerializer(many=True))
+    @classmethod
+    def of_all(cls, project: Project, rounds: Sequence[Round], *, now: datetime) -> list[Any]:
+        """Rows of a list, in a number of queries that does not grow with it."""
+        context = {
+            "now": now,
+            "progress": queries.rounds_progress(rounds, now=now),
+            "freshness": rounds_freshness(project, rounds, now=now),
+        }
+        return list(cls(rounds, many=True, context=context).data)
+
+    @extend_schema_field(RoundPolicySerializer(many=True))
     def get_policies(self, made: Round) -> Any:
-        return ModelRefSerializer([row.model for row in made.round_policies.all()], many=True).data
+        return RoundPolicySerializer(made.round_policies.all(), many=True).data
+
+    @extend_schema_field(RoundAbilitiesSerializer)
+    def get_can(self, made: Round) -> Any:
+        found = queries.abilities_of_round(made)
+        return RoundAbilitiesSerializer(found).data
 
     def to_representation(self, made: Round) -> Any:
-        made.progress = queries.round_progress(made, now=self.context["now"])  # type: ignore[attr-defined]
+        now = self.context["now"]
+        progress = self.context.get("progress") or queries.rounds_progress([made], now=now)
+        fresh = self.context.get("freshness") or rounds_freshness(made.project, [made], now=now)
+        made.progress, made.freshness = progress[made.pk], fresh[made.pk]  # type: ignore[attr-defined]
         return super().to_representation(made)
 
 

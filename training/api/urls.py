@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from django.urls import path
 
-from training.api import chat, jobs, lineage, models, overview, rounds, snapshots
+from training.api import (
+    alarms,
+    chat,
+    curves,
+    evaluations,
+    jobs,
+    launches,
+    lineage,
+    methods,
+    models,
+    overview,
+    rounds,
+    schedules,
+    snapshots,
+    workers,
+)
 
 _PROJECT = "projects/<slug:slug>"
 _JOB = f"{_PROJECT}/jobs/<uuid:public_id>"
@@ -16,7 +31,6 @@ urlpatterns = [
     path(f"{_PROJECT}/snapshots/<uuid:public_id>", snapshots.SnapshotView.as_view()),
     path(f"{_PROJECT}/snapshots/<uuid:public_id>/export", snapshots.SnapshotExportView.as_view()),
     path(f"{_PROJECT}/models", models.ModelsView.as_view()),
-    path(f"{_PROJECT}/methods", models.MethodsView.as_view()),
     path(f"{_PROJECT}/jobs", jobs.JobsView.as_view()),
     path(_JOB, jobs.JobView.as_view()),
     path(f"{_JOB}/metrics", jobs.JobMetricsView.as_view()),
@@ -30,4 +44,12 @@ urlpatterns = [
     path(f"{_PROJECT}/chat", chat.ChatView.as_view()),
     path("metrics", overview.MetricsView.as_view()),
     *lineage.urlpatterns,
+    *models.urlpatterns,
+    *methods.urlpatterns,
+    *launches.urlpatterns,
+    *curves.urlpatterns,
+    *workers.urlpatterns,
+    *alarms.urlpatterns,
+    *schedules.urlpatterns,
+    *evaluations.urlpatterns,
 ]

@@ -52,7 +52,12 @@ class Command(BaseCommand):
             self._make(target)
         if not files_only and not ModelVersion.objects.filter(name=NAME, project=None).exists():
             registry.register_directory(
-                name=NAME, path=target, kind=ModelKind.POLICY, source=ModelSource.PACKAGE, now=timezone.now()
+                name=NAME,
+                path=target,
+                kind=ModelKind.POLICY,
+                source=ModelSource.PACKAGE,
+                licence="Apache-2.0",
+                now=timezone.now(),
             )
 
     def _make(self, target: Path) -> None:

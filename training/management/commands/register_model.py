@@ -26,6 +26,7 @@ class Command(BaseCommand):
         parser.add_argument("name")
         parser.add_argument("source", help="A directory, or an id such as Qwen/Qwen2.5-0.5B-Instruct.")
         parser.add_argument("--kind", choices=ModelKind.values, default=ModelKind.POLICY.value)
+        parser.add_argument("--licence", default="", help="SPDX identifier, such as Apache-2.0; shown on its card.")
         parser.add_argument("--revision", help="Commit of the Hugging Face repository; printed if left out.")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -38,6 +39,7 @@ class Command(BaseCommand):
                 path=path,
                 kind=ModelKind(options["kind"]),
                 source=ModelSource.LOCAL if local else ModelSource.HUB,
+                licence=options["licence"],
                 now=timezone.now(),
             )
         except DomainError as error:

@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from argparse import ArgumentParser
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from training import jobs, runner
 from training.models import Job, JobStatus
+from training.workers import Place, Presence
 
 
 class Command(BaseCommand):
@@ -28,9 +30,26 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Claim, run, and exit non-zero unless the job succeeded."""
         job = find(options["job"])
+        presence = Presence(
+            {job.queue: 1}, period_seconds=settings.JOB_HEARTBEAT_SECONDS, data_dir=Path(settings.DATA_DIR)
+        )
+        presence.start()
+        try:
+            with presence.place(job.queue) as place:
+                if place is None:
+                    raise CommandError("this machine can take no job now: its disk is full, or no GPU is free")
+                self._run(job, place)
+        finally:
+            presence.end()
+
+    def _run(self, job: Job, place: Place) -> None:
         timing = runner.production_timing()
         claim = jobs.claim(
-            queue=job.queue, host=socket.gethostname(), lease_seconds=timing.lease_seconds, job_id=job.pk
+            queue=job.queue,
+            host=socket.gethostname(),
+            lease_seconds=timing.lease_seconds,
+            worker_id=place.worker_id,
+            job_id=job.pk,
         )
         if claim is None:
             raise CommandError(f"job {job.public_id} cannot start now: {why_not(job)}")
@@ -49,6 +68,7 @@ class Command(BaseCommand):
             threads=settings.JOB_THREADS,
             stop_event=stop,
             say=self.stdout.write,
+            device=place.device,
         )
         job.refresh_from_db()
         self.stdout.write(f"job {job.public_id}: {job.status} {job.reason}".rstrip())

@@ -20,8 +20,8 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
-from annotation import assignment, consensus, tasks, webhooks
-from training import chat, jobs
+from annotation import assignment, consensus, mailing, tasks, webhooks
+from training import alarms, chat, jobs, schedules, workers
 
 ANALYZE_SECONDS = 3600.0
 MOST_BACKOFF_SECONDS = 30.0
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    """The loop: leases that ran out, jobs to wake, assignments that expired, consensuses that are due, statistics."""
+    """The loop: leases that ran out, jobs to wake, assignments that expired, what is due, statistics."""
 
     help = "Repair what dead workers and lost messages leave; runs for ever."
 
@@ -85,12 +85,18 @@ def run_round(*, analyze: bool) -> None:
     consensus.settle_due(now=now)
     tasks.wake_fits()
     chat.start_rounds(now=now)
+    schedules.open_due(now)
+    workers.note_lost()
+    alarms.raise_for_platform(now)
     if chat.server_is_wanted(now=now):
         tasks.wake_sampling()
     if webhooks.is_due(now=now):
         tasks.wake_deliveries()
+    if mailing.is_due(now=now):
+        tasks.wake_mails()
     tasks.wake_stale_imports()
     if analyze:
         webhooks.prune(now=now)
+        mailing.prune(now=now)
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA optimize" if connection.vendor == "sqlite" else "ANALYZE")
