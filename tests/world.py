@@ -296,8 +296,13 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     comparisons = builders.comparisons(project, 10)
     origin = comparisons[0].origin
     _plant_sources(project, mark)
+    # Given, not leased: where a person's queue begins is drawn from ids, and both must vote on the same four.
     for name in ("ben", "cid"):
-        for item in builders.lease(project, people[name], wanted=4, now=now):
+        for comparison in comparisons[:4]:
+            item = assignments.give(
+                project=project, annotator=people[name], comparison=comparison, tab="tab", purpose=Purpose.WANTED,
+                now=now, rng=random.Random(0),
+            )  # fmt: skip
             record_vote(
                 assignment=item, annotator=people[name], key=uuid4(), now=now,
                 answer=Answer(choice=item.side_of("a"), active_ms=1234567, rationale=mark(f"rationale of {name}")),

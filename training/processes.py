@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PROCESS_FILE = "process.json"
+# Web, tick and runner on the same machine come before the child, which takes what they leave: pages answer while a run
+# saturates all cores, and on a machine with nothing else to do it costs nothing.
+NICENESS = 10
 # What a child may see of our environment: no SECRET_KEY, no database, no broker, and nothing by pattern.
 _PASSED_ON = (
     "PATH",
@@ -126,6 +129,7 @@ class Child:
                 start_new_session=True,
                 pass_fds=tuple(inherits),
             )
+        _give_way(self._process.pid)
         try:
             self._identify()
         except OSError:
@@ -169,6 +173,18 @@ class Child:
         code = self._process.wait()
         self._file.unlink(missing_ok=True)
         return code
+
+
+def _give_way(pid: int) -> None:
+    """Let a child that has just begun a session come after the others; where the system refuses, it comes as they do.
+
+    Where Linux schedules by sessions (autogroup), a nice value counts within the session only, so that of the session
+    is set too.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
 
 
 def kill_group(pid: int) -> None:
