@@ -49,13 +49,16 @@ model: setup
 
 test: test-sqlite test-postgres  ## all tests on SQLite, then those that touch the database again on PostgreSQL
 
-# The engine's tests use one thread and no database, so two of them run side by side. Code 5: ARGS left none of a part.
+# Two tests at a time, each process with a database of its own. Those that start whole sites and measure waits stay alone.
+# Code 5: ARGS left none of a part.
+TWO := --numprocesses 2 --dist worksteal
+ALONE := tests/e2e tests/deployment tests/services
 test-sqlite: setup-dev frontend model
-	WINNOW_TEST_MODEL=$(MODEL) $(PY) -m pytest --numprocesses 2 --dist worksteal tests/engine $(ARGS) || test $$? -eq 5
-	WINNOW_TEST_MODEL=$(MODEL) $(PY) -m pytest --ignore tests/engine $(ARGS) || test $$? -eq 5
+	WINNOW_TEST_MODEL=$(MODEL) $(PY) -m pytest $(TWO) $(foreach part,$(ALONE),--ignore $(part)) $(ARGS) || test $$? -eq 5
+	WINNOW_TEST_MODEL=$(MODEL) $(PY) -m pytest $(ALONE) $(ARGS) || test $$? -eq 5
 
 test-postgres: setup-dev
-	$(PY) -m tests.services.servers $(PY) -m pytest -m 'database and not e2e and not real_model' $(ARGS)
+	$(PY) -m tests.services.servers $(PY) -m pytest $(TWO) -m 'database and not e2e and not real_model' $(ARGS)
 
 check: check-static check-api check-frontend test  ## everything that must hold before a commit
 

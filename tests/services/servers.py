@@ -42,7 +42,9 @@ def postgres_database() -> Iterator[str]:
             yield urlsplit(server)._replace(path=f"/{name}").geturl()
         finally:
             with psycopg.connect(server, autocommit=True) as connection:
-                for database in (name, f"test_{name}"):
+                # Beside it pytest-django's own, one for each process of xdist where they were killed.
+                made = connection.execute("SELECT datname FROM pg_database WHERE datname ~ %s", [f"^(test_)?{name}"])
+                for (database,) in made.fetchall():
                     connection.execute(
                         sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
                     )

@@ -374,6 +374,18 @@ def test_a_child_that_is_not_fed_ends_itself():
     assert job.reason == "the database did not answer for too long"
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
+def test_the_engine_takes_what_web_and_tick_leave():
+    job = submit()
+    attempt = Runner(toy_hooks(LONG))
+    pid = child_pid(job)
+    until(lambda: os.getpriority(os.PRIO_PROCESS, pid) >= processes.NICENESS, seconds=3)
+    group = Path(f"/proc/{pid}/autogroup")
+    assert not group.exists() or group.read_text().split()[-1] == str(processes.NICENESS)
+    attempt.stop.set()
+    attempt.join()
+
+
 def test_orphans_are_killed_and_nobody_else_is(settings):
     job = submit()
     attempt = Runner(toy_hooks(LONG))
