@@ -238,7 +238,7 @@ def overlap(first: Run, second: Run) -> bool:
 
 
 def test_two_workers_on_one_machine_run_two_jobs_at_once_and_never_the_same_one(start_worker, ticking, settings):
-    toy = {"steps": 40, "step_seconds": 0.05}
+    toy = {"steps": 100, "step_seconds": 0.05}
     made = [submit() for _ in range(6)]
     both = [start_worker(toy), start_worker(toy)]
     until(lambda: Job.objects.filter(status=JobStatus.RUNNING).count() == 2, seconds=60)
@@ -251,7 +251,7 @@ def test_two_workers_on_one_machine_run_two_jobs_at_once_and_never_the_same_one(
     assert not any(overlap(one, two) for one, two in pairs if one.worker_id == two.worker_id)
     assert any(overlap(one, two) for one, two in pairs if one.worker_id != two.worker_id)
     for job in made:
-        assert curve(job) == whole(40)
+        assert curve(job) == whole(100)
     for worker in both:
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
@@ -264,7 +264,8 @@ def test_two_workers_with_two_gpus_take_one_each_and_with_one_gpu_they_take_turn
     toy = {"steps": 60, "step_seconds": 0.05}
     submit(), submit()
     path = nvidia_smi(tmp_path / "bin", TWO_GPUS)
-    both = [start_worker(toy, PATH=path), start_worker(toy, PATH=path)]
+    long = toy | {"steps": 1200}  # one must not be through before the other worker has started
+    both = [start_worker(long, PATH=path), start_worker(long, PATH=path)]
     until(lambda: Job.objects.filter(status=JobStatus.RUNNING, last_step__gte=1).count() == 2, seconds=60)
     seen = set()
     for file in settings.RUNS_DIR.glob(f"*/*/{processes.PROCESS_FILE}"):
