@@ -130,7 +130,7 @@ def verdict(site: Site, calm: Ledger, ledger: Ledger) -> list[Row]:
 def rows_of(site: Site, ledger: Ledger, faults: dict[Fault, int]) -> list[Row]:
     """What was struck, and how long it took to come back."""
     done = {fault: sum(item.fault is fault for item in ledger.strikes) for fault in faults}
-    done |= {Fault.BROKER: len(ledger.broker_back), Fault.DATABASE: len(ledger.database_back)}
+    done |= {Fault.BROKER: len(ledger.broker_away), Fault.DATABASE: len(ledger.database_back)}
     done |= {fault: sum(item is fault for item in ledger.messages.values()) for fault in MESSAGES}
     rows = [
         Row(
@@ -146,9 +146,19 @@ def rows_of(site: Site, ledger: Ledger, faults: dict[Fault, int]) -> list[Row]:
     rows.append(Row(what="jobs", unit="count", ours=len(ledger.jobs)))
     rows.append(none_of("frozen workers whose lease nobody took over", ledger.not_taken_over))
     back = {item: start - item.at for item in ledger.strikes if (start := next_start(site, item)) is not None}
-    kills = sorted(value for item, value in back.items() if item.fault is not Fault.FROZEN and not item.failures)
-    again = sorted(value for item, value in back.items() if item.fault is not Fault.FROZEN and item.failures)
-    for name, values, limit in (("kill", kills, JOB_BACK_SECONDS), ("second kill in a row", again, AGAIN_SECONDS)):
+    killed = {item: value for item, value in back.items() if item.fault is not Fault.FROZEN}
+    alone = {item: value for item, value in killed.items() if not ledger.met_broker(item.at, item.at + value)}
+    groups = [
+        ("kill", [value for item, value in alone.items() if not item.failures], JOB_BACK_SECONDS),
+        ("second kill in a row", [value for item, value in alone.items() if item.failures], AGAIN_SECONDS),
+        (
+            "kill with the broker away meanwhile",
+            [value for item, value in killed.items() if item not in alone],
+            AGAIN_SECONDS + BROKER_BACK_SECONDS,
+        ),
+    ]
+    for name, values, limit in groups:
+        values.sort()
         if values:
             rows.append(shorter(f"job back p95, {name}", "s", at(values, 0.95), peer=limit, peer_name="promise"))
             rows.append(Row(what=f"job back p50, {name}", unit="s", ours=round(median(values), 2)))
@@ -159,7 +169,7 @@ def rows_of(site: Site, ledger: Ledger, faults: dict[Fault, int]) -> list[Row]:
             rows.append(Row(what=f"job back p95, {fault}", unit="s", ours=round(at(values, 0.95), 2)))
     for name, values, limit in (
         ("database", ledger.database_back, DATABASE_BACK_SECONDS),
-        ("broker", ledger.broker_back, BROKER_BACK_SECONDS),
+        ("broker", [ended - began for began, ended in ledger.broker_away], BROKER_BACK_SECONDS),
     ):
         if values:
             rows.append(shorter(f"{name} back p95", "s", at(sorted(values), 0.95), peer=limit, peer_name="promise"))

@@ -82,12 +82,17 @@ class Ledger:
     """The row of a job → the name of its config."""
     messages: dict[int, Fault | None] = field(default_factory=dict)
     strikes: list[Strike] = field(default_factory=list)
-    broker_back: list[float] = field(default_factory=list)
+    broker_away: list[tuple[float, float]] = field(default_factory=list)
+    """From the strike until a worker took a message again; a wake-up that was under way in between may be lost."""
     database_back: list[float] = field(default_factory=list)
     copies_sent: int = 0
     not_taken_over: int = 0
     never_struck: list[Fault] = field(default_factory=list)
     seconds: float = 0.0
+
+    def met_broker(self, start: float, end: float) -> bool:
+        """Whether the broker was away in this time, so that a wake-up waits for the tick to send it again."""
+        return any(start < back and away < end for away, back in self.broker_away)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -242,12 +247,13 @@ def strike(site: Site, fault: Fault, ledger: Ledger) -> bool:
     """Let it happen now; False if there is nothing that bears it."""
     match fault:
         case Fault.BROKER:
-            ledger.broker_back.append(_restart_broker(site))
+            ledger.broker_away.append(_restart_broker(site))
             return True
         case Fault.DATABASE:
-            if not all(bears(job, fault) for job in running(site)):
+            jobs = running(site)  # without one, the time of a back-off would be measured
+            if not jobs or not all(bears(job, fault) for job in jobs):
                 return False
-            ledger.database_back.append(_restart_database(site))
+            ledger.database_back.append(_restart_database(site, [job.job for job in jobs]))
             return True
     targets = [job for job in running(site) if bears(job, fault)]
     if not targets:
@@ -281,9 +287,9 @@ def _kill(pid: int) -> None:
         return  # it has just ended: the strike is counted as missed
 
 
-def _restart_broker(site: Site) -> float:
-    """By SIGKILL or SIGTERM; what waits in it is lost. Seconds until a worker takes a message again."""
-    began = time.monotonic()
+def _restart_broker(site: Site) -> tuple[float, float]:
+    """By SIGKILL or SIGTERM; what waits in it is lost. When that was, and when a worker took a message again."""
+    began = time.time()
     kill = site.rng.random() < 0.5
     if kill:
         site.redis.kill()
@@ -294,13 +300,14 @@ def _restart_broker(site: Site) -> float:
     site.send("training.sample_turns", queue="cpu")
     with site.redis.client() as client:
         _wait(lambda: client.llen("cpu") == 0, seconds=BACK_SECONDS)
-    seconds = time.monotonic() - began
-    site.say(f"broker {'killed' if kill else 'stopped'} and started; a worker took a message after {seconds:.1f} s")
-    return seconds
+    ended = time.time()
+    how = "killed" if kill else "stopped"
+    site.say(f"broker {how} and started; a worker took a message after {ended - began:.1f} s")
+    return began, ended
 
 
-def _restart_database(site: Site) -> float:
-    """By SIGKILL or an immediate stop: a crash recovery. Seconds until a lease was renewed or an attempt started."""
+def _restart_database(site: Site, jobs: Sequence[int]) -> float:
+    """By SIGKILL or an immediate stop (a crash recovery). Seconds until one of the jobs renewed its lease or ended."""
     began = time.monotonic()
     kill = site.rng.random() < 0.5
     if kill:
@@ -312,14 +319,14 @@ def _restart_database(site: Site) -> float:
     ((up_at,),) = site.rows("SELECT pg_postmaster_start_time()")
 
     def is_back() -> bool:
-        (counts,) = site.rows(
-            "SELECT count(*) FILTER (WHERE status = 'running'), count(*) FILTER (WHERE status = 'queued'), "
-            "count(*) FILTER (WHERE status = 'running' AND lease_expires_at > %s + make_interval(secs => %s)) "
-            "FROM training_job",
+        ((back,),) = site.rows(
+            "SELECT count(*) FROM training_job WHERE id = ANY(%s) AND (status = 'succeeded' OR "
+            "(status = 'running' AND lease_expires_at > %s + make_interval(secs => %s)))",
+            list(jobs),
             up_at,
             LEASE_SECONDS,
         )
-        return bool(counts[2]) or counts[:2] == (0, 0)
+        return bool(back)
 
     _wait(is_back, seconds=BACK_SECONDS)
     seconds = time.monotonic() - began
