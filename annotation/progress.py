@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count
+from django.db.models import Count, Max, Q, Sum
 
 from annotation.assignment import QUEUED, cap_left, claimable
 from annotation.audience import served
@@ -15,14 +15,18 @@ from annotation.models import (
     GIVEN_BACK,
     Assignment,
     AssignmentState,
+    FeedbackGiven,
     Membership,
     Project,
     Purpose,
     Slot,
     SlotState,
+    Vote,
 )
 
 MOST = 200
+RECENT = 50  # votes whose median time says how long the rest will take
+FEW = 5  # of fewer the median says nothing
 _SLOTS_A_COMPARISON = 3  # a first guess of how many free slots a comparison has
 
 
@@ -66,6 +70,41 @@ def progress(*, project: Project, membership: Membership, now: datetime) -> Prog
         remaining = min(MOST, max(1, remaining))
     room = cap_left(project, membership)
     return Progress(votes=votes, remaining=remaining if room is None else min(remaining, room + held))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sitting:
+    """A person's own figures for their own screen: never shown beside those of others."""
+
+    votes: int
+    active_ms: int
+    median_ms: int | None
+    unread_feedback: int
+    told_at: datetime | None
+
+
+def sitting(*, project: Project, user_id: int, since: datetime) -> Sitting:
+    """What a person did since then, how long a vote of theirs takes, and what they have not read yet; three queries.
+
+    Args:
+        since: the start of the person's day, which only their own clock knows.
+    """
+    votes = Vote.objects.filter(
+        project=project, annotator_id=user_id, purpose__in=QUEUED, assignment__isnull=False, retractions__isnull=True
+    )
+    today = votes.filter(created_at__gte=since).aggregate(votes=Count("pk"), active_ms=Sum("active_ms"))
+    recent = votes.filter(active_ms__isnull=False).order_by("-pk").values_list("active_ms", flat=True)[:RECENT]
+    times = sorted(value for value in recent if value is not None)
+    told = FeedbackGiven.objects.filter(project=project, annotator_id=user_id).aggregate(
+        unread=Count("pk", filter=Q(read_at=None)), at=Max("created_at")
+    )
+    return Sitting(
+        votes=today["votes"],
+        active_ms=today["active_ms"] or 0,
+        median_ms=times[len(times) // 2] if len(times) >= FEW else None,
+        unread_feedback=told["unread"],
+        told_at=told["at"],
+    )
 
 
 def _comparisons_left(project: Project, membership: Membership, audiences: Sequence[str], now: datetime) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
 from django.http import Http404
@@ -34,7 +35,7 @@ from annotation.models import (
     TokenScope,
     Vote,
 )
-from annotation.progress import Progress, progress, why_nothing
+from annotation.progress import Progress, progress, sitting, why_nothing
 from annotation.tasks import wake_settling
 from annotation.voting import MOST_CHARACTERS, own_votes, record_vote, retract, write_completion
 
@@ -84,6 +85,12 @@ class AnnotateProjectSerializer(serializers.Serializer[Any]):
     remaining = serializers.IntegerField()
     paused = serializers.BooleanField()
     guideline_number = serializers.IntegerField(allow_null=True)
+    next = serializers.ChoiceField(choices=[step.value for step in qualification.Step])
+    today_votes = serializers.IntegerField(help_text="Own votes since `since`.")
+    today_active_ms = serializers.IntegerField()
+    median_ms = serializers.IntegerField(allow_null=True, help_text="Of the last own votes; null for a few.")
+    unread_feedback = serializers.IntegerField()
+    feedback_at = serializers.DateTimeField(allow_null=True, help_text="When feedback came last.")
 
 
 class AnnotateProjectListSerializer(serializers.Serializer[Any]):
@@ -146,28 +153,52 @@ def _progress(figures: Progress) -> dict[str, int]:
 class AnnotateProjectsView(NoStore, APIView):
     """Where the caller may annotate."""
 
-    @extend_schema(operation_id="annotate_projects", responses=AnnotateProjectListSerializer)
+    @extend_schema(
+        operation_id="annotate_projects",
+        responses=AnnotateProjectListSerializer,
+        parameters=[
+            OpenApiParameter("since", datetime, description="Start of the caller's day; default: 24 hours ago.")
+        ],
+    )
     def get(self, request: Request) -> Response:
-        """The caller's projects with what is left to do."""
+        """The caller's projects with what is left to do, and how their own day went."""
         require_scope(request, TokenScope.READ)
         user, now = user_of(request), timezone.now()
+        given = request.query_params.get("since")
+        since = now - timedelta(days=1) if given is None else _since(given)
         rows = Membership.objects.filter(user=user, left_at=None).select_related("project").order_by("project__name")
         if isinstance(request.auth, Token) and request.auth.project_id is not None:
             rows = rows.filter(project_id=request.auth.project_id)
-        items = [
-            {
-                "slug": row.project.slug,
-                "name": row.project.name,
-                "question": row.project.question,
-                "kind": row.project.feedback.kind.value,
-                **_progress(progress(project=row.project, membership=row, now=now)),
-                "paused": row.project.paused_at is not None,
-                "guideline_number": row.project.guidelines.order_by("-number").values_list("number", flat=True).first(),
-            }
-            for row in rows
-            if Role(row.role).can_annotate
-        ]
+        items = [_work(row, since, now) for row in rows if Role(row.role).can_annotate]
         return Response({"items": AnnotateProjectSerializer(items, many=True).data, "next": None})
+
+
+def _since(given: str) -> datetime:
+    try:
+        return cast(datetime, serializers.DateTimeField().run_validation(given))
+    except ValidationError as error:
+        raise ValidationError({"since": error.detail}) from None
+
+
+def _work(row: Membership, since: datetime, now: datetime) -> dict[str, Any]:
+    """What one project asks of a person, and how it goes for them."""
+    own = sitting(project=row.project, user_id=row.user_id, since=since)
+    standing = qualification.standing(project=row.project, membership=row, now=now)
+    return {
+        "slug": row.project.slug,
+        "name": row.project.name,
+        "question": row.project.question,
+        "kind": row.project.feedback.kind.value,
+        **_progress(progress(project=row.project, membership=row, now=now)),
+        "paused": row.project.paused_at is not None,
+        "guideline_number": standing.guideline_number,
+        "next": standing.step,
+        "today_votes": own.votes,
+        "today_active_ms": own.active_ms,
+        "median_ms": own.median_ms,
+        "unread_feedback": own.unread_feedback,
+        "feedback_at": own.told_at,
+    }
 
 
 class AnnotateGuidelineView(AnnotatorProjectView):

@@ -84,7 +84,10 @@ def test_the_keys_of_an_annotators_answers_are_these_and_no_others():
     listed = browser.get("/api/v1/annotate/projects").json()
     assert set(listed) == {"items", "next"}
     (row,) = listed["items"]
-    assert set(row) == {"slug", "name", "question", "kind", "votes", "remaining", "paused", "guideline_number"}
+    own = {"next", "today_votes", "today_active_ms", "median_ms", "unread_feedback", "feedback_at"}
+    assert set(row) == {
+        "slug", "name", "question", "kind", "votes", "remaining", "paused", "guideline_number", *own,
+    }  # fmt: skip
     assert set(browser.get("/api/v1/annotate/projects/helpful/guideline").json()) == {"number", "text"}
     queue = browser.post("/api/v1/annotate/projects/helpful/queue", {"tab": "t", "n": 2}).json()
     assert set(queue) == {"items", "done", "votes", "remaining", "lease_minutes"}

@@ -6,6 +6,8 @@ import { useEffect } from 'react'
 import type { DoneReason } from 'src/annotate/queue'
 import styles from 'src/annotate/Task.module.css'
 import { standingQuery } from 'src/api/annotator'
+import { workQuery } from 'src/api/queries'
+import { duration } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { useTitle } from 'src/ui/widgets/Page'
@@ -41,6 +43,7 @@ type DoneProps = {
 export function Done({ slug, reason, votes, waiting, canUndo, onUndo, retry }: DoneProps) {
   const title = t(`done.${reason}.title`)
   useTitle(title)
+  const work = useQuery(workQuery()).data?.find((entry) => entry.slug === slug)
   const again = AGAIN_MS[reason]
   useEffect(() => {
     if (again === undefined) return
@@ -69,7 +72,11 @@ export function Done({ slug, reason, votes, waiting, canUndo, onUndo, retry }: D
           }
         >
           {t(`done.${reason}.text`)} {reason === 'person_paused' && <PauseReason slug={slug} />}{' '}
-          {votes > 0 && t('done.votes', { n: votes })}
+          {votes > 0 && t('done.votes', { n: votes })}{' '}
+          {work && work.today_votes > 0 && (
+            <>{t('done.today', { n: work.today_votes, time: duration(work.today_active_ms / 1000) })} </>
+          )}
+          {work && work.unread_feedback > 0 && <Link href={`/p/${slug}/me`}>{t('done.feedback')}</Link>}
         </Empty>
         {waiting > 0 && <Notice tone="warn">{t('done.waiting', { n: waiting })}</Notice>}
       </div>

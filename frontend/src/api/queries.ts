@@ -122,7 +122,11 @@ export function listQuery<Item>(
 export const workQuery = () =>
   queryOptions({
     queryKey: keys.work,
-    queryFn: ({ signal }) => get<AnnotateProjectList>('annotate/projects', signal),
+    queryFn: ({ signal }) =>
+      // "Today" is the reader's, whatever the server's clock says.
+      get<AnnotateProjectList>('annotate/projects', signal, {
+        since: new Date(new Date().setHours(0, 0, 0, 0)).toISOString(),
+      }),
     select: (list) => list.items,
     staleTime: 0,
   })

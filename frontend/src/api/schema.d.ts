@@ -303,6 +303,21 @@ export type AnnotateProject = {
     remaining: number;
     paused: boolean;
     guideline_number: number | null;
+    next: NextEnum;
+    /**
+     * Own votes since `since`.
+     */
+    today_votes: number;
+    today_active_ms: number;
+    /**
+     * Of the last own votes; null for a few.
+     */
+    median_ms: number | null;
+    unread_feedback: number;
+    /**
+     * When feedback came last.
+     */
+    feedback_at: string | null;
 };
 
 export type AnnotateProjectList = {
@@ -4744,7 +4759,12 @@ export type AnnotateVoteResponse = AnnotateVoteResponses[keyof AnnotateVoteRespo
 export type AnnotateProjectsData = {
     body?: never;
     path?: never;
-    query?: never;
+    query?: {
+        /**
+         * Start of the caller's day; default: 24 hours ago.
+         */
+        since?: string;
+    };
     url: '/api/v1/annotate/projects';
 };
 

@@ -5,11 +5,16 @@ import { useMembership } from 'src/api/membership'
 import { sessionQuery, workQuery } from 'src/api/queries'
 import type { AnnotateProject, User } from 'src/api/schema'
 import styles from 'src/app/Home.module.css'
-import { t } from 'src/ui/i18n/t'
-import { Badge, Progress } from 'src/ui/widgets/Bits'
+import { duration } from 'src/ui/format'
+import { type Key, t } from 'src/ui/i18n/t'
+import { Badge, Progress, Time } from 'src/ui/widgets/Bits'
 import { LinkButton } from 'src/ui/widgets/Button'
 import { Card, Page } from 'src/ui/widgets/Page'
 import { Empty, Guard, Loaded, Skeleton } from 'src/ui/widgets/States'
+import { Link } from 'wouter'
+
+/** The server counts no further. */
+const MOST_COUNTED = 200
 
 export default function Home() {
   const user = useQuery(sessionQuery()).data?.user
@@ -46,7 +51,7 @@ export default function Home() {
 function Work() {
   const work = useQuery(workQuery())
   return (
-    <Card title={t('home.work')} flush>
+    <Card title={t('home.work')} note={<Today projects={work.data ?? []} />} flush>
       <Loaded
         query={work}
         what={t('home.workFailed')}
@@ -72,28 +77,57 @@ function Work() {
   )
 }
 
+/** What was done since midnight: told, not judged. */
+function Today({ projects }: { projects: AnnotateProject[] }) {
+  const sum = (field: 'today_votes' | 'today_active_ms') => projects.reduce((total, one) => total + one[field], 0)
+  if (sum('today_votes') === 0) return null
+  return t('home.today', { n: sum('today_votes'), time: duration(sum('today_active_ms') / 1000) })
+}
+
+/** What is to be done first, by the step that the server names. */
+const STEPS: Record<AnnotateProject['next'], { state: Key; action: Key } | null> = {
+  ready: null,
+  confirm_guideline: { state: 'home.confirmGuideline', action: 'home.read' },
+  practise: { state: 'home.practise', action: 'home.begin' },
+  qualify: { state: 'home.qualify', action: 'home.begin' },
+  failed: { state: 'home.notQualified', action: 'home.look' },
+  paused: { state: 'home.personPaused', action: 'home.look' },
+}
+
+function stateOf({ votes, remaining, paused, next, median_ms }: AnnotateProject): string {
+  const step = STEPS[next]
+  if (paused) return t('home.paused')
+  if (step) return t(step.state)
+  if (remaining === 0) return votes > 0 ? t('home.allDone') : t('home.nothingYet')
+  const left =
+    remaining >= MOST_COUNTED ? t('home.remainingMany', { n: MOST_COUNTED }) : t('home.remaining', { n: remaining })
+  if (median_ms === null || remaining >= MOST_COUNTED) return left
+  return `${left} · ${t('home.timeLeft', { time: duration((remaining * median_ms) / 1000) })}`
+}
+
 function WorkItem({ project }: { project: AnnotateProject }) {
-  const { slug, name, question, votes, remaining, paused } = project
+  const { slug, name, question, votes, remaining, paused, next, unread_feedback, feedback_at } = project
   const { canAdjudicate } = useMembership(slug)
-  const state = paused
-    ? t('home.paused')
-    : remaining === 0
-      ? votes > 0
-        ? t('home.allDone')
-        : t('home.nothingYet')
-      : t('home.remaining', { n: remaining })
+  const step = STEPS[next]
   return (
     <li className={styles.item}>
       <div className={styles.info}>
         <h3>
           {name} {paused && <Badge tone="warn">{t('home.pausedBadge')}</Badge>}
+          {unread_feedback > 0 && <Badge tone="ok">{t('home.newFeedback')}</Badge>}
         </h3>
         <div className="muted">{question}</div>
         <div className={styles.progress}>
           <Progress label={t('task.progress')} value={votes} max={votes + remaining} />
           <span>
-            {t('home.votes', { n: votes })} · {state}
+            {t('home.votes', { n: votes })} · {stateOf(project)}
           </span>
+          {feedback_at && (
+            <span>
+              {t('home.lastFeedback')} <Time at={feedback_at} /> ·{' '}
+              <Link href={`/p/${slug}/me`}>{t('home.readFeedback')}</Link>
+            </span>
+          )}
         </div>
       </div>
       <span className={styles.actions}>
@@ -101,11 +135,16 @@ function WorkItem({ project }: { project: AnnotateProject }) {
         <LinkButton href={`/p/${slug}/me`} look="quiet">
           {t('home.mine')}
         </LinkButton>
-        {!paused && (
-          <LinkButton href={`/p/${slug}/task`} look={remaining > 0 ? 'primary' : 'plain'}>
-            {votes === 0 ? t('home.start') : t('home.continue')}
-          </LinkButton>
-        )}
+        {!paused &&
+          (step ? (
+            <LinkButton href={`/p/${slug}/start`} look="primary">
+              {t(step.action)}
+            </LinkButton>
+          ) : (
+            <LinkButton href={`/p/${slug}/task`} look={remaining > 0 ? 'primary' : 'plain'}>
+              {votes === 0 ? t('home.start') : t('home.continue')}
+            </LinkButton>
+          ))}
       </span>
     </li>
   )
