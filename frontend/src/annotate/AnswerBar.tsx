@@ -42,7 +42,7 @@ export function AnswerBar(props: AnswerBarProps) {
     <section className={styles.bar} aria-label={t('task.answer')}>
       <div className={styles.question}>
         {single === null ? question : t('rating.aloneQuestion')}
-        {single === null && form.allow_both_bad && <BothBad draft={draft} onChoose={props.onChoose} />}
+        {single === null && form.allow_both_bad && <BothBad form={form} draft={draft} onChoose={props.onChoose} />}
       </div>
       {single === null ? (
         <>

@@ -1,7 +1,7 @@
 /** Who is here decides what is shown: sign-in, or the shell with its screens. A session that ends asks in place. */
 import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { lazy, Suspense, useEffect, useState } from 'react'
-import { outboxOf } from 'src/annotate/outboxStore'
+import { closeOutbox, outboxOf } from 'src/annotate/outboxStore'
 import { onSignedOut } from 'src/api/client'
 import { keys, sessionQuery } from 'src/api/queries'
 import type { User } from 'src/api/schema'
@@ -31,7 +31,8 @@ export function App() {
 
   const signedIn = (who: User) => {
     if (user && user.id !== who.id) {
-      // Another person: nothing of the first one's page may stay.
+      // Another person: nothing of the first one's page may stay, and their votes wait for them.
+      closeOutbox()
       window.location.assign('/')
       return
     }

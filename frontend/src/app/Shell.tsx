@@ -1,7 +1,8 @@
 /** The frame of every page: product, project, role, keys, theme, account. */
 import { useMutation } from '@tanstack/react-query'
-import { ChevronsUpDown, Keyboard, KeyRound, LogOut, Monitor, Moon, Sun } from 'lucide-react'
+import { ChevronsUpDown, Keyboard, KeyRound, LogOut, Monitor, Moon, SlidersHorizontal, Sun } from 'lucide-react'
 import { type ReactNode, useEffect, useRef, useState } from 'react'
+import { closeOutbox } from 'src/annotate/outboxStore'
 import { signOut } from 'src/api/queries'
 import type { User } from 'src/api/schema'
 import { Mark } from 'src/app/Mark'
@@ -36,7 +37,14 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
   // The task page has a key sheet of its own, which it opens by the same key.
   useKeys(['any'], { help: onTask ? undefined : () => setSheet(true) })
 
-  const leave = useMutation({ mutationFn: signOut, onSuccess: () => window.location.assign('/') })
+  const leave = useMutation({
+    mutationFn: signOut,
+    onSuccess: () => {
+      // Votes that wait stay on the device for their owner, and hold nobody back.
+      closeOutbox()
+      window.location.assign('/')
+    },
+  })
 
   const main = useRef<HTMLElement>(null)
   const first = useRef(true)
@@ -61,6 +69,12 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
   const account: MenuItem[] = [
     { kind: 'heading', label: user.name || user.email, note: user.email },
     { kind: 'separator' },
+    {
+      kind: 'link',
+      label: t('settings.mine'),
+      icon: <SlidersHorizontal size={16} aria-hidden="true" />,
+      href: '/me',
+    },
     {
       kind: 'link',
       label: t('account.tokens'),

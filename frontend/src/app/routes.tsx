@@ -14,6 +14,7 @@ const Start = lazy(() => import('src/annotate/Start'))
 const Practice = lazy(async () => ({ default: (await import('src/annotate/Training')).Practice }))
 const Qualification = lazy(async () => ({ default: (await import('src/annotate/Training')).Qualification }))
 const Mine = lazy(() => import('src/annotate/Mine'))
+const Me = lazy(() => import('src/app/Me'))
 const Invite = lazy(() => import('src/app/Invite'))
 const Imports = lazy(() => import('src/setup/Imports'))
 const Pairing = lazy(() => import('src/setup/Pairing'))
@@ -141,6 +142,11 @@ export function Routes() {
           {({ slug }) => <Research slug={slug ?? ''}>{screen}</Research>}
         </Route>
       ))}
+      <Route path="/me">
+        <Suspense fallback={<Waiting />}>
+          <Me />
+        </Suspense>
+      </Route>
       <Route path="/settings/tokens">
         <Suspense fallback={<Waiting />}>
           <Tokens />

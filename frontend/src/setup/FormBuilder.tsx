@@ -267,7 +267,9 @@ function Preview({ form }: { form: Form }) {
         {form.read_first && <Rows rows={letters.map((letter) => readRow(form, draft, letter))} onAnswer={answer} />}
         {(form.kind === 'choice' || form.kind === 'scale') && (
           <>
-            {form.allow_both_bad && <BothBad draft={draft} onChoose={(main) => setDraft({ ...draft, ...main })} />}
+            {form.allow_both_bad && (
+              <BothBad form={form} draft={draft} onChoose={(main) => setDraft({ ...draft, ...main })} />
+            )}
             <Choices
               form={form}
               draft={draft}

@@ -5,6 +5,7 @@ import styles from 'src/ui/answer/Answer.module.css'
 import { choiceText, type Draft, pointText } from 'src/ui/answer/answer'
 import { t } from 'src/ui/i18n/t'
 import { KeyCap } from 'src/ui/keys/KeySheet'
+import { keyOf } from 'src/ui/keys/keymap'
 
 /** What a button of the main question sets. */
 export type MainAnswer = Pick<Draft, 'choice' | 'scale'>
@@ -15,6 +16,8 @@ type ChoicesProps = {
   question: string
   onChoose: (answer: MainAnswer) => void
 }
+
+const NAMES = { left: 'chooseLeft', tie: 'chooseTie', right: 'chooseRight' } as const
 
 type Entry = { answer: MainAnswer; key: string; label: string; side: 'left' | 'tie' | 'right' }
 
@@ -29,10 +32,9 @@ function entries(form: Form): Entry[] {
     }))
   }
   const sides = form.allow_tie ? (['left', 'tie', 'right'] as const) : (['left', 'right'] as const)
-  const keys = { left: 'a', tie: 't', right: 'b' }
   return sides.map((side) => ({
     answer: { choice: side, scale: null },
-    key: keys[side],
+    key: keyOf(NAMES[side], ['choice']),
     label: choiceText(side),
     side,
   }))
@@ -59,7 +61,7 @@ export function Choices({ form, draft, question, onChoose }: ChoicesProps) {
 }
 
 /** Apart from the scale: no side is better, and neither is of use. */
-export function BothBad({ draft, onChoose }: Pick<ChoicesProps, 'draft' | 'onChoose'>) {
+export function BothBad({ form, draft, onChoose }: Pick<ChoicesProps, 'form' | 'draft' | 'onChoose'>) {
   return (
     <button
       type="button"
@@ -67,7 +69,7 @@ export function BothBad({ draft, onChoose }: Pick<ChoicesProps, 'draft' | 'onCho
       aria-pressed={draft.choice === 'both_bad'}
       onClick={() => onChoose({ choice: 'both_bad', scale: null })}
     >
-      <KeyCap name="x" />
+      <KeyCap name={keyOf(form.kind === 'scale' ? 'scaleBothBad' : 'bothBad', [])} />
       {t('task.choose.both_bad')}
     </button>
   )

@@ -1,7 +1,8 @@
-/** An order from best to worst: letters place, buttons move, neighbours can be made equal. No dragging needed. */
-import { ChevronDown, ChevronUp, Equal } from 'lucide-react'
+/** An order from best to worst: letters place, buttons or a handle move, neighbours can be made equal. */
+import { ChevronDown, ChevronUp, Equal, GripVertical } from 'lucide-react'
+import { type PointerEvent, useState } from 'react'
 import styles from 'src/ui/answer/Answer.module.css'
-import { join, move, place, takeBack } from 'src/ui/answer/answer'
+import { join, move, place, putBefore, takeBack } from 'src/ui/answer/answer'
 import { t } from 'src/ui/i18n/t'
 import { KeyCap } from 'src/ui/keys/KeySheet'
 import { Button } from 'src/ui/widgets/Button'
@@ -18,17 +19,43 @@ type RankingProps = {
 export function Ranking({ letters, ranking, ties, tieNext, onRank }: RankingProps) {
   const placed = ranking.flat()
   const open = letters.filter((letter) => !placed.includes(letter))
+  const [over, setOver] = useState<number | null>(null)
+  /** By the handle alone: a finger that scrolls the page must not move an answer. Keys and buttons do the same. */
+  const handle = (letter: string) => ({
+    onPointerDown: (event: PointerEvent<HTMLElement>) => {
+      event.preventDefault()
+      event.currentTarget.setPointerCapture(event.pointerId)
+      setOver(gapAt(event))
+    },
+    onPointerMove: (event: PointerEvent<HTMLElement>) => over !== null && setOver(gapAt(event) ?? over),
+    onPointerUp: (event: PointerEvent<HTMLElement>) => {
+      const gap = gapAt(event)
+      setOver(null)
+      if (over !== null && gap !== null) onRank(putBefore(ranking, letter, gap), false)
+    },
+    onPointerCancel: () => setOver(null),
+  })
   return (
     // biome-ignore lint/a11y/useSemanticElements: a region of buttons, not a form's fieldset.
     <div className={styles.ranking} role="group" aria-label={t('rank.label')} data-field="ranking">
       <span className={styles.end}>{t('rank.best')}</span>
       <ol className={styles.track}>
         {ranking.map((group, index) => (
-          <li key={group.join('')} className={styles.place}>
+          <li
+            key={group.join('')}
+            className={styles.place}
+            data-place={index}
+            data-gap={
+              over === index ? 'before' : over === index + 1 && index === ranking.length - 1 ? 'after' : undefined
+            }
+          >
             <span className={styles.number}>{index + 1}</span>
             {group.map((letter, at) => (
               <span key={letter} className={styles.placed} data-letter={letter}>
                 {at > 0 && <Equal size={14} aria-label={t('rank.equal')} />}
+                <span className={styles.grip} aria-hidden="true" data-grip={letter} {...handle(letter)}>
+                  <GripVertical size={16} />
+                </span>
                 <span className={styles.chip}>{letter}</span>
                 <Button
                   look="quiet"
@@ -78,7 +105,7 @@ export function Ranking({ letters, ranking, ties, tieNext, onRank }: RankingProp
                 aria-label={t('rank.place', { letter })}
                 onClick={() => onRank(place(ranking, letter, tieNext), false)}
               >
-                <KeyCap name={letter.toLowerCase()} />
+                <KeyCap name={letter.toLowerCase()} isLabel />
               </Button>
             ))}
           </li>
@@ -100,6 +127,15 @@ export function Ranking({ letters, ranking, ties, tieNext, onRank }: RankingProp
       </span>
     </div>
   )
+}
+
+/** The gap between places under the pointer: before or after the one that it is on, by its nearer half. */
+function gapAt({ clientX, clientY }: PointerEvent): number | null {
+  const item = document.elementFromPoint(clientX, clientY)?.closest<HTMLElement>('[data-place]')
+  if (!item) return null
+  const { left, width } = item.getBoundingClientRect()
+  const isStart = getComputedStyle(item).direction === 'rtl' ? clientX > left + width / 2 : clientX < left + width / 2
+  return Number(item.dataset.place) + (isStart ? 0 : 1)
 }
 
 /** `=` joins the next letter to the last place; once all have a place, the last two. */

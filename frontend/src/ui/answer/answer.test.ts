@@ -9,6 +9,7 @@ import {
   place,
   placeAt,
   pointText,
+  putBefore,
   takeBack,
 } from 'src/ui/answer/answer'
 import { expect, test } from 'vitest'
@@ -60,4 +61,13 @@ test('a rating of nothing but “not applicable” is not whole', () => {
   expect(missing(asked, { ...emptyDraft(), ratings: { A: { overall: 3 }, B: { overall: null } } }, 2)).toBe(
     'ratings.B.overall',
   )
+})
+
+test('a letter is put into a gap as the places stand when it is let go', () => {
+  const order = [['A'], ['B', 'C'], ['D']]
+  expect(putBefore(order, 'D', 0)).toEqual([['D'], ['A'], ['B', 'C']])
+  expect(putBefore(order, 'A', 3)).toEqual([['B', 'C'], ['D'], ['A']])
+  expect(putBefore(order, 'A', 1)).toEqual(order)
+  expect(putBefore(order, 'C', 3)).toEqual([['A'], ['B'], ['D'], ['C']])
+  expect(putBefore(order, 'C', 1)).toEqual([['A'], ['C'], ['B'], ['D']])
 })

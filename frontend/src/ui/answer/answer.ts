@@ -182,6 +182,15 @@ export function move(ranking: string[][], letter: string, step: -1 | 1): string[
   return [...rest.slice(0, index), [letter], ...rest.slice(index)]
 }
 
+/** Into the gap before the place at `index`, counted as the places stand now; on its own there. */
+export function putBefore(ranking: string[][], letter: string, index: number): string[][] {
+  const at = ranking.findIndex((group) => group.includes(letter))
+  const leavesGap = at >= 0 && at < index && ranking[at]?.length === 1
+  const rest = without(ranking, letter)
+  const gap = leavesGap ? index - 1 : index
+  return [...rest.slice(0, gap), [letter], ...rest.slice(gap)]
+}
+
 /** Make the groups at `index` and after it equal. */
 export function join(ranking: string[][], index: number): string[][] {
   const [one, other] = [ranking[index], ranking[index + 1]]

@@ -1,6 +1,6 @@
 /** Curves on a canvas. A canvas is mute, so each chart says its last values and offers itself as a table. */
 import 'uplot/dist/uPlot.min.css'
-import { useEffect, useId, useLayoutEffect, useRef, useState } from 'react'
+import { useEffect, useId, useLayoutEffect, useMemo, useRef, useState } from 'react'
 import { align, type Curve, smooth } from 'src/ui/charts/curves'
 import styles from 'src/ui/charts/LineChart.module.css'
 import { measured, short } from 'src/ui/format'
@@ -61,19 +61,26 @@ export function LineChart(props: LineChartProps) {
   const { title, curves, band, unit, help, smoothing, height = 190, syncKey, marks = NO_MARKS } = props
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | null>(null)
+  const drawn = useRef<unknown>(null)
   const [hover, setHover] = useState<number | null>(null)
   const [table, setTable] = useState(false)
   const [themeTurn, setThemeTurn] = useState(0)
   const captionId = useId()
 
-  const smoothed = curves.map((curve) => ({ ...curve, ys: curve.sparse ? curve.ys : smooth(curve.ys, smoothing) }))
-  const banded = band
-    ? [
-        { xs: band.xs, ys: band.low },
-        { xs: band.xs, ys: band.high },
-      ]
-    : []
-  const data = align([...curves, ...smoothed, ...banded])
+  // Kept while the cursor moves: to line up thousands of points again for each step of a mouse would be felt.
+  const smoothed = useMemo(
+    () => curves.map((curve) => ({ ...curve, ys: curve.sparse ? curve.ys : smooth(curve.ys, smoothing) })),
+    [curves, smoothing],
+  )
+  const data = useMemo(() => {
+    const banded = band
+      ? [
+          { xs: band.xs, ys: band.low },
+          { xs: band.xs, ys: band.high },
+        ]
+      : []
+    return align([...curves, ...smoothed, ...banded])
+  }, [curves, smoothed, band])
   const marked = marks.map(({ x, tone }) => `${x}${tone}`).join()
   const shape = `${curves.map((curve) => curve.name).join()}|${band ? 'band' : ''}|${smoothing > 0}|${table}|${marked}`
 
@@ -150,6 +157,7 @@ export function LineChart(props: LineChartProps) {
       node,
     )
     plot.current = chart
+    drawn.current = data
     const observer = new ResizeObserver(() => chart.setSize({ width: node.clientWidth, height }))
     observer.observe(node)
     return () => {
@@ -160,8 +168,10 @@ export function LineChart(props: LineChartProps) {
   }, [shape, themeTurn, height, syncKey])
 
   useEffect(() => {
-    plot.current?.setData(data as uPlot.AlignedData)
-  })
+    // A plot that was built just now has them already.
+    if (drawn.current !== data) plot.current?.setData(data as uPlot.AlignedData)
+    drawn.current = data
+  }, [data])
 
   const xs = data[0]
   const at = hover !== null && hover < xs.length ? hover : null

@@ -1,9 +1,12 @@
 import { t } from 'src/ui/i18n/t'
+import { keyChoices } from 'src/ui/keys/choices'
 import styles from 'src/ui/keys/Keys.module.css'
-import { type Action, KEYMAP, keyLabel, type Scope } from 'src/ui/keys/keymap'
+import { type Action, CHARACTER, KEYMAP, keyLabel, keysOf, type Scope } from 'src/ui/keys/keymap'
 import { Dialog } from 'src/ui/widgets/Dialog'
 
-export function KeyCap({ name }: { name: string }) {
+/** The key beside what a button says; nothing where that key does not act. `isLabel`: it is all that the button says. */
+export function KeyCap({ name, isLabel = false }: { name: string; isLabel?: boolean }) {
+  if (!isLabel && (name === '' || (CHARACTER.test(name) && !keyChoices().single))) return null
   return (
     <span className={`${styles.key} keycap`} aria-hidden="true">
       {keyLabel(name)}
@@ -13,8 +16,8 @@ export function KeyCap({ name }: { name: string }) {
 
 /** The keys of one action, or first and last of many that mean the same. */
 function caps(group: Action[]): readonly string[] {
-  if (group.length < 3) return group.flatMap(({ keys }) => [...keys])
-  return [group[0], group.at(-1)].flatMap((action) => action?.keys[0] ?? [])
+  if (group.length < 3) return group.flatMap(keysOf)
+  return [group[0], group.at(-1)].flatMap((action) => (action && keysOf(action)[0]) ?? [])
 }
 
 export function KeySheet({ scopes, onClose }: { scopes: readonly Scope[]; onClose: () => void }) {

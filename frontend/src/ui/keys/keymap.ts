@@ -1,5 +1,6 @@
 /** The one table of keys: button, shortcut, key sheet and test read it. `matchKey` decides which key counts. */
 import type { Key } from 'src/ui/i18n/t'
+import { keyChoices } from 'src/ui/keys/choices'
 
 export type Scope = 'task' | 'choice' | 'scale' | 'row' | 'rank' | 'reason' | 'any'
 export type Action = {
@@ -68,11 +69,45 @@ export function action(name: ActionName): Action {
   return found
 }
 
+/** A key that writes a character: a letter, a digit, a sign, the space. */
+export const CHARACTER = /^(?:shift\+)?(?:[^+]|space)$/
+
+/** The keys that act here: the person's own key in place of the first, and no single ones where they are switched off. */
+export function keysOf({ name, keys }: Action): readonly string[] {
+  const { single, keys: own } = keyChoices()
+  const chosen = own[name]
+  const acting = chosen === undefined ? keys : [chosen, ...keys.slice(1).filter((key) => !CHARACTER.test(key))]
+  return single ? acting : acting.filter((key) => !CHARACTER.test(key))
+}
+
+/** Scopes whose keys a person may change: one key each, known by the name of its action. */
+const CHANGEABLE: readonly Scope[] = ['choice', 'task', 'any']
+export const changeable = () =>
+  ACTIONS.filter(({ scope, keys: [key = ''] }) => CHANGEABLE.includes(scope) && CHARACTER.test(key))
+
+const MAIN: readonly Scope[] = ['choice', 'scale', 'rank']
+
+/** Another action that may be on the same screen and has this key, so that it cannot be given away. */
+export function holderOf(key: string, name: ActionName): Action | null {
+  const { scope, keys } = action(name)
+  const own = keyChoices().keys
+  const others = KEYMAP.filter((other) => other.name !== name && other.scope !== 'reason')
+  const holder = others.find((other) => {
+    if (own[other.name] === key) return true
+    const apart = MAIN.includes(scope) && MAIN.includes(other.scope) && scope !== other.scope
+    // Back to its first key, which the table itself has made room for.
+    return !apart && keys[0] !== key && keysOf(other).includes(key)
+  })
+  return holder ?? null
+}
+
 /** The key to print on a button: the first that no scope heard before takes for itself. */
 export function keyOf(name: ActionName, scopes: readonly Scope[]): string {
-  const { keys, scope } = action(name)
+  const found = action(name)
+  const { scope } = found
+  const keys = keysOf(found)
   const before = scopes.slice(0, Math.max(0, scopes.indexOf(scope)))
-  const taken = new Set(KEYMAP.filter((entry) => before.includes(entry.scope)).flatMap((entry) => entry.keys))
+  const taken = new Set(KEYMAP.filter((entry) => before.includes(entry.scope)).flatMap(keysOf))
   return keys.find((key) => !taken.has(key)) ?? keys[0] ?? ''
 }
 
@@ -157,7 +192,7 @@ export function matchKey(
   if (key === null || clock.now < clock.guardUntil || (isTyping(event.target) && key !== 'mod+enter')) return null
   if (['space', 'shift+space', 'enter'].includes(key) && owns(event.target, key)) return null
   for (const scope of scopes) {
-    const found = ACTIONS.find((entry) => entry.scope === scope && (entry.keys as readonly string[]).includes(key))
+    const found = ACTIONS.find((entry) => entry.scope === scope && keysOf(entry).includes(key))
     if (found) return found.name
   }
   return null
