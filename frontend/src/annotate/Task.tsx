@@ -42,6 +42,8 @@ const GUARD_MS = 250
 const PRERENDER_AFTER_MS = 60
 const MESSAGE_MS = 10_000
 const UNDO_DEPTH = 20
+/** After so much attention in one sitting a break is proposed, once. */
+const BREAK_MINUTES = 50
 
 export default function TaskPage() {
   const { slug = '' } = useParams<{ slug: string }>()
@@ -105,6 +107,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
   const time = useActiveTime()
   const view = useRef<TaskHandle | null>(null)
   const guardUntil = useRef(0)
+  const sat = useRef({ ms: 0, told: false })
   const moveFocus = useRef(false)
 
   const [current, next] = state.tasks
@@ -138,16 +141,21 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
     moveFocus.current = true
     setGiven((before) => [...before, { key, task, body }].slice(-UNDO_DEPTH))
     const total = votes + remaining
+    const active_ms = Math.max(1, time.read())
+    sat.current.ms += active_ms
     void outbox
       .add({
         key,
         project: slug,
         assignment: task.assignment,
-        body: { ...body, active_ms: Math.max(1, time.read()) },
+        body: { ...body, active_ms },
       })
       .then(() => {
         drafts.drop(task.assignment)
-        setMessage(t('task.saved', { what: answerText(task.form, body), number, total }))
+        const saved = t('task.saved', { what: answerText(task.form, body), number, total })
+        const tired = sat.current.ms > BREAK_MINUTES * 60_000 && !sat.current.told
+        if (tired) sat.current.told = true
+        setMessage(tired ? `${saved} ${t('task.break', { n: BREAK_MINUTES })}` : saved)
       })
     dispatch({ kind: 'answered', assignment: task.assignment })
   }
@@ -203,7 +211,6 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
     const { assignment } = current
     try {
       await work(assignment)
-      drafts.drop(assignment)
       moveFocus.current = true
       dispatch({ kind: 'answered', assignment })
       setMessage(said)

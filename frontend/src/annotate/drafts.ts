@@ -41,7 +41,7 @@ function prune(): void {
 export type Drafts = {
   of: (task: Task) => Draft
   change: (assignment: string, draft: Draft) => void
-  /** The answer was given, or the task left. */
+  /** The answer was given. What was written on a task that is skipped stays, for when it comes back. */
   drop: (assignment: string) => void
 }
 

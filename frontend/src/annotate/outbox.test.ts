@@ -19,6 +19,7 @@ let sent: string[]
 let now: number
 let answers: (ApiError | 'ok' | 'surplus')[]
 let locked: boolean
+let connected: boolean
 
 function store(): Store {
   return {
@@ -34,6 +35,7 @@ function outbox(user = 'ann'): Outbox {
     user,
     store: store(),
     now: () => now,
+    connected: () => connected,
     lock: async (work) => {
       if (locked) return false
       await work()
@@ -70,6 +72,7 @@ beforeEach(() => {
   now = 1_000
   answers = []
   locked = false
+  connected = true
 })
 
 test('a vote is stored, sent, and forgotten once the server has it', async () => {
@@ -199,4 +202,15 @@ test('a vote whose fate is unknown is not taken back: the server may have it', a
   await add(box, 'k')
   expect(await box.withdraw('k')).toEqual({ kind: 'unknown' })
   expect(rows.size).toBe(1)
+})
+
+test('without a network nothing is tried, so a vote can still be taken back; then the rest is sent', async () => {
+  connected = false
+  const box = outbox()
+  await add(box, 'k', 'l')
+  expect([sent, box.getState().offline, box.getState().waiting.length]).toEqual([[], true, 2])
+  expect(await box.withdraw('l')).toEqual({ kind: 'withdrawn' })
+  connected = true
+  await box.flush({ force: true })
+  expect([sent, rows.size, box.getState().offline]).toEqual([['k'], 0, false])
 })

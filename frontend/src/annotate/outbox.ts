@@ -53,8 +53,10 @@ export function createOutbox(init: {
   send: (entry: Entry) => Promise<Receipt>
   lock: Lock
   now: () => number
+  /** False while the browser knows that there is no network: then nothing is tried, so that it can still be taken back. */
+  connected: () => boolean
 }) {
-  const { user, store, send, lock, now } = init
+  const { user, store, send, lock, now, connected } = init
   const listeners = new Set<() => void>()
   const receiptListeners = new Set<(entry: Entry, receipt: Receipt) => void>()
   const receipts = new Map<string, Receipt>()
@@ -141,7 +143,7 @@ export function createOutbox(init: {
     await reload()
     for (;;) {
       const next = entries.find((entry) => entry.refused === null)
-      if (!next || held || !(await sendOne(next))) return
+      if (!next || held || !connected() || !(await sendOne(next))) return
     }
   }
 
@@ -153,6 +155,11 @@ export function createOutbox(init: {
       return running
     }
     if (held || now() < notBefore) return Promise.resolve()
+    if (!connected()) {
+      offline = true
+      publish()
+      return Promise.resolve()
+    }
     running = (async () => {
       try {
         do {

@@ -90,6 +90,7 @@ export function outboxOf(user: string): Outbox {
     send: (entry) => sendVote(entry.assignment, entry.key, entry.body),
     lock: tabLock(),
     now: () => Date.now(),
+    connected: () => navigator.onLine,
   })
   current = outbox
   const flush = (force: boolean) => {
@@ -103,4 +104,9 @@ export function outboxOf(user: string): Outbox {
   })
   setInterval(() => flush(false), TICK_MS)
   return outbox
+}
+
+/** Before another person takes over this page: what waits stays on the device for its owner, and does not hold them back. */
+export function closeOutbox(): void {
+  current = null
 }

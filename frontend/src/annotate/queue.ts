@@ -1,9 +1,10 @@
 /** The annotator's queue as a pure reducer: tasks in hand, what the server said, and what was answered here. */
 import type { Queue, Task } from 'src/api/schema'
 
-/** Tasks kept in hand: the one on screen, the one rendered behind it, one more. */
-export const WANTED = 3
-const MOST = 5
+/** Tasks kept in hand: the one on screen, the one rendered behind it, and enough to go on for a while without a network. */
+export const WANTED = 4
+/** Asked for each time: what the server lets one tab hold. It counts unsent answers, as their leases are still ours. */
+export const ASKED = 5
 
 export type DoneReason = NonNullable<Queue['done']>
 
@@ -106,9 +107,4 @@ function renewed(task: Task, listed: Task | undefined): Task {
 
 export function wantsMore(state: QueueState): boolean {
   return state.tasks.length < WANTED && !state.dry && state.done === null && state.error === null
-}
-
-/** The server counts unsent answers as leases of ours, so they are asked for on top. */
-export function howMany(unsent: number): number {
-  return Math.min(MOST, WANTED + unsent)
 }

@@ -1,7 +1,7 @@
 /** Keeps the queue filled, its leases alive, and gives back what was never seen. */
 import { useCallback, useEffect, useReducer, useRef } from 'react'
 import type { OutboxState } from 'src/annotate/outbox'
-import { emptyQueue, howMany, queueReducer, wantsMore } from 'src/annotate/queue'
+import { ASKED, emptyQueue, queueReducer, wantsMore } from 'src/annotate/queue'
 import { releaseTasks, renewLeases, takeTasks } from 'src/api/queries'
 
 const RETRY_MS = 3_000
@@ -21,13 +21,13 @@ export function useQueue(slug: string, tab: string | null, outbox: OutboxState) 
     busy.current = true
     const answeredBefore = latest.current.answered.size
     try {
-      dispatch({ kind: 'taken', queue: await takeTasks(slug, tab, howMany(unsent.length)), answeredBefore })
+      dispatch({ kind: 'taken', queue: await takeTasks(slug, tab, ASKED), answeredBefore })
     } catch (error) {
       dispatch({ kind: 'failed', error })
     } finally {
       busy.current = false
     }
-  }, [slug, tab, unsent.length])
+  }, [slug, tab])
 
   const wanted = wantsMore(state)
   // biome-ignore lint/correctness/useExhaustiveDependencies: an answer, ours or the server's, asks again while `wanted` stays true.
