@@ -10,7 +10,7 @@ DEPLOY := WINNOW_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_url
 	WINNOW_TRUSTED_PROXIES=1 WINNOW_HOSTS=winnow.example.org WINNOW_DATABASE_URL=postgresql://winnow@postgres/winnow
 
 .PHONY: help run demo setup setup-dev frontend model test test-sqlite test-postgres check check-static check-frontend \
-	check-api bench load prove faults backup restore format api
+	check-api bench budgets load prove faults backup restore format api
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -93,6 +93,9 @@ prove: setup-dev  ## 50 clients vote through 2,000 comparisons while the web is 
 
 faults: setup-dev  ## kills, restarts, lost and doubled messages, a frozen worker: every job ends once, with the same weights
 	$(PY) -m benchmarks.faults --json $(ARGS)
+
+budgets: setup-dev frontend  ## what the pages weigh and how fast they answer, beside their budgets (ARGS=--small)
+	$(PY) -m benchmarks.budgets --json $(ARGS)
 
 load: setup-dev  ## votes a second and waiting times, with 10,000 and 1,000,000 comparisons
 	$(PY) -m benchmarks.server --json $(ARGS)

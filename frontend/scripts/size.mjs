@@ -1,4 +1,5 @@
 // Fails when what a route loads, compressed, is over its budget. Reads the Vite manifest of the last build.
+// With --json it prints the rows for a program instead.
 import { readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 
@@ -32,6 +33,10 @@ for (const key of routes) {
   rows.push({ route: key, js: kilobytes(js), limit: annotator ? 150 : rich ? 120 : 130, css: kilobytes(css) })
 }
 
+if (process.argv.includes('--json')) {
+  console.log(JSON.stringify(rows))
+  process.exit(0)
+}
 let failed = false
 for (const { route, js, limit, css } of rows) {
   const over = js > limit || css > 20
