@@ -44,7 +44,7 @@ from annotation.models import (
 )
 
 MOST_A_TAB = 5
-MOST_A_PERSON = 10
+MOST_A_PERSON = 20  # four tabs
 RANKS = 2**31
 QUEUED = (Purpose.WANTED, Purpose.GOLD, Purpose.REPEAT)  # what the queue hands out, and the annotator cannot tell apart
 _TRIES = 5

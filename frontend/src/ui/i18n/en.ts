@@ -332,7 +332,8 @@ export const en = {
   'done.all_done.title': "That's everything for now",
   'done.all_done.text': 'New comparisons appear here when the researcher adds them.',
   'done.held_by_others.title': 'Others hold the last few',
-  'done.held_by_others.text': 'This page looks again every minute.',
+  'done.held_by_others.text':
+    'They, or another tab of yours, are at work on what is left. This page looks again every minute.',
   'done.paused.title': 'Paused by the researcher',
   'done.paused.text': 'Your votes are saved. The work goes on from here.',
   'done.nothing_yet.title': 'Nothing to compare yet',
