@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -19,7 +20,7 @@ from annotation import outbound
 from annotation.errors import Invalid
 from annotation.gate import write
 from annotation.models import Project, User
-from training import forms, registry
+from training import attempts, forms, registry
 from training.engine.errors import ConfigError
 from training.engine.presets import MACHINES, PRESETS, merge
 from training.forms import METHODS, Method, value_at
@@ -245,8 +246,7 @@ def _check_continues(checkpoint: Checkpoint, prepared: Prepared) -> None:
     """The engine would refuse it an hour later: a checkpoint goes on only under the config that made it."""
     job = checkpoint.run.job
     if checkpoint.files_pruned_at is not None:
-        message = f"checkpoint: the files of step {checkpoint.step} were pruned"
-        raise Invalid(message, details={"checkpoint": ["pruned"]})
+        raise _pruned(checkpoint)
     if (job.method, job.model_id, job.snapshot_id) != (
         prepared.method.name,
         None if prepared.wish.model is None else prepared.wish.model.pk,
@@ -346,7 +346,11 @@ def queue(
     by: User | None,
     now: datetime,
 ) -> Job:
-    """Queue the job and, where it was asked for, its promotion, both or neither. A second call makes a second job."""
+    """Queue the job and, where it was asked for, its promotion, both or neither. A second call makes a second job.
+
+    Raises:
+        Invalid: the checkpoint that it goes on from is being pruned in this moment.
+    """
     wish = prepared.wish
     with write(), transaction.atomic():
         job = submit(
@@ -369,7 +373,25 @@ def queue(
         )
         if wish.promote_as:
             _promise(job, wish, by=by, now=now)
+        if wish.checkpoint is not None:
+            _keep(wish.checkpoint, job)
     return job
+
+
+def _keep(checkpoint: Checkpoint, job: Job) -> None:
+    """The job that made the checkpoint may prune it when it saves once more, before this one has started."""
+    source = Path(settings.RUNS_DIR) / checkpoint.path
+    if not source.is_dir():  # runs lie on the workers' disks: the job finds it there, or says that it is gone
+        return
+    try:
+        attempts.keep_start(source, attempts.start_directory(Path(settings.RUNS_DIR), job.public_id, checkpoint.step))
+    except OSError as error:
+        raise _pruned(checkpoint) from error
+
+
+def _pruned(checkpoint: Checkpoint) -> Invalid:
+    message = f"checkpoint: the files of step {checkpoint.step} were pruned; go on from another one"
+    return Invalid(message, details={"checkpoint": ["pruned"]})
 
 
 def _promise(job: Job, wish: Wish, *, by: User | None, now: datetime) -> Job:

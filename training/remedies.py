@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, assert_never
 
-from django.conf import settings
 from django.db import transaction
 
 from annotation.errors import DomainError, Invalid, Kind
@@ -20,7 +18,7 @@ from annotation.gate import write
 from annotation.meetings import Strategy
 from annotation.models import Completion, Finish, Project, Prompt, Source, SourceKind, User, content_hash, messages_hash
 from annotation.people import audit
-from training import alarms, attempts, jobs, launching
+from training import alarms, jobs, launching
 from training.engine.alarms import ALARMS
 from training.forms import value_at
 from training.models import TERMINAL, Alarm, Checkpoint, Job, JobStatus, ModelKind, RunSample
@@ -155,7 +153,6 @@ def _lower_budget(alarm: Alarm, job: Job, *, budget: float | None, by: User, now
         by=by,
         now=now,
     )
-    _keep(checkpoint, clone)
     if job.status in {JobStatus.QUEUED, JobStatus.RUNNING}:
         jobs.cancel(job, by=by)
     return {"job": str(clone.public_id), "budget": wanted, "step": checkpoint.step}
@@ -166,18 +163,6 @@ def _before(alarm: Alarm, job: Job) -> Checkpoint | None:
     if alarm.step is not None:
         rows = rows.filter(step__lt=alarm.step)
     return rows.order_by("-step", "-pk").first()
-
-
-def _keep(checkpoint: Checkpoint, clone: Job) -> None:
-    """The job that made the checkpoint prunes it when it saves once more, before the clone has started."""
-    source = Path(settings.RUNS_DIR) / checkpoint.path
-    if not source.is_dir():  # runs lie on the workers' disks: the clone finds it there, or says that it is gone
-        return
-    try:
-        attempts.keep_start(source, attempts.start_directory(Path(settings.RUNS_DIR), clone.public_id, checkpoint.step))
-    except OSError as error:
-        message = f"the checkpoint of step {checkpoint.step} was being pruned just now; try again"
-        raise NotOffered(message) from error
 
 
 # --- ask people -------------------------------------------------------------------------------------------------------

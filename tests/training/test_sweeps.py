@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from uuid import UUID
+
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -11,7 +15,7 @@ from annotation.models import AuditEvent
 from tests import world
 from tests.builders import NOW
 from tests.training.rows import claim
-from training import jobs
+from training import attempts, jobs
 from training.jobs import BadConfig, Outcome
 from training.launching import clone, launch
 from training.models import Checkpoint, Job, Quota
@@ -140,6 +144,34 @@ def test_a_clone_from_a_checkpoint_may_change_limits_but_nothing_that_was_traine
     Checkpoint.objects.filter(pk=saved.pk).update(files_pruned_at=NOW)
     with pytest.raises(Invalid, match="pruned"):
         clone(job, changes={}, checkpoint=Checkpoint.objects.get(pk=saved.pk), by=None, now=NOW)
+
+
+def test_a_job_from_a_checkpoint_keeps_it_though_the_job_that_made_it_prunes(scene, olga, monkeypatch):
+    body = wish(scene, config={"seed": 5})
+    job = Job.objects.get(public_id=olga.post(JOBS, body, format="json").json()["id"])
+    claimed = claim(job_id=job.pk)
+    path = f"{job.public_id}/1/checkpoints/step-5"
+    saved = jobs.record_checkpoint(claimed, run_id=claimed.run_id, step=5, path=path, sha256="0", size_bytes=1)
+    directory = settings.RUNS_DIR / path
+    directory.mkdir(parents=True)
+    (directory / "manifest.json").write_text("{}")
+    from_it = {"checkpoint": str(saved.public_id)}
+    ways = {f"{JOBS}/{job.public_id}/clone": from_it, JOBS: {**body, **from_it}}
+    answers = [olga.post(url, asked, format="json").json() for url, asked in ways.items()]
+    shutil.rmtree(directory)
+    for made in answers:
+        kept = attempts.start_directory(settings.RUNS_DIR, UUID(made["id"]), 5)
+        assert [file.name for file in kept.iterdir()] == ["manifest.json"]
+    directory.mkdir()
+
+    def gone(source, target, **_):
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr("training.attempts.shutil.copytree", gone)  # pruned between the look and the copy
+    before = Job.objects.count()
+    refused = olga.post(f"{JOBS}/{job.public_id}/clone", from_it, format="json")
+    assert (refused.status_code, refused.json()["details"]) == (400, {"checkpoint": ["pruned"]})
+    assert Job.objects.count() == before
 
 
 def test_rounds_and_promotions_are_not_cloned(scene, olga):
