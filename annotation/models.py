@@ -374,6 +374,9 @@ class Completion(models.Model):
     index = models.PositiveIntegerField(default=0)
     external_id = models.CharField(max_length=200, blank=True)
     author = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+    for_evaluation = models.BooleanField(
+        default=False, help_text="Written to evaluate policies: no comparison with it becomes a preference."
+    )
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -381,6 +384,7 @@ class Completion(models.Model):
             models.UniqueConstraint(fields=["origin", "prompt", "source", "index"], name="completion_once_an_origin")
         ]
         indexes = [
+            models.Index(fields=["project"], condition=Q(for_evaluation=True), name="completion_evaluation"),
             models.Index(fields=["prompt", "content_hash"], name="completion_content"),
             models.Index(fields=["project", "external_id"], name="completion_external"),
         ]

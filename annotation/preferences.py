@@ -8,11 +8,10 @@ for nothing here, so that the same facts give the same preferences.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 
@@ -163,26 +162,25 @@ def ready_preferences(
     project: Project,
     policy: LabelPolicy,
     is_train: Choose = everybody,
-    evaluated: Collection[UUID] = (),
     gold_until: datetime | None = None,
     now: datetime,
 ) -> Ready:
     """What the policy takes of every comparison that is through; consensuses that are due are computed first.
 
-    Gold stays out, whatever it is for: people are tested on it. So do votes of excluded people. By a model, the people
+    Gold stays out, whatever it is for: people are tested on it. So do comparisons with a completion that was written to
+    evaluate policies, and votes of excluded people. By a model, the people
     are fitted on the training part alone: a held-out label owes nothing to the training votes but how each person errs,
     and what lies outside moves no label (STATISTICS 9.4).
 
     Args:
         is_train: which candidates are for training.
-        evaluated: origins whose completions are there to evaluate policies: no comparison with one of them is taken.
         gold_until: leave out what was gold by then, where an older snapshot is built again; default now.
     """
     while settle_due(now=now):
         pass
     policy = policy.of(project)
     dropped: Counter[str] = Counter()
-    candidates = list(_candidates(project, gold_until or now, dropped, evaluated=evaluated))
+    candidates = list(_candidates(project, gold_until or now, dropped))
     excluded = dict(
         Membership.objects.filter(project=project, excluded_at__isnull=False).values_list("user_id", "pseudonym")
     )
@@ -215,24 +213,19 @@ def ready_preferences(
 # --- who is there -----------------------------------------------------------------------------------------------------
 
 
-def _candidates(
-    project: Project, gold_until: datetime, dropped: Counter[str], *, evaluated: Collection[UUID]
-) -> Iterator[Candidate]:
-    """Comparisons that are through, by public id; the others are counted as dropped, by reason.
-
-    Five queries, and one where there are evaluations.
-    """
+def _candidates(project: Project, gold_until: datetime, dropped: Counter[str]) -> Iterator[Candidate]:
+    """Comparisons that are through, by public id; the others are counted as dropped, by reason. Six queries."""
     rows = Consensus.objects.filter(project=project).select_related("comparison__prompt")
     known_gold = Gold.objects.filter(project=project, created_at__lte=gold_until)
     gold = set(known_gold.values_list("comparison_id", flat=True))
     newest = newest_decisions(Adjudication.objects.filter(project=project))
     texts = _texts(project)
-    held_out = _with_completions_of(project, evaluated)
+    evaluated = _evaluated(project)
     for row in rows.order_by("comparison__public_id"):
         decision = newest.get(row.comparison_id)
         shown = texts[row.comparison_id]
         reason = _why_not(row, decision, len(shown))
-        if row.comparison_id in held_out:
+        if row.comparison_id in evaluated:
             reason = "evaluation"
         if row.comparison_id in gold:
             reason = "gold"
@@ -249,11 +242,9 @@ def _candidates(
         )
 
 
-def _with_completions_of(project: Project, origins: Collection[UUID]) -> set[int]:
-    """Comparisons with a completion of one of these origins, whoever made the comparison. One query, or none."""
-    if not origins:
-        return set()
-    places = ComparisonCompletion.objects.filter(comparison__project=project, completion__origin__in=list(origins))
+def _evaluated(project: Project) -> set[int]:
+    """Comparisons with a completion of an evaluation, whoever made the comparison. One query."""
+    places = ComparisonCompletion.objects.filter(completion__project=project, completion__for_evaluation=True)
     return set(places.values_list("comparison_id", flat=True))
 
 

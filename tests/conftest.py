@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.state import StateApps
 
 from winnow.celery import app as celery_app
 from winnow.env import BASE_DIR
@@ -70,3 +74,16 @@ def real_model() -> Path:
     if not (directory / "model.safetensors").is_file():
         require_or_skip(f"no base model at {directory} (`make model` fetches it, or set WINNOW_TEST_MODEL)")
     return directory
+
+
+@pytest.fixture
+def migrate(transactional_db: None) -> Iterator[Callable[[list[tuple[str, str]]], StateApps]]:
+    """Go to a state of the migrations and get its models; ends at the newest."""
+
+    def to(targets: list[tuple[str, str]]) -> StateApps:
+        MigrationExecutor(connection).migrate(targets)
+        return MigrationExecutor(connection).loader.project_state(targets).apps
+
+    yield to
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())

@@ -487,5 +487,6 @@ def _completion(made: Round, prompt: Prompt, policy: RoundPolicy, line: dict[str
         logprob=line["logprob"],
         origin=made.public_id,
         index=line["index"],
+        for_evaluation=made.purpose == RoundPurpose.EVALUATION,
         created_at=now,
     )

@@ -41,7 +41,7 @@ from annotation.reports.cache import fingerprint
 from annotation.statistics.agreement import accuracy_ceiling, percent_agreement
 from annotation.webhooks import Event, emit
 from training.engine.records import Manifest, canonical_json, iter_lines, verify_snapshot, write_snapshot
-from training.models import Round, RoundPurpose, Snapshot
+from training.models import Snapshot
 from training.splits import PARTS, leak_rate, member_key, part_of, prompt_groups
 
 SPLIT_SEED = 0
@@ -243,12 +243,10 @@ def _choose(project: Project, rule: FreezeRule, *, gold_until: datetime | None =
             place[one.comparison_pk] = (group, part_of(group, shares=rule.shares, seed=SPLIT_SEED))
         return [place[one.comparison_pk][1] == "train" for one in candidates]
 
-    evaluations = Round.objects.filter(project=project, purpose=RoundPurpose.EVALUATION)
     ready = ready_preferences(
         project=project,
         policy=rule.policy,
         is_train=split,
-        evaluated=list(evaluations.values_list("public_id", flat=True)),
         gold_until=gold_until,
         now=now,
     )

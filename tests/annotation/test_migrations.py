@@ -4,26 +4,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-import pytest
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
-
 OLD = [("annotation", "0002_feedback_kinds_and_quality")]
 MOVED = [("annotation", "0003_carry_over")]
-
-
-@pytest.fixture
-def migrate(transactional_db):
-    """Go to a state of the migrations and get its models; ends at the newest."""
-
-    def to(targets):
-        executor = MigrationExecutor(connection)
-        executor.migrate(targets)
-        return MigrationExecutor(connection).loader.project_state(targets).apps
-
-    yield to
-    executor = MigrationExecutor(connection)
-    executor.migrate(executor.loader.graph.leaf_nodes())
 
 
 def test_the_tie_setting_goes_into_the_form_and_priorities_count_double(migrate):

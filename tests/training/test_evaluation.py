@@ -13,6 +13,7 @@ from django.core.cache import cache
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from annotation import exporting
 from annotation.consensus import settle_due
 from annotation.errors import Invalid
 from annotation.exclusion import exclude
@@ -291,7 +292,7 @@ def test_votes_of_an_excluded_person_count_no_more(project, policies):
     assert figures(made)["pairs"] == 0 and figures(made)["win_rate"] is None
 
 
-def test_comparisons_of_an_evaluation_never_get_into_a_snapshot(project, policies):
+def test_comparisons_of_an_evaluation_never_get_into_a_snapshot_or_an_export(project, policies):
     made = start(project, policies, PEOPLE)
     sampled(made)
     ann = builders.member(project, "ann")
@@ -309,6 +310,32 @@ def test_comparisons_of_an_evaluation_never_get_into_a_snapshot(project, policie
     frozen = freeze(project=project, rule=rule, by=project.created_by, now=NOW)
     assert frozen.counts["total"] == 1
     assert not Comparison.objects.filter(origin=made.round.public_id, frozen_at__isnull=False).exists()
+    assert len(list(exporting.rows(project, exporting.Dataset.PREFERENCES, now=NOW))) == 1
+
+
+def test_completions_of_evaluations_from_before_the_mark_get_it(migrate):
+    old = migrate([("annotation", "0009_mail"), ("training", "0003_training_service")])
+
+    def make(model, **fields):
+        return old.get_model(*model.split(".")).objects.create(**fields)
+
+    user = make("annotation.User", email="olga@example.org")
+    there = make("annotation.Project", slug="helpful", name="helpful", created_by=user)
+    prompt = make("annotation.Prompt", project=there, messages=[], content_hash="p")
+    source = make("annotation.Source", project=there, kind="policy", name="base")
+    for number, purpose in enumerate(("training", "evaluation"), start=1):
+        job = make("training.Job", project=there, number=number, method="sample", config={})
+        sampled = make(
+            "training.Round", project=there, number=number, job=job, prompts=1, completions=1, sampling={}, overlap=1,
+            purpose=purpose, public_id=uuid4(),
+        )  # fmt: skip
+        make(
+            "annotation.Completion", project=there, prompt=prompt, source=source, text=purpose, content_hash=purpose,
+            origin=sampled.public_id, public_id=uuid4(),
+        )  # fmt: skip
+    new = migrate([("training", "0004_mark_evaluation_completions")])
+    rows = new.get_model("annotation", "Completion").objects.values_list("text", "for_evaluation")
+    assert dict(rows) == {"training": False, "evaluation": True}
 
 
 def test_prompts_that_a_policy_was_trained_on_are_counted(project, policies):
