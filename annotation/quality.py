@@ -6,6 +6,7 @@ answered, and what they have answered they do not get again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -80,12 +81,12 @@ def _pause_by_rule(project: Project, user_id: int, now: datetime) -> None:
     member = Membership.objects.filter(project=project, user_id=user_id, paused_at=None).first()
     if member is None or project.pause_below is None:
         return
-    right, n = _gold_score(project, member)
-    found = wilson(right, n)
-    if n < project.pause_min_gold or found.high is None or found.high >= project.pause_below:
+    right, n = gold_scores(project, [member])[user_id]
+    high = surely_below(right, n, mark=project.pause_below, least=project.pause_min_gold)
+    if high is None:
         return
     reason = (
-        f"{right} of {n} quality checks agreed ({right / n:.0%}; with 95 % certainty at most {found.high:.0%}), and "
+        f"{right} of {n} quality checks agreed ({right / n:.0%}; with 95 % certainty at most {high:.0%}), and "
         f"this project asks for {project.pause_below:.0%}."
     )
     with write(), transaction.atomic():
@@ -97,21 +98,38 @@ def _pause_by_rule(project: Project, user_id: int, now: datetime) -> None:
         if paused:
             audit(
                 project=project, by=None, action="member.paused", target=member.pseudonym, now=now,
-                rule="gold", right=right, n=n, high=found.high, asked=project.pause_below,
+                rule="gold", right=right, n=n, high=high, asked=project.pause_below,
             )  # fmt: skip
 
 
-def _gold_score(project: Project, member: Membership) -> tuple[int, int]:
-    """Right answers to hidden gold and how many there are, since the person is judged."""
+def gold_scores(project: Project, members: Collection[Membership]) -> dict[int, tuple[int, int]]:
+    """Right answers to hidden gold and how many there are, since each of these people is judged, by user id. One query.
+
+    Who has answered none has (0, 0).
+    """
+    since = {member.user_id: member.judged_from for member in members}
     votes = Vote.objects.filter(
-        project=project, annotator_id=member.user_id, purpose=Purpose.GOLD, retractions__isnull=True
-    )
-    if member.judged_from is not None:
-        votes = votes.filter(created_at__gt=member.judged_from)
-    rows = votes.exclude(comparison__gold=None).values_list("comparison__gold__answer", "choice", "body")
+        project=project, annotator_id__in=since, purpose=Purpose.GOLD, retractions__isnull=True
+    ).exclude(comparison__gold=None)
     size = project.feedback.size
-    right = [is_right(answer, choice, body, size=size) for answer, choice, body in rows]
-    return sum(right), len(right)
+    found = dict.fromkeys(since, (0, 0))
+    columns = ("annotator_id", "created_at", "comparison__gold__answer", "choice", "body")
+    for user_id, created_at, answer, choice, body in votes.values_list(*columns):
+        judged_from = since[user_id]
+        if judged_from is None or created_at > judged_from:
+            right, n = found[user_id]
+            found[user_id] = (right + is_right(answer, choice, body, size=size), n + 1)
+    return found
+
+
+def surely_below(right: int, n: int, *, mark: float, least: int) -> float | None:
+    """The upper end of the 95 % interval of a share of right answers, if it lies under the mark; else None.
+
+    Args:
+        least: answers before anything is said.
+    """
+    high = wilson(right, n).high
+    return None if n < least or high is None or high >= mark else high
 
 
 def pause(*, member: Membership, reason: str, by: User, now: datetime) -> None:

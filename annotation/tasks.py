@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from celery import current_app, shared_task
 from django.utils import timezone
@@ -15,6 +16,18 @@ from annotation.models import Slot, SlotState
 WAKE_EXPIRES_SECONDS = 60
 
 log = logging.getLogger(__name__)
+
+
+def wake(task: Any, *, what: str) -> None:
+    """Wake a worker of the `cpu` queue for a task that takes nothing. A message that cannot be sent is logged.
+
+    Args:
+        what: it is for, in the log.
+    """
+    try:
+        task.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("no wake-up sent for %s: the broker does not answer (%s)", what, error)
 
 
 @shared_task(name="annotation.settle_due", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
@@ -31,10 +44,7 @@ def deliver_webhooks() -> None:
 
 def wake_deliveries() -> None:
     """Wake a worker for the deliveries that are due: a receiver may be slow, so the tick does not wait for it."""
-    try:
-        deliver_webhooks.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
-    except (OperationalError, OSError) as error:
-        log.warning("no wake-up sent for webhooks: the broker does not answer (%s)", error)
+    wake(deliver_webhooks, what="webhooks")
 
 
 @shared_task(name="annotation.send_mails", ignore_result=True)  # type: ignore[untyped-decorator]
@@ -45,10 +55,7 @@ def send_mails() -> None:
 
 def wake_mails() -> None:
     """Wake a worker for the e-mails that are due: a mail server may be slow, so the tick does not wait for it."""
-    try:
-        send_mails.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
-    except (OperationalError, OSError) as error:
-        log.warning("no wake-up sent for e-mails: the broker does not answer (%s)", error)
+    wake(send_mails, what="e-mails")
 
 
 @shared_task(name="annotation.refit", ignore_result=True)  # type: ignore[untyped-decorator]
@@ -59,12 +66,8 @@ def refit() -> None:
 
 def wake_fits() -> None:
     """The tick's part: wake a worker for the fits that are due; a joint fit is too long for the tick itself."""
-    if not fits.due(timezone.now()):
-        return
-    try:
-        refit.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
-    except (OperationalError, OSError) as error:
-        log.warning("no wake-up sent for a fit: the broker does not answer (%s)", error)
+    if fits.due(timezone.now()):
+        wake(refit, what="a fit")
 
 
 @shared_task(name="annotation.run_imports", ignore_result=True)  # type: ignore[untyped-decorator]
@@ -75,10 +78,7 @@ def run_imports() -> None:
 
 def wake_imports() -> None:
     """Wake a worker for the imports that are due. The tick finds what is missed."""
-    try:
-        run_imports.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
-    except (OperationalError, OSError) as error:
-        log.warning("no wake-up sent for the imports: the broker does not answer (%s)", error)
+    wake(run_imports, what="the imports")
 
 
 def wake_stale_imports() -> None:
@@ -101,7 +101,4 @@ def wake_settling(comparison_id: int) -> None:
     """After a committed vote: wake a worker if it was the last one wanted. The tick finds what is missed."""
     if set(Slot.objects.filter(comparison_id=comparison_id).values_list("state", flat=True)) != {SlotState.DONE}:
         return  # more votes are wanted, or, as of hidden gold, none at all
-    try:
-        settle_due.apply_async(queue="cpu", expires=WAKE_EXPIRES_SECONDS, retry=False)
-    except (OperationalError, OSError) as error:
-        log.warning("no wake-up sent for the consensus: the broker does not answer (%s)", error)
+    wake(settle_due, what="the consensus")

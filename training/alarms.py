@@ -1,8 +1,8 @@
 """Alarms as rows: raised once for a cause, told to people and programs, acknowledged with a note.
 
 Those of a run come from the lines that the engine writes, in the transaction that stores them; those of the platform
-from rows that say what has happened, by the tick. Both may run twice or beside themselves: a cause has one key. What
-can be done about an alarm is in `training.remedies`.
+from rows that say what has happened, by the tick. Both may run twice or beside themselves: a cause has one key. Alarms
+about people's votes are found by `training.label_alarms`; what can be done about one is in `training.remedies`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.models import AuditEvent, Project, Role, User, Webhook
 from annotation.people import audit
+from annotation.reports.change import BLOCK
 from annotation.webhooks import Event, emit
 from training import jobs, workers
 from training.engine import alarms as rules
@@ -33,6 +34,9 @@ LOOK_BACK = timedelta(days=1)
 """A tick that was away for longer tells what is newer than this."""
 MOST_WAITING = 50
 RECENT_LINES = 200
+AGREEMENT_DROP = 0.05
+"""A smaller drop matters little, however certain it is."""
+GOLD_MARK = 0.7
 _PREFIX = "alarm/"
 
 PLATFORM: dict[str, rules.Alarm] = {
@@ -65,6 +69,26 @@ PLATFORM: dict[str, rules.Alarm] = {
         "a worker stopped telling that it lives, without ending orderly",
         "no heartbeat within the lease",
         "Look at its machine: memory, disk, GPU, network. Its jobs go on at other workers, if there are any.",
+    ),
+    "agreement_drop": rules.Alarm(
+        "Agreement drop",
+        f"people agree less on the last {BLOCK} comparisons than on those before them",
+        f"{AGREEMENT_DROP:.0%} or more, with 99 % certainty that it is one",
+        "Look at the most divided of these comparisons: new kinds of prompts, new people, or a guideline that does not "
+        "say. Then mend the guideline, or have people read it again.",
+    ),
+    "annotator_below_gold": rules.Alarm(
+        "Annotator below gold",
+        "a person answers hidden gold wrong too often",
+        f"the whole 95 % interval below what the project pauses at ({GOLD_MARK:.0%} where it pauses nobody)",
+        "Look at the person's answers, and at the gold: is it right? Then write to them, ask them to qualify again, or "
+        "exclude their votes.",
+    ),
+    "annotator_one_sided": rules.Alarm(
+        "Annotator one-sided",
+        "a person prefers the left or the right side, whatever stands there",
+        "0.4 logits beyond what the others' votes say, at a false-discovery rate of 5 %",
+        "Look at the person's answers and their time for each. Then write to them, or exclude their votes.",
     ),
 }
 CATALOGUE: dict[str, rules.Alarm] = {**rules.ALARMS, **PLATFORM}
@@ -154,7 +178,8 @@ def _letter(alarm: Alarm, about: rules.Alarm, sentences: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reason(text: str, *, step: int | None = None, **figures: float) -> dict[str, Any]:
+def because(text: str, *, step: int | None = None, **figures: float) -> dict[str, Any]:
+    """A reason of an alarm, as its evidence holds it."""
     return {"text": text, "step": step, "figures": figures}
 
 
@@ -202,13 +227,13 @@ def _evidence(name: str, job: Job, row: RunMetric) -> list[dict[str, Any]]:
         figures |= values or {}
     figures |= {**row.values, "train/step": float(row.step)}
     found = [
-        _reason(reason.text, step=row.step, **reason.figures)
+        because(reason.text, step=row.step, **reason.figures)
         for reason in rules.reasons(figures)
         if reason.alarm == name
     ]
     # The engine may know a figure under a name that no line has: then the alarm says what it measures.
     about = rules.ALARMS[name]
-    return found or [_reason(f"{about.measures}: {about.limit}.", step=row.step, **_own_figures(name, row.values))]
+    return found or [because(f"{about.measures}: {about.limit}.", step=row.step, **_own_figures(name, row.values))]
 
 
 def _own_figures(name: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -235,7 +260,7 @@ def _raise_for_runs(now: datetime) -> int:
     found += [(("kl_budget", _key(run.job, "kl_budget")), run) for run in over_budget]
     raised = 0
     for (name, key), run in found:
-        evidence = [_reason(f"Attempt {run.attempt}: {run.reason}.", step=run.last_step)]
+        evidence = [because(f"Attempt {run.attempt}: {run.reason}.", step=run.last_step)]
         made = raise_alarm(
             project=run.job.project, key=key, name=name, evidence=evidence, job=run.job, run=run, step=run.last_step,
             now=now,
@@ -274,7 +299,7 @@ def _raise_for_lost_workers(now: datetime) -> int:
             touched = hurt[project.pk]
             job = None if touched is None else touched.job
             made = raise_alarm(
-                project=project, key=key, name="worker_lost", evidence=[_reason(text)], job=job, run=touched, now=now
+                project=project, key=key, name="worker_lost", evidence=[because(text)], job=job, run=touched, now=now
             )
             raised += made is not None
     return raised
@@ -309,7 +334,7 @@ def _raise_for_waiting_jobs(now: datetime) -> int:
             key=f"{_key(job, 'job_waiting')}/{job.attempt}",
             name="job_waiting",
             evidence=[
-                _reason(
+                because(
                     f"Job {job.number} has waited for {seconds:.0f} seconds, while the worker {worker.pid} on "
                     f"{worker.host} {state}.",
                     waiting_seconds=round(seconds),
@@ -369,7 +394,7 @@ def _raise_for_webhooks(now: datetime) -> int:
             project=hook.project,
             key=f"webhook_paused/{paused[str(hook.public_id)].pk}",
             name="webhook_paused",
-            evidence=[_reason(f"The webhook to {urlsplit(hook.url).netloc}: {hook.pause_reason}")],
+            evidence=[because(f"The webhook to {urlsplit(hook.url).netloc}: {hook.pause_reason}")],
             now=now,
         )
         raised += made is not None

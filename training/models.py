@@ -403,3 +403,11 @@ class Alarm(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "key"], name="alarm_once")]
+
+
+class LabelWatch(models.Model):
+    """Up to which fit of a project's votes alarms about its labels were looked for. A worker takes it by lease."""
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="label_watch")
+    fit_number = models.PositiveIntegerField(default=0)
+    lease_expires_at = models.DateTimeField(null=True)

@@ -17,7 +17,8 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, w
 from django.conf import settings
 from django.utils import timezone
 
-from training import chat, jobs, runner
+from annotation.tasks import wake
+from training import chat, jobs, label_alarms, runner
 from training.models import Job, Queue
 from training.workers import NOWHERE_KNOWN, Presence
 
@@ -39,6 +40,18 @@ def sample_turns() -> None:
     """Get answers for the turns of conversations that wait; the tick finds them too, so this is only sooner."""
     chat.start_rounds(now=timezone.now())
     chat.answer_by_server(clock=timezone.now)
+
+
+@shared_task(name="training.look_at_labels", ignore_result=True)  # type: ignore[untyped-decorator]
+def look_at_labels() -> None:
+    """Raise the alarms about labels of the projects that are due."""
+    label_alarms.run_due(timezone.now())
+
+
+def wake_label_alarms() -> None:
+    """The tick's part: wake a worker for projects whose votes have changed; the statistics are too long for a tick."""
+    if label_alarms.due(timezone.now()):
+        wake(look_at_labels, what="alarms about labels")
 
 
 def work(queue: str) -> None:

@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from annotation import assignment, consensus, mailing, tasks, webhooks
 from training import alarms, chat, jobs, schedules, workers
+from training import tasks as training_tasks
 
 ANALYZE_SECONDS = 3600.0
 MOST_BACKOFF_SECONDS = 30.0
@@ -88,6 +89,7 @@ def run_round(*, analyze: bool) -> None:
     schedules.open_due(now)
     workers.note_lost()
     alarms.raise_for_platform(now)
+    training_tasks.wake_label_alarms()
     if chat.server_is_wanted(now=now):
         tasks.wake_sampling()
     if webhooks.is_due(now=now):

@@ -204,4 +204,7 @@ export const enModels = {
   'alarm.name.job_waiting': 'Job waits in vain',
   'alarm.name.webhook_paused': 'Webhook paused',
   'alarm.name.worker_lost': 'Worker lost',
+  'alarm.name.agreement_drop': 'Agreement drop',
+  'alarm.name.annotator_below_gold': 'Annotator below gold',
+  'alarm.name.annotator_one_sided': 'Annotator one-sided',
 } as const
