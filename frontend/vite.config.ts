@@ -19,5 +19,6 @@ export default defineConfig({
     environment: 'happy-dom',
     include: ['src/**/*.test.{ts,tsx}'],
     css: false,
+    setupFiles: ['src/testing/setup.ts'],
   },
 })

@@ -20,14 +20,23 @@ const base = closure(entry)
 const routes = Object.keys(manifest).filter((key) => manifest[key].isDynamicEntry)
 const kilobytes = (bytes) => bytes / 1000
 
+/** The strings of one part, in the language that has the longest. */
+function strings(part) {
+  const files = routes.filter((key) => new RegExp(`^src/ui/i18n/[a-z]{2}${part}\\.ts$`).test(key))
+  return Math.max(0, ...files.map((key) => gz(manifest[key].file)))
+}
+
 const rows = []
 for (const key of routes) {
+  if (key.startsWith('src/ui/i18n/')) continue
   const all = new Set([...base, ...closure(key)])
   const own = [...closure(key)].filter((chunk) => !base.has(chunk))
   const annotator = key.startsWith('src/annotate/')
   const rich = key.startsWith('src/ui/content/')
-  // The annotator's budget counts everything the page loads; a researcher's chunk is what it adds.
-  const js = [...(annotator ? all : own)].reduce((sum, chunk) => sum + gz(manifest[chunk].file), 0)
+  // The annotator's budget counts everything the page loads; a researcher's chunk is what it adds. Strings are loaded
+  // beside either, in one language.
+  const words = annotator ? strings('') : rich ? 0 : strings('Research')
+  const js = [...(annotator ? all : own)].reduce((sum, chunk) => sum + gz(manifest[chunk].file), words)
   const sheets = new Set([...all].flatMap((chunk) => manifest[chunk].css ?? []))
   const css = [...sheets].reduce((sum, file) => sum + gz(file), 0)
   rows.push({ route: key, js: kilobytes(js), limit: annotator ? 150 : rich ? 120 : 130, css: kilobytes(css) })

@@ -29,7 +29,6 @@ import {
 import type { ReactNode } from 'react'
 import { useMembership } from 'src/api/membership'
 import styles from 'src/app/Shell.module.css'
-import 'src/ui/i18n/research'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Link, useLocation } from 'wouter'
 

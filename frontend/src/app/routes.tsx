@@ -1,12 +1,18 @@
 /** Addresses and the screens behind them, each loaded when first visited. */
 import { Compass } from 'lucide-react'
-import { lazy, type ReactNode, Suspense } from 'react'
+import { type ComponentType, lazy, type ReactNode, Suspense } from 'react'
 import Home from 'src/app/Home'
+import { researchStrings } from 'src/ui/i18n/languages'
 import { t } from 'src/ui/i18n/t'
 import { LinkButton } from 'src/ui/widgets/Button'
 import { Page } from 'src/ui/widgets/Page'
 import { Empty, Guard, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Redirect, Route, Switch, useLocation } from 'wouter'
+
+/** A page of the researchers', with the strings of all of them. */
+function researchPage<Props extends object>(load: () => Promise<{ default: ComponentType<Props> }>) {
+  return lazy(async () => (await Promise.all([load(), researchStrings()]))[0])
+}
 
 const Task = lazy(() => import('src/annotate/Task'))
 const Chat = lazy(() => import('src/annotate/Chat'))
@@ -29,12 +35,12 @@ const Divided = lazy(() => import('src/statistics/Divided'))
 const Planning = lazy(() => import('src/statistics/Planning'))
 const Audit = lazy(() => import('src/setup/Audit'))
 const Adjudicate = lazy(() => import('src/review/Adjudicate'))
-/** Before its pages: it brings their strings. */
-const ResearchFrame = lazy(() => import('src/app/ResearchFrame'))
+/** Around the researchers' pages, so they need not ask for their strings themselves. */
+const ResearchFrame = researchPage(() => import('src/app/ResearchFrame'))
 const Overview = lazy(() => import('src/setup/Overview'))
 const Prompts = lazy(() => import('src/setup/Prompts'))
 const Comparisons = lazy(() => import('src/setup/Comparisons'))
-const Tokens = lazy(() => import('src/setup/Tokens'))
+const Tokens = researchPage(() => import('src/setup/Tokens'))
 const Rounds = lazy(() => import('src/training/Rounds'))
 const Snapshots = lazy(() => import('src/training/Snapshots'))
 const SnapshotPage = lazy(() => import('src/training/SnapshotPage'))

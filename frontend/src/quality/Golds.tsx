@@ -9,7 +9,7 @@ import { useWrite } from 'src/api/useWrite'
 import { GiveGold } from 'src/quality/GiveGold'
 import { goldText, optionsOfUse, USES, type Use } from 'src/quality/golds'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
-import { count, DASH } from 'src/ui/format'
+import { count, DASH, typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
@@ -209,7 +209,7 @@ function Promote({ slug, onClose, onMade }: MakeProps) {
   const [use, setUse] = useState<Use>('hidden')
   const make = useWrite(
     slug,
-    () => promoteGold(slug, { votes: Number(votes), top_share: Number(share) / 100, most: Number(most), use }),
+    () => promoteGold(slug, { votes: Number(votes), top_share: typedNumber(share) / 100, most: Number(most), use }),
     ({ made }) => onMade(made),
   )
   return (

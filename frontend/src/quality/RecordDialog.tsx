@@ -15,7 +15,7 @@ import { Loaded } from 'src/ui/widgets/States'
 type Bucket = AnnotatorDetail['buckets'][number]
 type Last = AnnotatorDetail['votes'][number]
 
-const BUCKETS: Column<Bucket>[] = [
+const bucketColumns = (): Column<Bucket>[] => [
   { name: 'to', header: t('records.until'), cell: (row) => <Time at={row.ended_at} /> },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: (row) => count(row.votes) },
   { name: 'gold', header: t('records.gold'), cell: (row) => <Figure of={row.gold} /> },
@@ -34,7 +34,7 @@ function answerOf({ choice, scale, ranking }: Last['answer']): string {
   return scale ? pointText(scale, 5) : t('answer.rated')
 }
 
-const VOTES: Column<Last>[] = [
+const voteColumns = (): Column<Last>[] => [
   { name: 'at', header: t('people.last'), cell: (row) => <Time at={row.created_at} /> },
   { name: 'purpose', header: t('records.purpose'), cell: (row) => row.purpose },
   { name: 'answer', header: t('adjudicate.vote'), cell: (row) => answerOf(row.answer) },
@@ -72,7 +72,7 @@ export function RecordDialog({ slug, row, onClose }: { slug: string; row: Annota
               <Card flush title={t('records.overTime')}>
                 <DataTable
                   caption={t('records.overTime')}
-                  columns={BUCKETS}
+                  columns={bucketColumns()}
                   rows={buckets}
                   rowKey={(bucket) => bucket.started_at + bucket.ended_at}
                 />
@@ -80,7 +80,12 @@ export function RecordDialog({ slug, row, onClose }: { slug: string; row: Annota
             )}
             {votes.length > 0 && (
               <Card flush title={t('records.lastVotes')}>
-                <DataTable caption={t('records.lastVotes')} columns={VOTES} rows={votes} rowKey={(vote) => vote.id} />
+                <DataTable
+                  caption={t('records.lastVotes')}
+                  columns={voteColumns()}
+                  rows={votes}
+                  rowKey={(vote) => vote.id}
+                />
               </Card>
             )}
           </>

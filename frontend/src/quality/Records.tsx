@@ -9,7 +9,7 @@ import { useWrite } from 'src/api/useWrite'
 import { ExclusionDialog } from 'src/quality/Exclusion'
 import { RecordDialog } from 'src/quality/RecordDialog'
 import { Figure } from 'src/ui/charts/Estimate'
-import { count, DASH, duration } from 'src/ui/format'
+import { count, DASH, duration, fixed } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Time } from 'src/ui/widgets/Bits'
 import type { Column } from 'src/ui/widgets/DataTable'
@@ -76,7 +76,7 @@ export function Records({ slug }: { slug: string }) {
       name: 'reliability',
       header: t('records.reliability'),
       align: 'end',
-      cell: (row) => (row.reliability === null ? DASH : row.reliability.toFixed(2)),
+      cell: (row) => (row.reliability === null ? DASH : fixed(row.reliability)),
     },
     {
       name: 'median',

@@ -15,7 +15,7 @@ import { Loaded, Notice } from 'src/ui/widgets/States'
 
 type Vote = InspectedComparison['votes'][number]
 
-const COLUMNS: Column<Vote>[] = [
+const voteColumns = (): Column<Vote>[] => [
   { name: 'who', header: t('behind.annotator'), cell: (row) => row.annotator },
   { name: 'purpose', header: t('records.purpose'), cell: (row) => row.purpose },
   { name: 'choice', header: t('adjudicate.vote'), cell: (row) => row.choice || DASH },
@@ -42,7 +42,7 @@ export function Behind({ slug, id }: { slug: string; id: string }) {
   const found = useQuery(comparisonQuery(slug, id))
   const [traced, setTraced] = useState<Vote | null>(null)
   const columns: Column<Vote>[] = [
-    ...COLUMNS,
+    ...voteColumns(),
     {
       name: 'lineage',
       header: <span className="visually-hidden">{t('action.actions')}</span>,

@@ -7,6 +7,7 @@ import { modelsQuery } from 'src/api/queries'
 import type { Chat } from 'src/api/schema'
 import { changeChat, chatQuery } from 'src/api/setup'
 import { useWrite } from 'src/api/useWrite'
+import { typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { ChoiceCard, ChoiceGroup, TextField } from 'src/ui/widgets/Field'
@@ -41,7 +42,7 @@ function Form({ slug, chat }: { slug: string; chat: Chat }) {
       server,
       max_turns: Number(turns),
       sampling: Object.fromEntries(
-        Object.entries(sampling).flatMap(([name, text]) => (text.trim() ? [[name, Number(text)]] : [])),
+        Object.entries(sampling).flatMap(([name, text]) => (text.trim() ? [[name, typedNumber(text)]] : [])),
       ),
     }),
   )

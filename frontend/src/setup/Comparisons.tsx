@@ -1,4 +1,5 @@
 /** Every comparison with its votes and what they came to. Here, and not on the annotator's page, sources have names. */
+
 import { useInfiniteQuery } from '@tanstack/react-query'
 import { Gavel, Lock, Scale } from 'lucide-react'
 import { useState } from 'react'
@@ -11,6 +12,7 @@ import { SendToAdjudication } from 'src/setup/SendToAdjudication'
 import { rankingText } from 'src/ui/answer/answer'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
+import { fixed } from 'src/ui/format'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge, type Tone } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -101,7 +103,7 @@ export default function Comparisons() {
       name: 'prob',
       header: t('comparisons.prob'),
       align: 'end',
-      cell: (row) => (row.prob === null ? '–' : row.prob.toFixed(2)),
+      cell: (row) => (row.prob === null ? '–' : fixed(row.prob)),
     },
     {
       name: 'frozen',
@@ -229,10 +231,7 @@ function Detail({ slug, comparison, onClose }: { slug: string; comparison: Compa
             </Badge>,
           ],
           [t('comparisons.votes'), t('comparisons.votesOf', { given: votes_counted, wanted: votes_wanted })],
-          [
-            t('comparisons.consensus'),
-            `${consensusOf(comparison)}${prob === null ? '' : ` · P(A) ${prob.toFixed(2)}`}`,
-          ],
+          [t('comparisons.consensus'), `${consensusOf(comparison)}${prob === null ? '' : ` · P(A) ${fixed(prob)}`}`],
           [t('prompts.category'), category || '–'],
           [t('comparisons.id'), <code key="id">{id}</code>],
         ]}

@@ -245,7 +245,7 @@ function Needs({ slug, data, canManage }: { slug: string; data: Overview; canMan
   )
 }
 
-const PEOPLE: Column<Person>[] = [
+const personColumns = (): Column<Person>[] => [
   { name: 'name', header: t('people.name'), cell: (person) => person.name },
   { name: 'role', header: t('people.role'), cell: (person) => <span className="muted">{person.role}</span> },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: (person) => count(person.votes) },
@@ -261,7 +261,12 @@ function People({ people }: { people: Person[] }) {
           {t('people.noneText')}
         </Empty>
       ) : (
-        <DataTable caption={t('people.title')} columns={PEOPLE} rows={people} rowKey={(person) => person.name} />
+        <DataTable
+          caption={t('people.title')}
+          columns={personColumns()}
+          rows={people}
+          rowKey={(person) => person.name}
+        />
       )}
     </Card>
   )

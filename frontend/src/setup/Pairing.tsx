@@ -7,7 +7,7 @@ import type { Pairs, PairsAskRequest, Source } from 'src/api/schema'
 import { makePairs, sourcesQuery } from 'src/api/setup'
 import { useWrite } from 'src/api/useWrite'
 import { promptLine } from 'src/ui/content/Conversation'
-import { count } from 'src/ui/format'
+import { count, typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -35,7 +35,7 @@ const BY_INFORMATION: Strategy[] = ['information', 'disagreement']
 type Objective = NonNullable<PairsAskRequest['objective']>
 const OBJECTIVES: Objective[] = ['order', 'strength']
 
-const numberOr = <T,>(text: string, otherwise: T): number | T => (text.trim() === '' ? otherwise : Number(text))
+const numberOr = <T,>(text: string, otherwise: T): number | T => (text.trim() === '' ? otherwise : typedNumber(text))
 
 export default function Pairing() {
   const { slug = '' } = useParams<{ slug: string }>()

@@ -3,6 +3,7 @@ import { useState } from 'react'
 import { sendToAdjudication } from 'src/api/adjudication'
 import type { Sent } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
+import { typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { TextArea, TextField } from 'src/ui/widgets/Field'
 import { FormDialog } from 'src/ui/widgets/FormDialog'
@@ -19,7 +20,7 @@ export function SendToAdjudication({ slug, onClose, onSent }: SendProps) {
       sendToAdjudication(slug, {
         reason: reason.trim(),
         filter: {
-          ...(below.trim() ? { top_share_below: Number(below) / 100 } : {}),
+          ...(below.trim() ? { top_share_below: typedNumber(below) / 100 } : {}),
           ...(category.trim() ? { category: category.trim() } : {}),
         },
       }),

@@ -1,4 +1,5 @@
 /** Every plain setting of a project: what it is called, how it is edited, and which belong together. */
+import { tickText, typedNumber } from 'src/ui/format'
 import type { Key } from 'src/ui/i18n/t'
 
 export type Setting = {
@@ -76,7 +77,7 @@ export const GROUPS: { title: Key; settings: Setting[] }[] = [
 /** A value of the server as its field shows it; shares are percent on the screen. */
 export function shown({ kind }: Setting, value: unknown): string {
   if (value === null || value === undefined) return ''
-  if (kind === 'share' || kind === 'optionalShare') return String(Math.round(Number(value) * 1000) / 10)
+  if (kind === 'share' || kind === 'optionalShare') return tickText(Math.round(Number(value) * 1000) / 10)
   return String(value)
 }
 
@@ -86,7 +87,7 @@ export function stored({ kind }: Setting, text: string): unknown {
   if (kind === 'text' || typeof kind === 'object') return text
   if (text.trim() === '' && (kind === 'optional' || kind === 'optionalShare')) return null
   // What is no number is sent as it is, so that the server names the field.
-  const number = text.trim() === '' ? Number.NaN : Number(text)
+  const number = typedNumber(text)
   if (Number.isNaN(number)) return text
   return kind === 'share' || kind === 'optionalShare' ? number / 100 : number
 }

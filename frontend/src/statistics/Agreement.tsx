@@ -23,7 +23,6 @@ import { usePart } from 'src/statistics/usePart'
 import { BandChart, type BandPoint } from 'src/ui/charts/BandChart'
 import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
 import { count, fixed, reasonText } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -177,7 +176,7 @@ function HeldOut({ report: { held_out, aggregator } }: { report: AgreementReport
   return <DataTable caption={t('heldOut.title')} columns={columns} rows={held_out} rowKey={({ method }) => method} />
 }
 
-const PARTS: Column<AgreementRow>[] = [
+const partColumns = (): Column<AgreementRow>[] => [
   { name: 'title', header: t('split.part'), cell: ({ title, key }) => title || key },
   { name: 'items', header: t('split.comparisons'), align: 'end', cell: ({ comparisons }) => count(comparisons) },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: ({ votes }) => count(votes) },
@@ -215,7 +214,7 @@ function ByPart({ slug }: { slug: string }) {
         rows.length === 0 ? (
           <p className={styles.inset}>{t('split.none')}</p>
         ) : (
-          <DataTable caption={t('split.title')} columns={PARTS} rows={rows} rowKey={({ key }) => key} />
+          <DataTable caption={t('split.title')} columns={partColumns()} rows={rows} rowKey={({ key }) => key} />
         )
       }
     </ReportCard>
@@ -308,7 +307,7 @@ function Matrix({ slug }: { slug: string }) {
   )
 }
 
-const WITH_RESEARCHERS: Column<PersonSummary>[] = [
+const withResearchersColumns = (): Column<PersonSummary>[] => [
   { name: 'name', header: t('people.name'), cell: ({ name, pseudonym }) => name || pseudonym },
   { name: 'percent', header: t('agreement.percent'), cell: ({ reference }) => <Figure of={reference} /> },
   {
@@ -331,5 +330,7 @@ function WithResearchers({ slug }: { slug: string }) {
 function References({ people }: { people: PersonSummary[] }) {
   const part = usePart(people)
   if (people.length === 0) return <p className={styles.inset}>{t('records.noReferencesText')}</p>
-  return <DataTable caption={t('records.references')} columns={WITH_RESEARCHERS} rowKey={({ id }) => id} {...part} />
+  return (
+    <DataTable caption={t('records.references')} columns={withResearchersColumns()} rowKey={({ id }) => id} {...part} />
+  )
 }

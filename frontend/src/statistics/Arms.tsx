@@ -7,7 +7,6 @@ import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
 import { count, DASH, fixed } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { t } from 'src/ui/i18n/t'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 
@@ -15,7 +14,7 @@ type Arm = ArmsReport['chosen']
 
 const orDash = (value: number | null): string => (value === null ? DASH : fixed(value, 3))
 
-const COLUMNS: Column<Arm>[] = [
+const columns = (): Column<Arm>[] => [
   { name: 'arm', header: t('arms.arm'), cell: ({ arm }) => <strong>{t(`arms.${arm}`)}</strong> },
   { name: 'comparisons', header: t('split.comparisons'), align: 'end', cell: (row) => count(row.comparisons) },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: ({ votes }) => count(votes) },
@@ -44,7 +43,12 @@ export function Arms({ slug }: { slug: string }) {
                 note={t('arms.restsOn', { votes, n: gain.n })}
               />
             </div>
-            <DataTable caption={t('arms.title')} columns={COLUMNS} rows={[chosen, control]} rowKey={({ arm }) => arm} />
+            <DataTable
+              caption={t('arms.title')}
+              columns={columns()}
+              rows={[chosen, control]}
+              rowKey={({ arm }) => arm}
+            />
           </>
         )
       }

@@ -13,7 +13,6 @@ import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
 import { rangeOf } from 'src/ui/charts/scale'
 import { Whiskers } from 'src/ui/charts/Whiskers'
 import { count, DASH, duration, fixed, percent, reasonText } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -80,7 +79,7 @@ function Flags({ of }: { of: readonly string[] }) {
 
 const nameOf = ({ name, pseudonym }: { name: string; pseudonym: string }) => name || pseudonym
 
-const PEOPLE: Column<PersonSummary>[] = [
+const personColumns = (): Column<PersonSummary>[] => [
   {
     name: 'name',
     header: t('people.name'),
@@ -142,7 +141,7 @@ const flaggedFirst = <Row,>(rows: Row[], isFlagged: (row: Row) => boolean): Row[
 
 function PeopleTable({ people }: { people: PersonSummary[] }) {
   const part = usePart(flaggedFirst(people, ({ flags }) => flags.length > 0))
-  return <DataTable caption={t('bias.people')} columns={PEOPLE} rowKey={({ id }) => id} {...part} />
+  return <DataTable caption={t('bias.people')} columns={personColumns()} rowKey={({ id }) => id} {...part} />
 }
 
 /** An effect of zero belongs on the axis, and equally much to both sides of it. */
@@ -152,13 +151,13 @@ function axisOf(effects: { low: number | null; high: number | null; value: numbe
   return { from, to, label, format: (x: number) => fixed(x, 1), reference: 0 }
 }
 
-const EFFECT_COLUMN = {
+const effectColumn = () => ({
   name: 'effect',
   header: t('bias.effect'),
   cell: ({ effect }: OneEffect) => <Figure of={effect} unit="coefficient" />,
-}
+})
 
-const POOLED: Column<PooledEffect>[] = [
+const pooledColumns = (): Column<PooledEffect>[] => [
   { name: 'effect', header: t('bias.middle'), cell: ({ effect }) => <Figure of={effect} unit="coefficient" /> },
   { name: 'pooled', header: t('bias.allAlike'), cell: ({ pooled }) => <Figure of={pooled} unit="coefficient" /> },
   { name: 'tau', header: t('bias.tau'), align: 'end', cell: ({ tau }) => (tau === null ? DASH : fixed(tau)) },
@@ -178,7 +177,7 @@ function Pooled({ report: { effects, votes, prompts, reason, warnings } }: { rep
           rowKey={({ bias }) => bias}
           columns={{
             before: [{ name: 'bias', header: t('nav.bias'), cell: ({ bias }) => t(`bias.towards.${bias}`) }],
-            after: POOLED,
+            after: pooledColumns(),
           }}
           marks={({ effect, pooled }) => [effect, pooled]}
           series={[t('bias.middle'), t('bias.allAlike')]}
@@ -224,7 +223,7 @@ function ByPerson({ people }: { people: PersonBias[] }) {
       columns={{
         before: [{ name: 'name', header: t('people.name'), cell: (row) => <strong>{nameOf(row)}</strong> }],
         after: [
-          EFFECT_COLUMN,
+          effectColumn(),
           { name: 'flag', header: t('bias.flags'), cell: ({ flagged }) => <Flags of={flagged ? [bias] : []} /> },
         ],
       }}
@@ -238,7 +237,7 @@ function ByPerson({ people }: { people: PersonBias[] }) {
   )
 }
 
-const DRIFT: Column<PersonBias>[] = [
+const driftColumns = (): Column<PersonBias>[] => [
   { name: 'name', header: t('people.name'), cell: (row) => <strong>{nameOf(row)}</strong> },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: ({ votes }) => count(votes) },
   { name: 'slope', header: t('drift.slope'), cell: ({ drift }) => <Figure of={drift} unit="coefficient" /> },
@@ -259,7 +258,7 @@ function Drift({ people }: { people: PersonBias[] }) {
   if (!person) return <p>{t('bias.noneByPerson')}</p>
   return (
     <>
-      <DataTable caption={t('drift.title')} columns={DRIFT} rowKey={(row) => row.id} {...part} />
+      <DataTable caption={t('drift.title')} columns={driftColumns()} rowKey={(row) => row.id} {...part} />
       <div className={styles.sub}>
         <div className={styles.filters}>
           <SelectField

@@ -13,7 +13,6 @@ import { useChoice } from 'src/statistics/useChoice'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
 import { DASH, duration, percent } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -125,7 +124,7 @@ function ballotText({ choice, both_bad, answer }: Ballot): string {
   return key ? t(key) : choice || JSON.stringify(answer)
 }
 
-const WORDS: Column<Ballot>[] = [
+const wordColumns = (): Column<Ballot>[] => [
   { name: 'reasons', header: t('words.reasons'), cell: ({ reasons }) => reasons.join(', ') },
   { name: 'why', header: t('words.why'), wrap: true, cell: ({ rationale }) => rationale },
 ]
@@ -134,7 +133,7 @@ const WORDS: Column<Ballot>[] = [
 const ballotColumns = (ballots: Ballot[]): Column<Ballot>[] => [
   { name: 'who', header: t('behind.annotator'), cell: ({ annotator }) => annotator },
   { name: 'vote', header: t('adjudicate.vote'), cell: ballotText },
-  ...(ballots.some(({ reasons, rationale }) => reasons.length > 0 || rationale !== '') ? WORDS : []),
+  ...(ballots.some(({ reasons, rationale }) => reasons.length > 0 || rationale !== '') ? wordColumns() : []),
   {
     name: 'time',
     header: t('records.time'),

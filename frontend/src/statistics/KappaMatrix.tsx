@@ -2,7 +2,7 @@
 import { useMemo } from 'react'
 import type { MatrixReport } from 'src/api/schema'
 import { type HeatCell, HeatMap } from 'src/ui/charts/HeatMap'
-import { DASH, fixed, reasonText } from 'src/ui/format'
+import { DASH, fixed, interval, reasonText } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 /** So many standard errors to either side hold 95 % of a normal distribution. */
@@ -21,7 +21,9 @@ export function kappaCells({ people, kappa, se, n_common, reason }: MatrixReport
         return { shade: null, text: DASH, detail: `${why} ${t('matrix.common', { n })}` }
       }
       const range =
-        error === null ? '' : ` [${fixed(Math.max(-1, value - Z * error))}, ${fixed(Math.min(1, value + Z * error))}]`
+        error === null
+          ? ''
+          : ` ${interval(fixed(Math.max(-1, value - Z * error)), fixed(Math.min(1, value + Z * error)))}`
       return {
         shade: value,
         text: fixed(value),

@@ -1,4 +1,3 @@
-import 'src/ui/i18n/research'
 import { cleanup, screen, waitFor, within } from '@testing-library/react'
 import userEvent from '@testing-library/user-event'
 import type { AdviceReport, ArmsReport, PlanReport } from 'src/api/schema'

@@ -7,7 +7,6 @@ import { PLAN_FIELDS, type PlanField, planQuery, planSource } from 'src/api/stat
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { count, fixed, measured } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -84,7 +83,7 @@ export function PowerPlan({ slug }: { slug: string }) {
 
 type Line = PlanReport['lines'][number]
 
-const LINES: Column<Line>[] = [
+const lineColumns = (): Column<Line>[] => [
   { name: 'sentence', header: t('plan.gives'), wrap: true, cell: ({ sentence }) => sentence },
   { name: 'pairs', header: t('plan.pairs'), align: 'end', cell: ({ pairs }) => count(pairs) },
   { name: 'each', header: t('plan.votesPerPair'), align: 'end', cell: (line) => measured(line.votes_per_pair) },
@@ -105,7 +104,7 @@ const NAMES: Record<string, Key> = {
 function Lines({ report: { lines, figures } }: { report: PlanReport }) {
   return (
     <>
-      <DataTable caption={t('plan.title')} columns={LINES} rows={lines} rowKey={({ sentence }) => sentence} />
+      <DataTable caption={t('plan.title')} columns={lineColumns()} rows={lines} rowKey={({ sentence }) => sentence} />
       <div className={styles.sub}>
         <h3>{t('plan.restsOn')}</h3>
         <ul className={styles.measures}>

@@ -1,4 +1,3 @@
-import 'src/ui/i18n/research'
 import { cleanup, screen, within } from '@testing-library/react'
 import userEvent from '@testing-library/user-event'
 import type { RankingReport } from 'src/api/schema'

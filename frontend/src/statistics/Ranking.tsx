@@ -12,7 +12,6 @@ import { usePart } from 'src/statistics/usePart'
 import { WinRates } from 'src/statistics/WinRates'
 import { Figure } from 'src/ui/charts/Estimate'
 import { count, DASH } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { t } from 'src/ui/i18n/t'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { SelectField } from 'src/ui/widgets/Field'
@@ -95,7 +94,7 @@ export default function Ranking() {
               {({ effects }) => (
                 <DataTable
                   caption={t('ranking.effects')}
-                  columns={EFFECTS}
+                  columns={effectColumns()}
                   rows={effects}
                   rowKey={({ control }) => control}
                 />
@@ -143,12 +142,12 @@ function ScaleChoice({ systems }: { systems: RankedSystem[] }) {
   )
 }
 
-const EFFECTS: Column<RankingReport['effects'][number]>[] = [
+const effectColumns = (): Column<RankingReport['effects'][number]>[] => [
   { name: 'control', header: t('ranking.controls'), cell: ({ control }) => t(`ranking.control.${control}`) },
   { name: 'effect', header: t('bias.effect'), cell: ({ effect }) => <Figure of={effect} unit="coefficient" /> },
 ]
 
-const ANNOTATORS: Column<RankingReport['annotators'][number]>[] = [
+const annotatorColumns = (): Column<RankingReport['annotators'][number]>[] => [
   { name: 'name', header: t('people.name'), cell: ({ name, pseudonym }) => <strong>{name || pseudonym}</strong> },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: ({ votes }) => count(votes) },
   { name: 'follows', header: t('ranking.follows'), cell: ({ follows }) => <Figure of={follows} /> },
@@ -161,5 +160,5 @@ const ANNOTATORS: Column<RankingReport['annotators'][number]>[] = [
 
 function Annotators({ annotators }: { annotators: RankingReport['annotators'] }) {
   const part = usePart(annotators)
-  return <DataTable caption={t('ranking.annotators')} columns={ANNOTATORS} rowKey={({ id }) => id} {...part} />
+  return <DataTable caption={t('ranking.annotators')} columns={annotatorColumns()} rowKey={({ id }) => id} {...part} />
 }

@@ -8,7 +8,6 @@ import { eloOf, onScale, rankText } from 'src/statistics/scales'
 import { rangeOf } from 'src/ui/charts/scale'
 import { Whiskers } from 'src/ui/charts/Whiskers'
 import { count, DASH, fixed } from 'src/ui/format'
-import 'src/ui/i18n/statistics'
 import { t } from 'src/ui/i18n/t'
 import type { Column } from 'src/ui/widgets/DataTable'
 import { Empty } from 'src/ui/widgets/States'
@@ -17,19 +16,19 @@ import { useSearchParams } from 'wouter'
 const LANES = ['plain', 'controlled', 'adjusted'] as const
 type Lane = (typeof LANES)[number]
 
-const BEFORE: Column<RankedSystem>[] = [
+const columnsBefore = (): Column<RankedSystem>[] => [
   { name: 'rank', header: t('ranking.rank'), cell: ({ plain }) => rankText(plain) },
   { name: 'name', header: t('ranking.system'), cell: ({ name }) => <strong>{name}</strong> },
 ]
-const AFTER: Column<RankedSystem>[] = [
+const columnsAfter = (): Column<RankedSystem>[] => [
   { name: 'votes', header: t('people.votes'), align: 'end', cell: ({ votes }) => count(votes) },
   { name: 'comparisons', header: t('split.comparisons'), align: 'end', cell: ({ comparisons }) => count(comparisons) },
 ]
-const GROUP: Column<RankedSystem> = {
+const groupColumn = (): Column<RankedSystem> => ({
   name: 'group',
   header: t('ranking.group'),
   cell: ({ component }) => component + 1,
-}
+})
 
 const FITS = { plain: 'fit', controlled: 'controlled_fit', adjusted: 'adjusted_fit' } as const
 
@@ -92,11 +91,11 @@ export function Strengths({ report }: { report: RankingReport }) {
         rows={systems}
         rowKey={({ id }) => id}
         columns={{
-          before: BEFORE,
+          before: columnsBefore(),
           after: [
             ...lanes.map((lane) => laneColumn(lane, laneTitle(lane, report), referenceOf(lane))),
-            ...AFTER,
-            ...(groups > 1 ? [GROUP] : []),
+            ...columnsAfter(),
+            ...(groups > 1 ? [groupColumn()] : []),
           ],
         }}
         marks={marks}

@@ -2,7 +2,7 @@
 import { useMemo } from 'react'
 import type { RankingReport } from 'src/api/schema'
 import { type HeatCell, HeatMap } from 'src/ui/charts/HeatMap'
-import { DASH, fixed, percent } from 'src/ui/format'
+import { DASH, fixed, interval, percent } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 export function winCells({ systems, win_rates: { rate, low, high, n, model } }: RankingReport): (HeatCell | null)[][] {
@@ -15,7 +15,7 @@ export function winCells({ systems, win_rates: { rate, low, high, n, model } }: 
       if (value === null) return { shade: null, text: DASH, detail: `${t('winRates.never')}${tail}` }
       const from = low[row]?.[column] ?? null
       const to = high[row]?.[column] ?? null
-      const range = from === null || to === null ? '' : ` [${fixed(from * 100, 0)}, ${fixed(to * 100, 0)}]`
+      const range = from === null || to === null ? '' : ` ${interval(fixed(from * 100, 0), fixed(to * 100, 0))}`
       return {
         shade: value * 2 - 1,
         text: fixed(value * 100, 0),

@@ -6,8 +6,7 @@ import { acknowledgeAlarm, actOnAlarm } from 'src/api/modelsApi'
 import type { Alarm, AlarmActionEnum, AlarmActRequest } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import styles from 'src/training/Alarms.module.css'
-import { measured } from 'src/ui/format'
-import 'src/ui/i18n/models'
+import { measured, typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -210,7 +209,7 @@ function AcknowledgeDialog({ slug, alarm, onClose }: DialogProps) {
 
 /** Text that is no number goes as it is: the server names the fault. */
 const number = (text: string): number | undefined =>
-  text.trim() === '' ? undefined : Number.isFinite(Number(text)) ? Number(text) : (text as unknown as number)
+  text.trim() === '' ? undefined : Number.isFinite(typedNumber(text)) ? typedNumber(text) : (text as unknown as number)
 
 type Fields = { budget: string; samples: string; overlap: string; note: string }
 

@@ -11,8 +11,7 @@ import { Charts, Smoothing } from 'src/training/RunTabs'
 import { overlay } from 'src/training/series'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
-import { duration, measured } from 'src/ui/format'
-import 'src/ui/i18n/jobs'
+import { duration, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -191,7 +190,7 @@ function Finals({ jobs }: { jobs: ComparedJob[] }) {
             <span className="tabular">
               {measured(job.finals[name])}
               {low !== undefined && high !== undefined && (
-                <span className="muted"> {t('compare.range', { low: measured(low), high: measured(high) })}</span>
+                <span className="muted"> {interval(measured(low), measured(high))}</span>
               )}
             </span>
           )

@@ -3,8 +3,7 @@ import type { EstimateFigure, EvaluationDetail, KindsAgree, VerdictDetail, Verdi
 import styles from 'src/training/Evaluations.module.css'
 import { judgeName } from 'src/training/judges'
 import { Whiskers } from 'src/ui/charts/Whiskers'
-import { count, DASH, fixed, percent } from 'src/ui/format'
-import 'src/ui/i18n/evaluations'
+import { count, DASH, fixed, interval, percent } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Progress } from 'src/ui/widgets/Bits'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -23,7 +22,7 @@ export function Interval({ of, unit = 'percent' }: { of: EstimateFigure | null |
       {write(of.value)}
       {unit === 'percent' && ' %'}
       <span className={styles.range}>
-        {of.low === null || of.high === null ? t('verdict.noInterval') : `[${write(of.low)}, ${write(of.high)}]`}
+        {of.low === null || of.high === null ? t('verdict.noInterval') : interval(write(of.low), write(of.high))}
       </span>
     </span>
   )

@@ -2,7 +2,6 @@
 import type { Field, Method } from 'src/api/schema'
 import { asText, type Config, type Draft, type Fault, faultOf, isHidden, startOf } from 'src/training/config'
 import styles from 'src/training/NewJob.module.css'
-import 'src/ui/i18n/jobs'
 import { measured } from 'src/ui/format'
 import { type Key, t } from 'src/ui/i18n/t'
 import { SelectField, TextField } from 'src/ui/widgets/Field'

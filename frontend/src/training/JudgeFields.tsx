@@ -2,7 +2,6 @@
 
 import styles from 'src/training/Evaluations.module.css'
 import type { ServedJudge } from 'src/training/judges'
-import 'src/ui/i18n/evaluations'
 import { t } from 'src/ui/i18n/t'
 import { TextArea, TextField } from 'src/ui/widgets/Field'
 

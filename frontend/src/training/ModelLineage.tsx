@@ -5,7 +5,6 @@ import { modelListQuery, originQuery, votesDownload } from 'src/api/modelsApi'
 import type { ModelCard, Origin } from 'src/api/schema'
 import styles from 'src/training/Models.module.css'
 import { count } from 'src/ui/format'
-import 'src/ui/i18n/models'
 import { t } from 'src/ui/i18n/t'
 import { Stat } from 'src/ui/widgets/Bits'
 import { DownloadLink } from 'src/ui/widgets/Button'
@@ -115,7 +114,7 @@ function Found({ slug, origin }: { slug: string; origin: Origin }) {
           <div className={`${styles.flush} ${styles.scroll}`}>
             <DataTable
               caption={t('lineage.whoVoted')}
-              columns={PEOPLE}
+              columns={personColumns()}
               rows={annotators}
               rowKey={(person) => person.pseudonym ?? '-'}
             />
@@ -126,7 +125,7 @@ function Found({ slug, origin }: { slug: string; origin: Origin }) {
   )
 }
 
-const PEOPLE: Column<Origin['annotators'][number]>[] = [
+const personColumns = (): Column<Origin['annotators'][number]>[] => [
   {
     name: 'who',
     header: t('lineage.person'),

@@ -14,8 +14,7 @@ import styles from 'src/training/Models.module.css'
 import { OfCeiling } from 'src/training/OfCeiling'
 import { alarmTitle } from 'src/ui/alarms'
 import { Markdown } from 'src/ui/content/Markdown'
-import { bytes, count, DASH, duration, exactTime, measured } from 'src/ui/format'
-import 'src/ui/i18n/models'
+import { bytes, count, DASH, duration, exactTime, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, CopyBox, CopyButton, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button, DownloadLink, LinkButton } from 'src/ui/widgets/Button'
@@ -97,9 +96,7 @@ function Actions({ slug, model }: { slug: string; model: ModelCard }) {
 function Body({ slug, model }: { slug: string; model: ModelCard }) {
   return (
     <>
-      {model.is_current && (
-        <Notice tone="ok">{t('model.currentText', { kind: t(`model.kind.${model.kind}`).toLocaleLowerCase() })}</Notice>
-      )}
+      {model.is_current && <Notice tone="ok">{t(`model.currentText.${model.kind}`)}</Notice>}
       {model.archived_at && <Notice>{t('model.archivedText', { when: exactTime(model.archived_at) })}</Notice>}
       {model.is_site && <Notice>{t('model.siteText')}</Notice>}
       {model.files.length === 0 && <Notice tone="warn">{t('model.gone')}</Notice>}
@@ -305,7 +302,7 @@ function FiguresCard({ model }: { model: ModelCard }) {
               value={measured(value)}
               note={
                 <>
-                  {low !== null && high !== null && `[${measured(low)}, ${measured(high)}]`}
+                  {low !== null && high !== null && interval(measured(low), measured(high))}
                   <OfCeiling name={name} value={value} of={model.ceiling} />
                 </>
               }
@@ -470,7 +467,7 @@ function DownloadCard({ slug, model }: { slug: string; model: ModelCard }) {
 
 type ModelFile = ModelCard['files'][number]
 
-const FILES: Column<ModelFile>[] = [
+const fileColumns = (): Column<ModelFile>[] => [
   { name: 'name', header: t('model.file'), cell: (file) => <code>{file.name}</code> },
   { name: 'size', header: t('model.size'), align: 'end', cell: (file) => bytes(file.size_bytes) },
 ]
@@ -479,7 +476,7 @@ function Files({ files }: { files: ModelFile[] }) {
   const total = files.reduce((sum, file) => sum + file.size_bytes, 0)
   return (
     <Card flush title={t('model.files')} note={t('model.filesTotal', { n: files.length, size: bytes(total) })}>
-      <DataTable caption={t('model.files')} columns={FILES} rows={files} rowKey={(file) => file.name} />
+      <DataTable caption={t('model.files')} columns={fileColumns()} rows={files} rowKey={(file) => file.name} />
     </Card>
   )
 }

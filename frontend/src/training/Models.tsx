@@ -10,8 +10,7 @@ import type { Model } from 'src/api/schema'
 import { mainFigure } from 'src/training/figures'
 import styles from 'src/training/Models.module.css'
 import { OfCeiling } from 'src/training/OfCeiling'
-import { bytes, DASH, measured, short } from 'src/ui/format'
-import 'src/ui/i18n/models'
+import { bytes, DASH, interval, measured, short } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Hash, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -36,7 +35,7 @@ function figure(model: Model): ReactNode {
     <>
       {`${main.name} ${measured(main.value)}`}
       {main.low !== null && main.high !== null && (
-        <div className="muted small">{`[${measured(main.low)}, ${measured(main.high)}]`}</div>
+        <div className="muted small">{interval(measured(main.low), measured(main.high))}</div>
       )}
       {against && <OfCeiling name={against} value={model.metrics[against]} of={model.ceiling} />}
     </>

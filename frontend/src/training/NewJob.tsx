@@ -38,7 +38,6 @@ import {
   wishAgain,
   wishOf,
 } from 'src/training/wish'
-import 'src/ui/i18n/jobs'
 import { t } from 'src/ui/i18n/t'
 import { CopyBox } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'

@@ -8,8 +8,7 @@ import styles from 'src/training/Evaluations.module.css'
 import { isSplit, JUDGE_KINDS, placeText, type RankedRow, rankedRows } from 'src/training/policyRanks'
 import { rangeOf } from 'src/ui/charts/scale'
 import { Whiskers } from 'src/ui/charts/Whiskers'
-import { cautionText, DASH, fixed } from 'src/ui/format'
-import 'src/ui/i18n/evaluations'
+import { cautionText, DASH, fixed, interval } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { LinkButton } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
@@ -208,7 +207,7 @@ const ofKind = (kind: JudgeKindEnum, split: boolean): Column<RankedRow> => ({
           <strong>{t('strengths.rank', { rank: placeText(found) })}</strong> · {fixed(strength, 2)}
         </span>
         <span className={styles.range}>
-          {low !== null && high !== null && `[${fixed(low, 2)}, ${fixed(high, 2)}] · `}
+          {low !== null && high !== null && `${interval(fixed(low, 2), fixed(high, 2))} · `}
           {t('strengths.contests', { n: contests })}
           {split && ` · ${t('strengths.group', { group: component + 1 })}`}
         </span>

@@ -5,8 +5,6 @@ import { roundsQuery } from 'src/api/queries'
 import { sourcesQuery } from 'src/api/setup'
 import styles from 'src/training/Rounds.module.css'
 import { OBJECTIVES, type PlanDraft, type PlanText, STRATEGIES } from 'src/training/roundPlan'
-import 'src/ui/i18n/evaluations'
-import 'src/ui/i18n/research'
 import { t } from 'src/ui/i18n/t'
 import { ChoiceCard, ChoiceGroup, SelectField, TextField } from 'src/ui/widgets/Field'
 

@@ -11,8 +11,7 @@ import { AlarmCard } from 'src/training/AlarmCard'
 import { OfCeiling } from 'src/training/OfCeiling'
 import styles from 'src/training/Run.module.css'
 import { ConfigTab, CurvesTab, HistoryTab, LogTab, SamplesTab } from 'src/training/RunTabs'
-import { duration, measured } from 'src/ui/format'
-import 'src/ui/i18n/jobs'
+import { duration, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Progress, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -243,7 +242,7 @@ function Summary({ slug, job }: { slug: string; job: JobDetail }) {
   const range = (name: string): string | undefined => {
     const low = job.metrics[`${name}_low`]
     const high = job.metrics[`${name}_high`]
-    return typeof low === 'number' && typeof high === 'number' ? `[${measured(low)}, ${measured(high)}]` : undefined
+    return typeof low === 'number' && typeof high === 'number' ? interval(measured(low), measured(high)) : undefined
   }
   const pairs = job.metrics['test/pairs']
   return (

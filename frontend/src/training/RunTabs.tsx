@@ -13,8 +13,7 @@ import { alarmTitle } from 'src/ui/alarms'
 import { LineChart } from 'src/ui/charts/LineChart'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
-import { bytes, count, duration, measured } from 'src/ui/format'
-import 'src/ui/i18n/jobs'
+import { bytes, count, duration, fixed, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, CopyButton, Time } from 'src/ui/widgets/Bits'
 import { DownloadLink } from 'src/ui/widgets/Button'
@@ -79,7 +78,7 @@ export function Smoothing({ weight, onChange }: { weight: number; onChange: (wei
         value={weight}
         onChange={(event) => onChange(Number(event.target.value))}
       />
-      {weight.toFixed(2)}
+      {fixed(weight)}
     </label>
   )
 }
@@ -317,7 +316,7 @@ export function LogTab({ slug, job, active }: TabProps) {
 type Attempt = JobDetail['runs'][number]
 type Checkpoint = JobDetail['checkpoints'][number]
 
-const ATTEMPTS: Column<Attempt>[] = [
+const attemptColumns = (): Column<Attempt>[] => [
   { name: 'attempt', header: t('history.attempt'), cell: (run) => run.attempt },
   { name: 'started', header: t('history.started'), cell: (run) => <Time at={run.started_at} /> },
   {
@@ -337,7 +336,7 @@ const ATTEMPTS: Column<Attempt>[] = [
   { name: 'reason', header: t('history.reason'), wrap: true, cell: (run) => run.reason || '–' },
 ]
 
-const CHECKPOINTS: Column<Checkpoint>[] = [
+const checkpointColumns = (): Column<Checkpoint>[] => [
   {
     name: 'step',
     header: t('chart.stepColumn'),
@@ -366,7 +365,7 @@ export function HistoryTab({ job }: { job: JobDetail }) {
         ) : (
           <DataTable
             caption={t('history.runs')}
-            columns={ATTEMPTS}
+            columns={attemptColumns()}
             rows={job.runs}
             rowKey={(run) => String(run.attempt)}
           />
@@ -378,7 +377,7 @@ export function HistoryTab({ job }: { job: JobDetail }) {
         ) : (
           <DataTable
             caption={t('history.checkpoints')}
-            columns={CHECKPOINTS}
+            columns={checkpointColumns()}
             rows={job.checkpoints}
             rowKey={(entry) => entry.id}
           />

@@ -6,7 +6,6 @@ import { workersQuery } from 'src/api/jobsApi'
 import type { Worker, WorkerDevice, WorkerQueue, WorkerRun } from 'src/api/schema'
 import styles from 'src/training/Workers.module.css'
 import { bytes, count, percent } from 'src/ui/format'
-import 'src/ui/i18n/jobs'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Progress, Time, type Tone } from 'src/ui/widgets/Bits'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -17,7 +16,7 @@ import { Link } from 'wouter'
 
 const TONES: Record<Worker['state'], Tone> = { alive: 'ok', lost: 'error', ended: 'plain' }
 
-const QUEUES: Column<WorkerQueue>[] = [
+const queueColumns = (): Column<WorkerQueue>[] => [
   { name: 'queue', header: t('workers.queue'), cell: (row) => t(`workers.queue.${row.queue}`) },
   { name: 'running', header: t('status.running'), align: 'end', cell: (row) => count(row.running) },
   { name: 'ready', header: t('workers.ready'), align: 'end', cell: (row) => count(row.ready) },
@@ -41,7 +40,12 @@ export default function Workers() {
                 </Notice>
               ))}
             <Card flush title={t('workers.queues')}>
-              <DataTable caption={t('workers.queues')} columns={QUEUES} rows={queues} rowKey={(row) => row.queue} />
+              <DataTable
+                caption={t('workers.queues')}
+                columns={queueColumns()}
+                rows={queues}
+                rowKey={(row) => row.queue}
+              />
             </Card>
             {items.length === 0 ? (
               <Card>

@@ -1,5 +1,7 @@
 /** A run's config as a form and a table need it: by dotted path; and what was typed as what the server expects. */
+
 import type { Field } from 'src/api/schema'
+import { typedNumber } from 'src/ui/format'
 
 export type Config = Record<string, unknown>
 /** What a person typed, by the path of the setting. */
@@ -83,7 +85,7 @@ export function typed(field: Field, text: string): unknown {
       return trimmed === 'true' ? {} : null
     case 'number':
     case 'integer':
-      return trimmed === '' ? null : Number.isFinite(Number(trimmed)) ? Number(trimmed) : trimmed
+      return trimmed === '' ? null : Number.isFinite(typedNumber(trimmed)) ? typedNumber(trimmed) : trimmed
     case 'texts':
       return texts(trimmed)
     default:
@@ -129,7 +131,7 @@ export function faultOf(field: Field, text: string): Fault | null {
   const trimmed = text.trim()
   if (field.type !== 'number' && field.type !== 'integer') return null
   if (trimmed === '') return field.optional ? null : 'empty'
-  const value = Number(trimmed)
+  const value = typedNumber(trimmed)
   if (!Number.isFinite(value)) return 'number'
   if (field.type === 'integer' && !Number.isInteger(value)) return 'integer'
   if (field.low !== null && (field.low_excluded ? value <= field.low : value < field.low)) return 'low'

@@ -1,7 +1,6 @@
 /** Judges of an evaluation: how a form holds them, what the API takes, and how they are called. */
 import type { EvaluationCreateRequest, JudgeInputRequest, SamplingInputRequest, Verdict } from 'src/api/schema'
 import { typed } from 'src/training/roundPlan'
-import 'src/ui/i18n/evaluations'
 import { t } from 'src/ui/i18n/t'
 
 /** A judge model behind a server; empty address and name: the site's own. */

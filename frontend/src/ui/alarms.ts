@@ -1,12 +1,10 @@
 /** Names of alarms in words, where only their codes are at hand. */
-import 'src/ui/i18n/models'
-import { enModels } from 'src/ui/i18n/enModels'
-import { type Key, t } from 'src/ui/i18n/t'
+import { hasWords, t } from 'src/ui/i18n/t'
 
 /** An alarm of a newer server is shown by its code rather than hidden. */
 export function alarmTitle(name: string): string {
   const key = `alarm.name.${name}`
-  return key in enModels ? t(key as Key & `alarm.name.${string}`) : name.replaceAll('_', ' ')
+  return hasWords(key) ? t(key as `alarm.name.length_bias`) : name.replaceAll('_', ' ')
 }
 
 /** The names of what is open, most often first. */

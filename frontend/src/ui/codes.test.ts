@@ -1,4 +1,3 @@
-import 'src/ui/i18n/research'
 import { cautionText, reasonText } from 'src/ui/format'
 import { expect, test } from 'vitest'
 

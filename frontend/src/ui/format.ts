@@ -1,33 +1,76 @@
 /** Numbers, times and estimates as people read them. The only place that knows how a number looks. */
 import type { UndefinedEnum, WarningsEnum } from 'src/api/schema'
-import { type Key, LOCALE, t } from 'src/ui/i18n/t'
+import { perLocale } from 'src/ui/i18n/locale'
+import { type Key, t } from 'src/ui/i18n/t'
 
-const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 })
-const compact = new Intl.NumberFormat(LOCALE, { notation: 'compact', maximumFractionDigits: 1 })
-const date = new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium' })
-const absolute = new Intl.DateTimeFormat(LOCALE, { dateStyle: 'medium', timeStyle: 'short' })
-const relative = new Intl.RelativeTimeFormat(LOCALE, { numeric: 'auto', style: 'short' })
+const whole = perLocale((tag) => new Intl.NumberFormat(tag, { maximumFractionDigits: 0 }))
+const compact = perLocale((tag) => new Intl.NumberFormat(tag, { notation: 'compact', maximumFractionDigits: 1 }))
+const significant = perLocale((tag) => new Intl.NumberFormat(tag, { maximumSignificantDigits: 6, useGrouping: false }))
+const date = perLocale((tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'medium' }))
+const absolute = perLocale((tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'medium', timeStyle: 'short' }))
+const relative = perLocale((tag) => new Intl.RelativeTimeFormat(tag, { numeric: 'auto', style: 'short' }))
+/** By the number of digits after the point. */
+const decimals = Array.from({ length: 5 }, (_, digits) =>
+  perLocale(
+    (tag) =>
+      new Intl.NumberFormat(tag, {
+        minimumFractionDigits: digits,
+        maximumFractionDigits: digits,
+        useGrouping: false,
+      }),
+  ),
+)
+const decimalMark = perLocale(
+  (tag) => new Intl.NumberFormat(tag).formatToParts(0.5).find(({ type }) => type === 'decimal')?.value ?? '.',
+)
 export const DASH = '–'
 
-export const count = (value: number): string => whole.format(value)
-export const short = (value: number): string => compact.format(value)
+export const count = (value: number): string => whole().format(value)
+export const short = (value: number): string => compact().format(value)
+
+const withDigits = (value: number, digits: number): string => decimals[digits]?.().format(value) ?? String(value)
+
+function exponential(value: number, digits: number): string {
+  const [mantissa, exponent] = value.toExponential(digits).replace('e+', 'e').split('e')
+  return `${withDigits(Number(mantissa), digits)}e${exponent}`
+}
 
 /** A measured number: four significant digits, exponent only where digits would not fit. */
 export function measured(value: number | null | undefined): string {
   if (value === null || value === undefined || Number.isNaN(value)) return DASH
   if (value === 0) return '0'
+  if (!Number.isFinite(value)) return whole().format(value)
   const size = Math.abs(value)
-  if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace('e+', 'e')
-  if (Number.isInteger(value)) return whole.format(value)
-  return value.toFixed(size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4)
+  if (size >= 1e6 || size < 1e-4) return exponential(value, 2)
+  if (Number.isInteger(value)) return whole().format(value)
+  return withDigits(value, size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4)
+}
+
+/** A round number at an axis. */
+export function tickText(tick: number): string {
+  const size = Math.abs(tick)
+  if (size < 1e-12) return '0'
+  if (size >= 1e4) return short(tick)
+  if (size >= 1e-3) return significant().format(tick)
+  const [mantissa, exponent] = Number(tick.toPrecision(4)).toExponential().split('e')
+  return `${significant().format(Number(mantissa))}e${exponent}`
 }
 
 /** So many digits after the point, with a minus sign, and no zero below zero. */
 export const fixed = (value: number, digits = 2): string =>
-  (Number(value.toFixed(digits)) + 0).toFixed(digits).replace('-', '−')
+  withDigits(Number(value.toFixed(digits)) + 0, digits).replace('-', '−')
 
 /** A share as percent without decimals, for tight places. */
 export const percent = (share: number): string => `${fixed(share * 100, 0)} %`
+
+/** Two numbers, already written, as an interval: where the comma is in the numbers, a semicolon is between them. */
+export const interval = (low: string, high: string): string => t('estimate.range', { low, high })
+
+/** What a person typed as a number, by the reader's decimal mark or by a point; NaN for what is none. */
+export function typedNumber(text: string): number {
+  const trimmed = text.trim()
+  return trimmed === '' ? Number.NaN : Number(trimmed.replace(decimalMark(), '.'))
+}
 
 export function bytes(value: number | null | undefined): string {
   if (value === null || value === undefined) return DASH
@@ -38,7 +81,7 @@ export function bytes(value: number | null | undefined): string {
     size /= 1000
     unit += 1
   }
-  return `${size.toFixed(unit === 0 || size >= 100 ? 0 : 1)} ${units[unit]}`
+  return `${withDigits(size, unit === 0 || size >= 100 ? 0 : 1)} ${units[unit]}`
 }
 
 /** "38 s", "4 min 10 s", "2 h 10 min", "3 d 4 h". */
@@ -57,20 +100,20 @@ export function duration(seconds: number | null | undefined): string {
 }
 
 export function exactTime(iso: string): string {
-  return absolute.format(new Date(iso))
+  return absolute().format(new Date(iso))
 }
 
 /** A date without its time, given in ms of the epoch. */
-export const day = (at: number): string => date.format(at)
+export const day = (at: number): string => date().format(at)
 
 export function relativeTime(iso: string, now: number): string {
   const seconds = (new Date(iso).getTime() - now) / 1000
   const size = Math.abs(seconds)
   if (size < 45) return t('time.justNow')
-  if (size < 3600) return relative.format(Math.round(seconds / 60), 'minute')
-  if (size < 86_400) return relative.format(Math.round(seconds / 3600), 'hour')
-  if (size < 30 * 86_400) return relative.format(Math.round(seconds / 86_400), 'day')
-  return date.format(new Date(iso))
+  if (size < 3600) return relative().format(Math.round(seconds / 60), 'minute')
+  if (size < 86_400) return relative().format(Math.round(seconds / 3600), 'hour')
+  if (size < 30 * 86_400) return relative().format(Math.round(seconds / 86_400), 'day')
+  return date().format(new Date(iso))
 }
 
 export type EstimateLike = {
@@ -149,12 +192,12 @@ export function estimateText(estimate: EstimateLike, unit: EstimateUnit): Estima
   if (value === null || !Number.isFinite(value)) {
     return { value: DASH, range: null, why: t('estimate.undefined', { reason: reasonText(reason) }) }
   }
-  const digits = (x: number) => (unit === 'percent' ? (x * 100).toFixed(1) : fixed(x, 3))
+  const digits = (x: number) => (unit === 'percent' ? fixed(x * 100, 1) : fixed(x, 3))
   const shown = unit === 'percent' ? `${digits(value)} %` : digits(value)
   if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) {
     return { value: shown, range: null, why: reason ? t('estimate.noInterval', { reason: reasonText(reason) }) : null }
   }
-  return { value: shown, range: `[${digits(low)}, ${digits(high)}]`, why: null }
+  return { value: shown, range: interval(digits(low), digits(high)), why: null }
 }
 
 /** The first characters of a hash, enough to tell two apart by eye. */

@@ -2,7 +2,7 @@
 import { type PointerEvent, useId, useState } from 'react'
 import styles from 'src/ui/charts/BandChart.module.css'
 import { place, type Range, rangeOf, spread, ticks } from 'src/ui/charts/scale'
-import { DASH, day, measured } from 'src/ui/format'
+import { DASH, day, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { DataTable } from 'src/ui/widgets/DataTable'
@@ -27,7 +27,7 @@ type BandChartProps = {
 
 const COLOURS = ['--series-1', '--series-2', '--series-3', '--series-4', '--series-5']
 const DASHES = ['none', '6 4', '2 3', '10 3 2 3', '1 4']
-const DATES = { label: t('chart.time'), format: day }
+const dates = () => ({ label: t('chart.time'), format: day })
 /** Names of dates keep a quarter of the axis from each other. */
 const LABELS = 4
 /** More points than these are a line without dots. */
@@ -56,7 +56,7 @@ export function runs<T, S extends T>(points: readonly T[], has: (point: T) => po
 }
 
 export function BandChart(props: BandChartProps) {
-  const { title, marks = [], around = [], format = measured, over = DATES } = props
+  const { title, marks = [], around = [], format = measured, over = dates() } = props
   const series = props.series.map((one) => ({ ...one, points: one.points.toSorted((a, b) => a.at - b.at) }))
   const [table, setTable] = useState(false)
   const [at, setAt] = useState<number | null>(null)
@@ -119,7 +119,9 @@ function strokeOf(index: number) {
 
 function valueText(point: BandPoint | null, format: (value: number) => string): string {
   if (!point || !hasValue(point)) return DASH
-  return hasBand(point) ? `${format(point.value)} [${format(point.low)}, ${format(point.high)}]` : format(point.value)
+  return hasBand(point)
+    ? `${format(point.value)} ${interval(format(point.low), format(point.high))}`
+    : format(point.value)
 }
 
 type DrawingProps = Required<Omit<BandChartProps, 'title'>> & {

@@ -3,7 +3,7 @@ import 'uplot/dist/uPlot.min.css'
 import { useEffect, useId, useLayoutEffect, useMemo, useRef, useState } from 'react'
 import { align, type Curve, smooth } from 'src/ui/charts/curves'
 import styles from 'src/ui/charts/LineChart.module.css'
-import { measured, short } from 'src/ui/format'
+import { measured, tickText } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import uPlot from 'uplot'
@@ -13,13 +13,6 @@ const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3], [1, 4]]
 const TABLE_ROWS = 200
 /** Steps are whole: no tick between two of them. */
 const WHOLE_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6]
-
-function tickLabel(tick: number): string {
-  if (Math.abs(tick) < 1e-12) return '0'
-  if (Math.abs(tick) >= 1e4) return short(tick)
-  if (Math.abs(tick) < 1e-3) return Number(tick.toPrecision(4)).toExponential()
-  return String(Number(tick.toPrecision(6)))
-}
 
 type LineChartProps = {
   title: string
@@ -139,11 +132,11 @@ export function LineChart(props: LineChartProps) {
         series,
         bands: band ? [{ series: [2 * n + 2, 2 * n + 1], fill: faded(resolve(colourOf(0)), 0.14) }] : [],
         axes: [
-          { ...axis, size: 28, incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map(tickLabel) },
+          { ...axis, size: 28, incrs: WHOLE_STEPS, values: (_, ticks) => ticks.map(tickText) },
           {
             ...axis,
             size: 54,
-            values: (_, ticks) => ticks.map(tickLabel),
+            values: (_, ticks) => ticks.map(tickText),
           },
         ],
         legend: { show: false },

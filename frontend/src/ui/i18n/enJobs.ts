@@ -171,7 +171,6 @@ export const enJobs = {
   'compare.metric': 'Metric',
   'compare.finals': 'Final figures',
   'compare.finalsNote': 'The last so far where a job goes on. In brackets 95 % intervals, where there are any.',
-  'compare.range': '[{low}, {high}]',
   'compare.samples': 'The same prompts',
   'compare.samplesNote': 'What each job wrote at its last evaluation.',
   'compare.wroteNothing': 'Wrote nothing for it.',

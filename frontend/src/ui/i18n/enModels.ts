@@ -19,7 +19,8 @@ export const enModels = {
   'model.kind.reward': 'Reward model',
   'model.makeCurrent': 'Make current',
   'model.notCurrent': 'Not current any more',
-  'model.currentText': 'This is the {kind} that the project goes on from.',
+  'model.currentText.policy': 'This is the policy that the project goes on from.',
+  'model.currentText.reward': 'This is the reward model that the project goes on from.',
   'model.archive': 'Archive',
   'model.unarchive': 'Take out of the archive',
   'model.archivedText':
@@ -147,7 +148,6 @@ export const enModels = {
   'alarm.before': 'Last before it rang',
   'alarm.noBest': 'known once the run has ended',
   'alarm.noCheckpoint': 'none is kept',
-  'alarm.curves': 'See the curves',
   'alarm.said': '{who} acknowledged it',
   'alarm.somebody': 'Somebody who has left',
   'alarm.acknowledge': 'Acknowledge',

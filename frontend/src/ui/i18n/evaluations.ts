@@ -1,5 +1,2 @@
-/** Importing this brings the strings of its pages. */
-import { enEvaluations } from 'src/ui/i18n/enEvaluations'
-import { addMessages } from 'src/ui/i18n/t'
-
-addMessages(enEvaluations)
+/** Empty: the strings of all researchers' pages come with them (languages.ts). */
+export {}

@@ -1,5 +1,2 @@
-/** Importing this brings the strings of its pages. */
-import { enJobs } from 'src/ui/i18n/enJobs'
-import { addMessages } from 'src/ui/i18n/t'
-
-addMessages(enJobs)
+/** Empty: the strings of all researchers' pages come with them (languages.ts). */
+export {}

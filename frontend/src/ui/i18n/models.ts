@@ -1,5 +1,2 @@
-/** Importing this brings the strings of its pages. */
-import { enModels } from 'src/ui/i18n/enModels'
-import { addMessages } from 'src/ui/i18n/t'
-
-addMessages(enModels)
+/** Empty: the strings of all researchers' pages come with them (languages.ts). */
+export {}

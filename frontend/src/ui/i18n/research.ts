@@ -1,5 +1,2 @@
-/** Importing this brings the strings of the researcher's pages. */
-import { enProject } from 'src/ui/i18n/enProject'
-import { addMessages } from 'src/ui/i18n/t'
-
-addMessages(enProject)
+/** Empty: the strings of all researchers' pages come with them (languages.ts). */
+export {}

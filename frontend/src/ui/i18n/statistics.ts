@@ -1,5 +1,2 @@
-/** Importing this brings the strings of the statistics pages. */
-import { enStatistics } from 'src/ui/i18n/enStatistics'
-import { addMessages } from 'src/ui/i18n/t'
-
-addMessages(enStatistics)
+/** Empty: the strings of all researchers' pages come with them (languages.ts). */
+export {}

@@ -1,6 +1,5 @@
 /** What came of some votes, with links: snapshots that used them, jobs and models trained on those. */
 import type { Reach as Found, LineageJob, LineageModel, LineageSnapshot } from 'src/api/schema'
-import 'src/ui/i18n/models'
 import { t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
 import styles from 'src/ui/widgets/Reach.module.css'
