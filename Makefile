@@ -10,7 +10,7 @@ DEPLOY := WINNOW_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_url
 	WINNOW_TRUSTED_PROXIES=1 WINNOW_HOSTS=winnow.example.org WINNOW_DATABASE_URL=postgresql://winnow@postgres/winnow
 
 .PHONY: help run demo setup setup-dev frontend model test test-sqlite test-postgres check check-static check-frontend \
-	check-api bench budgets load prove faults backup restore format api
+	check-api bench budgets load prove faults backup restore format api screens
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -87,6 +87,9 @@ format: setup-dev  ## ruff and biome, in place
 	$(PY) -m ruff format $(CODE)
 	$(PY) -m ruff check --fix $(CODE)
 	$(PY) tools/frontend.py run format
+
+screens: setup-dev frontend  ## pictures of every page into docs/screens, with their list
+	$(PY) -m tests.e2e.screens $(ARGS)
 
 prove: setup-dev  ## 50 clients vote through 2,000 comparisons while the web is killed; prints what was lost (nothing)
 	$(PY) -m tests.services.hammer prove $(ARGS)

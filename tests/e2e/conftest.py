@@ -10,19 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import require_or_skip
-from tests.e2e.site import Site, manage, running_site
+from tests.e2e.site import CHROMIUM_FLAGS, Site, manage, running_site
 from tests.engine.tiny import tiny_model
 from winnow.env import BASE_DIR
-
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")

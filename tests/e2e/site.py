@@ -11,9 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.receiver import Receiver, receiver
 from training.management.commands.demo import Client
 from winnow.env import BASE_DIR, read_environment
 from winnow.supervisor import Group, programs, wait_until_serving
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +37,8 @@ class Site:
     group: Group
     email: str
     password: str
+    hook: str
+    """Where a webhook may send to: a server of this machine that takes everything."""
 
     def api(self) -> Client:
         """A client signed in as the owner."""
@@ -51,6 +64,11 @@ def manage(environ: dict[str, str], *arguments: str) -> str:
 @contextmanager
 def running_site(data_dir: Path) -> Iterator[Site]:
     """Migrate, make an owner, start everything; stop it all at the end."""
+    with receiver() as hook:
+        yield from _running(data_dir, hook)
+
+
+def _running(data_dir: Path, hook: Receiver) -> Iterator[Site]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -61,6 +79,7 @@ def running_site(data_dir: Path) -> Iterator[Site]:
         "WINNOW_PORT": str(port),
         "WINNOW_MODEL_ROOTS": str(data_dir),
         "WINNOW_LOG_FORMAT": "text",
+        "WINNOW_OUTBOUND": hook.endpoint,
         "DJANGO_SETTINGS_MODULE": "winnow.settings",
     }
     manage(environ, "migrate", "--verbosity", "0")
@@ -71,7 +90,9 @@ def running_site(data_dir: Path) -> Iterator[Site]:
     url = f"http://127.0.0.1:{port}"
     try:
         assert wait_until_serving(url, seconds=60, give_up=lambda: group.failure is not None), group.failure
-        yield Site(url=url, data_dir=data_dir, environ=environ, group=group, email=email, password=password)
+        yield Site(
+            url=url, data_dir=data_dir, environ=environ, group=group, email=email, password=password, hook=hook.url
+        )
     finally:
         group.stop()
         log.close()

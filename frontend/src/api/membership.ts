@@ -4,6 +4,7 @@ import { sessionQuery } from 'src/api/queries'
 
 export function useMembership(slug: string): {
   name: string
+  isMember: boolean
   canManage: boolean
   isOwner: boolean
   canAnnotate: boolean
@@ -14,6 +15,7 @@ export function useMembership(slug: string): {
   const project = user?.projects.find((entry) => entry.slug === slug)
   return {
     name: project?.name ?? slug,
+    isMember: project !== undefined,
     canManage: project?.role === 'manager' || project?.role === 'owner',
     isOwner: project?.role === 'owner',
     canResearch: project?.can_research ?? false,

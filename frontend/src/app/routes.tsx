@@ -1,12 +1,11 @@
 /** Addresses and the screens behind them, each loaded when first visited. */
-import { Compass } from 'lucide-react'
 import { type ComponentType, lazy, type ReactNode, Suspense } from 'react'
+import { useMembership } from 'src/api/membership'
 import Home from 'src/app/Home'
 import { researchStrings } from 'src/ui/i18n/languages'
 import { t } from 'src/ui/i18n/t'
-import { LinkButton } from 'src/ui/widgets/Button'
 import { Page } from 'src/ui/widgets/Page'
-import { Empty, Guard, SkeletonBoxes } from 'src/ui/widgets/States'
+import { Guard, Missing, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Redirect, Route, Switch, useLocation } from 'wouter'
 
 /** A page of the researchers', with the strings of all of them. */
@@ -62,6 +61,19 @@ function Waiting() {
       <SkeletonBoxes boxes={3} />
     </Page>
   )
+}
+
+function NotFound() {
+  return (
+    <Page title={t('notFound.title')} narrow>
+      <Missing />
+    </Page>
+  )
+}
+
+/** A project's pages are there for its members; to anybody else the address leads nowhere. */
+function Members({ slug, children }: { slug: string; children: ReactNode }) {
+  return useMembership(slug).isMember ? children : <NotFound />
 }
 
 function Research({ slug, children }: { slug: string; children: ReactNode }) {
@@ -132,7 +144,11 @@ export function Routes() {
       <Route path="/p/:slug">{({ slug }) => <Redirect to={`/p/${slug}/task`} replace />}</Route>
       {ANNOTATE.map(([path, screen]) => (
         <Route key={path} path={`/p/:slug${path}`}>
-          <Suspense fallback={null}>{screen}</Suspense>
+          {({ slug }) => (
+            <Members slug={slug ?? ''}>
+              <Suspense fallback={null}>{screen}</Suspense>
+            </Members>
+          )}
         </Route>
       ))}
       <Route path="/invite">
@@ -145,7 +161,11 @@ export function Routes() {
       </Route>
       {RESEARCH.map(([path, screen]) => (
         <Route key={path} path={`/r/:slug${path}`}>
-          {({ slug }) => <Research slug={slug ?? ''}>{screen}</Research>}
+          {({ slug }) => (
+            <Members slug={slug ?? ''}>
+              <Research slug={slug ?? ''}>{screen}</Research>
+            </Members>
+          )}
         </Route>
       ))}
       <Route path="/me">
@@ -159,13 +179,7 @@ export function Routes() {
         </Suspense>
       </Route>
       <Route>
-        <Page title={t('notFound.title')} narrow>
-          <Empty
-            icon={Compass}
-            title={t('notFound.text')}
-            action={<LinkButton href="/">{t('done.home')}</LinkButton>}
-          />
-        </Page>
+        <NotFound />
       </Route>
     </Switch>
   )

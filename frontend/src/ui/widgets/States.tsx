@@ -1,9 +1,9 @@
 /** Loading, empty, failed: what a screen shows when it has no rows. */
-import { CircleAlert, type LucideIcon } from 'lucide-react'
+import { CircleAlert, Compass, type LucideIcon } from 'lucide-react'
 import { Component, type ReactNode, useEffect, useState } from 'react'
 import { ApiError } from 'src/api/errors'
 import { t } from 'src/ui/i18n/t'
-import { Button } from 'src/ui/widgets/Button'
+import { Button, LinkButton } from 'src/ui/widgets/Button'
 import styles from 'src/ui/widgets/States.module.css'
 
 const WIDTHS = ['72%', '88%', '64%', '80%', '54%', '76%', '60%', '84%', '70%', '66%']
@@ -40,6 +40,15 @@ export function Empty({ icon: Icon, title, action, children }: EmptyProps) {
       {children && <p>{children}</p>}
       {action}
     </div>
+  )
+}
+
+/** An address without anything behind it: `what` could not be shown, or nothing is ever there. */
+export function Missing({ what }: { what?: string }) {
+  return (
+    <Empty icon={Compass} title={t('notFound.title')} action={<LinkButton href="/">{t('done.home')}</LinkButton>}>
+      {what ?? t('notFound.text')} {what && t('error.notFound')}
+    </Empty>
   )
 }
 
@@ -135,7 +144,10 @@ type QueryLike<T> = {
   refetch: () => unknown
 }
 
-/** The usual screen: skeleton, then data; stale data stays under a bar; an error with data keeps the data. */
+/**
+ * The usual screen: skeleton, then data; stale data stays under a bar; an error with data keeps the data. What is not
+ * there is no failure that a person could try again.
+ */
 export function Loaded<T>({
   query,
   what,
@@ -160,5 +172,6 @@ export function Loaded<T>({
     )
   }
   if (query.isPending && query.error === null) return skeleton ?? <Skeleton />
+  if (query.error instanceof ApiError && query.error.status === 404) return <Missing what={what} />
   return <ErrorPanel what={what} error={query.error} retry={() => void query.refetch()} />
 }
