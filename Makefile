@@ -89,7 +89,7 @@ format: setup-dev  ## ruff and biome, in place
 	$(PY) tools/frontend.py run format
 
 screens: setup-dev frontend  ## pictures of every page into docs/screens, with their list
-	$(PY) -m tests.e2e.screens $(ARGS)
+	$(PY) tools/screens.py $(ARGS)
 
 prove: setup-dev  ## 50 clients vote through 2,000 comparisons while the web is killed; prints what was lost (nothing)
 	$(PY) -m tests.services.hammer prove $(ARGS)

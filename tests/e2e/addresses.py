@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from tests.e2e.content import EMPTY, FULL, LEARN, Filled
+from tests.e2e.content import EMPTY, FULL, LEARN, PRACTISE, QUALIFY, Filled
 from winnow.env import BASE_DIR
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -56,8 +56,8 @@ ADDRESSES = (
     Address(pattern="/p/:slug/chat"),
     Address(pattern="/p/:slug/chat/:id", row="thread"),
     Address(pattern="/p/:slug/start", slug=LEARN),
-    Address(pattern="/p/:slug/practice", slug=LEARN),
-    Address(pattern="/p/:slug/qualification", slug=LEARN),
+    Address(pattern="/p/:slug/practice", slug=PRACTISE),
+    Address(pattern="/p/:slug/qualification", slug=QUALIFY),
     Address(pattern="/p/:slug/me"),
     Address(pattern="/r/:slug"),
     Address(pattern="/r/:slug/data"),

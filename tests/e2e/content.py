@@ -23,7 +23,8 @@ from training.management.commands.demo import Client
 from winnow.env import BASE_DIR
 
 SEED = 11
-FULL, EMPTY, HARD_TEXTS, LEARN, RANK, RATE = "helpfulness", "empty", "hard-texts", "newcomers", "ranking", "rating"
+FULL, EMPTY, HARD_TEXTS, RANK, RATE = "helpfulness", "empty", "hard-texts", "ranking", "rating"
+LEARN, PRACTISE, QUALIFY = "newcomers", "practice", "qualification"
 SOURCES = ("base-135m", "sft-1", "dpo-2")
 # What people see in each of the three, in logits.
 QUALITY = {"base-135m": 0.0, "sft-1": 1.3, "dpo-2": 1.7}
@@ -63,8 +64,10 @@ RATIONALES = (
 IMPORTED_PEOPLE = ("mori", "okafor", "lind", "haas", "ruiz")
 SECONDS_TO_WAIT = 420
 # Small enough for the tiny model to end in seconds, long enough for a curve.
-REWARD: dict[str, Any] = {"batch": {"pairs": 4, "epochs": 8}, "eval": {"prompts": 2, "every_steps": 8}, "seed": SEED}
-DPO: dict[str, Any] = {"batch": {"pairs": 4, "epochs": 6}, "eval": {"prompts": 2, "every_steps": 8}, "seed": SEED}
+REWARD: dict[str, Any] = {"batch": {"pairs": 4, "epochs": 6}, "eval": {"prompts": 1, "every": 12}, "seed": SEED}
+DPO: dict[str, Any] = {
+    "batch": {"pairs": 4, "epochs": 4}, "eval": {"prompts": 1, "every": 8, "max_new_tokens": 8}, "seed": SEED,
+}  # fmt: skip
 SAMPLING: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 16, "seed": SEED}
 
 
@@ -105,7 +108,7 @@ class Filler:
         round_ = self._of(
             "rounds", {"policies": [policy["id"]], "prompts": 3, "completions": 2, "name": "First look", **SAMPLING}
         )
-        self._until("a snapshot's worth of votes", lambda: self._of("snapshots/preview")["counts"]["total"] >= 20)
+        self._until("a snapshot's worth of votes", lambda: self._of("snapshots/preview")["preferences"] >= 20)
         shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
         snapshot = self._of("snapshots", {"name": "week 47", "shares": shares})
         reward, dpo = self._train(snapshot, policy)
@@ -179,9 +182,9 @@ class Filler:
         self._import("votes", votes, name="pilot votes.jsonl")
 
     def _past_vote(self, comparison: str, name: str, first: str, second: str) -> dict[str, Any]:
-        noise = 1.1 if name == "ruiz" else 0.6
+        noise = 1.8 if name == "ruiz" else 1.0
         lean = QUALITY[second] - QUALITY[first] + self._random.gauss(0, noise)
-        point = 3 if abs(lean) < 0.25 else (4 if lean < 1.2 else 5) if lean > 0 else (2 if lean > -1.2 else 1)
+        point = 3 if abs(lean) < 0.4 else (4 if lean < 1.2 else 5) if lean > 0 else (2 if lean > -1.2 else 1)
         at = self._now - timedelta(days=self._random.uniform(1, 20))
         return {
             "comparison_id": comparison, "annotator": name, "choice": "a" if point < 3 else "b" if point > 3 else "tie",
@@ -190,7 +193,7 @@ class Filler:
         }  # fmt: skip
 
     def _import_present(self) -> None:
-        """Comparisons that wait for votes, a file with bad lines, and one where they were skipped."""
+        """Comparisons that wait for votes, and a file whose bad lines were skipped."""
         rows = [
             _comparison(row, *pair, id=f"{row['id']}:now", overlap=3, priority=5)
             for row, pair in zip(answered(), [("sft-1", "dpo-2"), ("base-135m", "dpo-2")] * 7, strict=True)
@@ -199,7 +202,6 @@ class Filler:
                      name="second batch.jsonl")  # fmt: skip
         bad = [{"prompt": "Fine?"}, {"promt": "Misspelt."}, {"prompt": 7}]
         self._import("prompts", bad, name="hand-written.jsonl", more="&on_error=skip")
-        self._import("prompts", bad, name="hand-written, first try.jsonl")
 
     # --- people -------------------------------------------------------------------------------------------------------
 
@@ -330,17 +332,24 @@ class Filler:
         form = {"kind": "rating", "size": 2, "points": 5, "criteria": CRITERIA}
         api.call("POST", "projects", {"name": "Ratings", "slug": RATE, "overlap": 1, "form": form})
         self._import("comparisons", ranked(2), slug=RATE)
-        api.call(
-            "POST", "projects",
-            {"name": "Newcomers", "slug": LEARN, "overlap": 1, "guideline": GUIDELINE, "confirm_guideline": True,
-             "practice_items": 2, "qualification_items": 2},
-        )  # fmt: skip
+        for slug, name, steps in (
+            (LEARN, "Newcomers", {"confirm_guideline": True, "practice_items": 2, "qualification_items": 2}),
+            (PRACTISE, "Practice", {"practice_items": 2}),
+            (QUALIFY, "Qualification", {"qualification_items": 2}),
+        ):
+            self._learn(slug, name, steps)
+        self._api.call("POST", f"annotate/projects/{QUALIFY}/qualification", {})
+
+    def _learn(self, slug: str, name: str, steps: dict[str, Any]) -> None:
+        """A project that trains its people before they work, at the first of these steps."""
+        guideline = {"guideline": GUIDELINE} if "confirm_guideline" in steps else {}
+        self._api.call("POST", "projects", {"name": name, "slug": slug, "overlap": 1, **guideline, **steps})
         rows = [_comparison(row, "base-135m", "dpo-2", id=row["id"]) for row in answered()[:6]]
-        self._import("comparisons", rows, slug=LEARN)
-        waiting = self._of("comparisons?limit=100", slug=LEARN)["items"]
+        self._import("comparisons", rows, slug=slug)
+        waiting = self._of("comparisons?limit=100", slug=slug)["items"]
         for row, use in zip(waiting, ("practice", "practice", "qualification", "qualification"), strict=False):
             gold = {"comparison": row["id"], "answer": {"choice": "b"}, "use": use, "explanation": "A is careless."}
-            self._of("gold", gold, slug=LEARN)
+            self._of("gold", gold, slug=slug)
 
 
 def answered() -> list[dict[str, Any]]:

@@ -1,6 +1,4 @@
-"""Pictures of every page, drawn anew: `make screens` starts a site, fills it, and writes docs/screens with its list.
-
-    python -m tests.e2e.screens [--out DIR] [--only TEXT] [--full-page]
+"""Pictures of every page, for `make screens` (`tools/screens.py`): which, and how they are taken.
 
 The content is that of the browser tests (`content.py`), so what a picture shows is what they look at. Pictures are PNGs
 with a palette: a page has few colours, and a third of the bytes are enough.
@@ -260,7 +258,3 @@ def main() -> None:
     print(f"{len(camera.taken)} pictures, {size / 1e6:.1f} MB in {given.out}")
     if camera.problems:
         raise SystemExit("\n".join(["Pages had problems:", *camera.problems]))
-
-
-if __name__ == "__main__":
-    main()

@@ -54,6 +54,7 @@ export function Done({ slug, reason, votes, waiting, canUndo, onUndo, retry }: D
     <div className={styles.center}>
       <div className={styles.centerBox}>
         <Empty
+          page
           icon={ICONS[reason]}
           title={title}
           action={

@@ -272,6 +272,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
               <div className={styles.center}>
                 <div className={styles.centerBox}>
                   <ErrorPanel
+                    page
                     what={online ? t('task.queueFailed') : t('task.offline')}
                     error={state.error}
                     safe={unsent > 0 ? t('task.unsentSafe', { n: unsent }) : t('task.votesSafe')}

@@ -130,7 +130,7 @@ function Shown({ slug, given, label, over, children }: ShownProps) {
       <div className={taskStyles.screen}>
         <div className={taskStyles.center}>
           <div className={taskStyles.centerBox}>
-            <ErrorPanel what={t('task.queueFailed')} error={given.error} retry={given.next} />
+            <ErrorPanel page what={t('task.queueFailed')} error={given.error} retry={given.next} />
             <LinkButton href={`/p/${slug}/start`}>{t('training.back')}</LinkButton>
           </div>
         </div>
@@ -142,6 +142,7 @@ function Shown({ slug, given, label, over, children }: ShownProps) {
       <div className={taskStyles.screen}>
         <div className={taskStyles.center}>
           <Empty
+            page
             icon={GraduationCap}
             title={over}
             action={

@@ -28,15 +28,17 @@ export function SkeletonBoxes({ boxes = 3, height = 160 }: { boxes?: number; hei
   )
 }
 
-type EmptyProps = { icon: LucideIcon; title: string; action?: ReactNode; children?: ReactNode }
+type EmptyProps = { icon: LucideIcon; title: string; page?: boolean; action?: ReactNode; children?: ReactNode }
 
-export function Empty({ icon: Icon, title, action, children }: EmptyProps) {
+/** `page`: there is nothing else on the page, so this is its heading. */
+export function Empty({ icon: Icon, title, page, action, children }: EmptyProps) {
+  const Title = page ? 'h1' : 'div'
   return (
     <div className={styles.empty}>
       <span className={styles.emptyIcon}>
         <Icon size={22} aria-hidden="true" />
       </span>
-      <div className={styles.emptyTitle}>{title}</div>
+      <Title className={styles.emptyTitle}>{title}</Title>
       {children && <p>{children}</p>}
       {action}
     </div>
@@ -79,17 +81,19 @@ export function errorMessage(error: unknown): string {
   return error.message || t('error.refused', { code: error.code })
 }
 
-type ErrorPanelProps = { what: string; error: unknown; retry?: () => void; safe?: string }
+type ErrorPanelProps = { what: string; error: unknown; page?: boolean; retry?: () => void; safe?: string }
 
-export function ErrorPanel({ what, error, retry, safe }: ErrorPanelProps) {
+/** `page`: as of `Empty`. */
+export function ErrorPanel({ what, error, page, retry, safe }: ErrorPanelProps) {
+  const Title = page ? 'h1' : 'div'
   const api = error instanceof ApiError ? error : null
   const wait = useCountdown(retry ? (api?.retryAfter ?? null) : null, retry)
   return (
     <div className={styles.panel} role="alert">
-      <div className={styles.panelTitle}>
+      <Title className={styles.panelTitle}>
         <CircleAlert size={18} aria-hidden="true" />
         {what}
-      </div>
+      </Title>
       <p>
         {errorMessage(error)} {safe ?? t('error.nothingChanged')}
       </p>
