@@ -50,6 +50,7 @@ class Address:
 
 ADDRESSES = (
     Address(pattern="/"),
+    Address(pattern="/me"),
     Address(pattern="/invite", query="#{invitation}"),
     Address(pattern="/settings/tokens"),
     Address(pattern="/p/:slug/task"),

@@ -113,6 +113,7 @@ class Filler:
         snapshot = self._of("snapshots", {"name": "week 47", "shares": shares})
         reward, dpo = self._train(snapshot, policy)
         self._import_present()
+        self._give_gold()
         self._vote(people)
         self._judge_quality()
         self._connect()
@@ -251,14 +252,16 @@ class Filler:
             key=str(uuid.uuid4()),
         )  # fmt: skip
 
+    def _give_gold(self) -> None:
+        """Two of those that wait; not later, because what has votes cannot become gold in this way."""
+        waiting = [row for row in self._of("comparisons?limit=100")["items"] if row["votes_counted"] == 0]
+        for row in waiting[:2]:
+            gold = {"comparison": row["id"], "answer": {"choice": "a"}, "explanation": "B states something false."}
+            self._of("gold", {**gold, "use": "hidden"})
+
     def _judge_quality(self) -> None:
-        """Gold of each kind, a dispute, the figures of a person who was excluded."""
-        waiting = [row for row in self._of("comparisons?limit=100")["items"] if row["votes"] == 0]
-        for row, use in zip(waiting, ("hidden", "hidden"), strict=False):
-            gold = {"comparison": row["id"], "answer": {"choice": "a"}, "use": use,
-                    "explanation": "B states something false."}  # fmt: skip
-            self._of("gold", gold)
-        settled = [row for row in self._of("comparisons?limit=100")["items"] if row["votes"] == 3]
+        """Disputes, and a person who is excluded."""
+        settled = [row for row in self._of("comparisons?limit=100")["items"] if row["votes_counted"] == 3]
         self._of("adjudication/send", {"comparisons": [row["id"] for row in settled[:3]], "reason": "Votes are split."})
         members = {row["name"]: row["id"] for row in self._of("members")["items"]}
         self._of(f"members/{members['Cem']}/exclude", {"reason": "Answered without reading."})

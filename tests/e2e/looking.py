@@ -22,6 +22,9 @@ _RUN_AXE = """(async () => {
     `${id} (${impact}): ${node.target.join(' ')} | ${node.html.slice(0, 160)} | ${node.any.concat(node.all, node.none)
       .map(({ message }) => message).join(' ').slice(0, 300)}`))
 })()"""
+# A busy machine asks for nothing while it thinks, so the page itself must say that it is there: a heading, no skeleton.
+_IS_THERE = """() => document.querySelector('h1') !== null
+  && document.querySelector('[class*=_skeleton_], [class*=_boxes_], [class*=_ghost_]') === null"""
 # What is wider than the window, by the innermost elements that are; those in a box that scrolls by itself may be.
 _STICKING_OUT = """() => {
   const width = document.documentElement.clientWidth
@@ -103,10 +106,11 @@ class Looker:
         self.rest()
 
     def rest(self, seconds: float = 15) -> None:
-        """Wait until nothing has been asked for a moment; what streams or is polled does not hold it up for ever."""
+        """Wait until the page is there and has asked for nothing for a moment; polling cannot hold it up for ever."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if not self._open and time.monotonic() - self._changed_at > _QUIET_SECONDS:
+            is_quiet = not self._open and time.monotonic() - self._changed_at > _QUIET_SECONDS
+            if is_quiet and self.page.evaluate(_IS_THERE):
                 return
             self.page.wait_for_timeout(50)
 

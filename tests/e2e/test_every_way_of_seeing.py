@@ -86,7 +86,7 @@ def test_forced_colours_leave_every_state_visible(browser: Browser, site: Site, 
             looker.open(address)
             if address.endswith("/task"):
                 looker.page.wait_for_timeout(PAUSE_MS)
-                looker.page.get_by_role("radiogroup").first.get_by_role("radio").first.check(force=True)
+                looker.page.get_by_role("group", name="Truth").get_by_role("radio").first.check(force=True)
                 looker.page.keyboard.press("1")  # clarity is missing, so the choice stays on the screen
             assert looker.page.evaluate(_STATES) == [], address
             assert looker.sticks_out(1440) + looker.problems == []
@@ -165,7 +165,7 @@ def test_from_the_sign_in_to_five_votes_by_keyboard_alone_on_a_small_phone(
         page.wait_for_timeout(PAUSE_MS)
         assert phone.sticks_out(PHONE["width"], PHONE["height"]) == []
         for row in ("Truth", "Clarity"):
-            group = page.get_by_role("radiogroup", name=re.compile(row))
+            group = page.get_by_role("group", name=row, exact=True)
             while not group.evaluate("(group) => group.contains(document.activeElement)"):
                 tab_to(page, "")
             page.keyboard.press("Space")

@@ -26,7 +26,7 @@ import {
   Users,
   Webhook,
 } from 'lucide-react'
-import type { ReactNode } from 'react'
+import { type ReactNode, useLayoutEffect, useRef } from 'react'
 import { useMembership } from 'src/api/membership'
 import styles from 'src/app/Shell.module.css'
 import { type Key, t } from 'src/ui/i18n/t'
@@ -91,6 +91,11 @@ export default function ResearchFrame({ slug, children }: { slug: string; childr
   const [path] = useLocation()
   const { canResearch, canAdjudicate } = useMembership(slug)
   const base = `/r/${slug}`
+  const nav = useRef<HTMLElement>(null)
+  // biome-ignore lint/correctness/useExhaustiveDependencies: where the person went is in sight, however low it stands.
+  useLayoutEffect(() => {
+    nav.current?.querySelector('[aria-current]')?.scrollIntoView?.({ block: 'nearest', inline: 'nearest' })
+  }, [path])
   const groups = NAVIGATION.map(({ group, links }) => ({
     group,
     links: links.filter(([rest]) => (rest === ADJUDICATE ? canAdjudicate : canResearch)),
@@ -99,7 +104,7 @@ export default function ResearchFrame({ slug, children }: { slug: string; childr
     rest === '' ? path === base : path === base + rest || path.startsWith(`${base}${rest}/`)
   return (
     <div className={styles.frame}>
-      <nav className={styles.nav} aria-label={t('nav.label')}>
+      <nav ref={nav} className={styles.nav} aria-label={t('nav.label')}>
         <div>
           {groups.map(({ group, links }) => (
             <div key={group ?? 'top'}>

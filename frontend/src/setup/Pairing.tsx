@@ -100,7 +100,7 @@ function Planner({ slug, sources }: { slug: string; sources: Source[] }) {
     <Stack>
       <Columns width={360}>
         <Card title={t('pairing.strategy')}>
-          <ChoiceGroup legend={t('pairing.strategy')} error={errors.strategy}>
+          <ChoiceGroup titled legend={t('pairing.strategy')} error={errors.strategy}>
             {STRATEGIES.map((name) => (
               <ChoiceCard
                 key={name}

@@ -3,6 +3,7 @@ import { HandHelping, Pause, TrendingDown } from 'lucide-react'
 import { type ReactNode, useState } from 'react'
 import { useMembership } from 'src/api/membership'
 import { acknowledgeAlarm, actOnAlarm } from 'src/api/modelsApi'
+import { isOver } from 'src/api/queries'
 import type { Alarm, AlarmActionEnum, AlarmActRequest } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import styles from 'src/training/Alarms.module.css'
@@ -111,7 +112,10 @@ function facts(slug: string, alarm: Alarm): [string, ReactNode][] {
       ) : (
         <span className="muted">{none}</span>
       )
-    items.push([t('alarm.best'), at(best, t('alarm.noBest'))], [t('alarm.before'), at(before, t('alarm.noCheckpoint'))])
+    items.push(
+      [t('alarm.best'), at(best, t(isOver(job) ? 'alarm.noCheckpoint' : 'alarm.noBest'))],
+      [t('alarm.before'), at(before, t('alarm.noCheckpoint'))],
+    )
   }
   return items
 }

@@ -8,7 +8,7 @@ import { sessionQuery } from 'src/api/queries'
 import type { DownloadsEnum, ModelCard } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { flatten, shown } from 'src/training/config'
-import { figuresOf } from 'src/training/figures'
+import { figuresOf, parted } from 'src/training/figures'
 import { ModelLineage } from 'src/training/ModelLineage'
 import styles from 'src/training/Models.module.css'
 import { OfCeiling } from 'src/training/OfCeiling'
@@ -289,13 +289,14 @@ function FactsCard({ slug, model }: { slug: string; model: ModelCard }) {
 
 function FiguresCard({ model }: { model: ModelCard }) {
   const figures = figuresOf(model.metrics)
+  const { main, rest } = parted(figures)
   return (
     <Card title={t('model.figures')} note={figures.length > 0 && t('model.figuresNote')}>
       {figures.length === 0 ? (
         <p className="muted">{t('model.noFigures')}</p>
       ) : (
         <div className={styles.figures}>
-          {figures.map(({ name, value, low, high }) => (
+          {main.map(({ name, value, low, high }) => (
             <Stat
               key={name}
               label={name}
@@ -309,6 +310,25 @@ function FiguresCard({ model }: { model: ModelCard }) {
             />
           ))}
         </div>
+      )}
+      {rest.length > 0 && (
+        <details>
+          <summary className={styles.summary}>{t('model.moreFigures', { n: rest.length })}</summary>
+          <Facts
+            items={rest.map(({ name, value, low, high }) => [
+              name,
+              <span key={name} className="tabular">
+                {measured(value)}
+                {low !== null && high !== null && (
+                  <span className="muted">
+                    {' '}
+                    [{measured(low)}, {measured(high)}]
+                  </span>
+                )}
+              </span>,
+            ])}
+          />
+        </details>
       )}
     </Card>
   )

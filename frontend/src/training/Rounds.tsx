@@ -131,7 +131,7 @@ function RoundRow({ slug, round, canManage }: { slug: string; round: Round; canM
       )}
       {live && <Progress label={t('round.progress')} value={round.completions_done} max={round.completions_wanted} />}
       <RoundFigures round={round} live={live} />
-      {round.error && <p className={styles.error}>{round.error}</p>}
+      {round.status === 'failed' && round.error && <p className={styles.error}>{round.error}</p>}
       <RoundTools slug={slug} round={round} canManage={canManage} />
     </section>
   )

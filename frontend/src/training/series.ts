@@ -49,8 +49,20 @@ const SECONDARY = new Set(['data', 'memory', 'speed', 'time', 'gpu'])
 const SECONDARY_NAMES = new Set(['epoch', 'tokens', 'samples'])
 /** Groups written at evaluations only. */
 const SPARSE = new Set(['eval', 'rollout'])
-/** Counts and interval ends are told elsewhere, or are no curve. */
-const HIDDEN = new Set(['pairs', 'groups', 'accuracy_low', 'accuracy_high', 'vote_accuracy_low', 'vote_accuracy_high'])
+/** Counts are no curves. */
+const HIDDEN = new Set(['pairs', 'groups'])
+/** Ends of an interval go with the curve between them. */
+const ENDS = /_(low|high)$/
+/** Parts and helpers of another figure: shown on demand, as what tells of the machine is. */
+const DETAIL = new RegExp(
+  [
+    '^(accuracy|pairs|longer|preferred)_(length|longer|votes|overrated)',
+    '^(distinct|duplicate|calibration_noise)',
+    '^(ceiling|changed_pairs|length_slope|length_p95|temperature|advantage_std|ratio_max)',
+    '^kl_.',
+    '_top$',
+  ].join('|'),
+)
 
 const split = (name: string): [string, string] => {
   const slash = name.indexOf('/')
@@ -74,7 +86,7 @@ function rank(name: string): number {
 
 function isSecondary(name: string): boolean {
   const [group, last] = split(name)
-  return SECONDARY.has(group) || SECONDARY_NAMES.has(last)
+  return SECONDARY.has(group) || SECONDARY_NAMES.has(last) || DETAIL.test(last)
 }
 
 /** Where both ends are known: each is thinned on its own. */
@@ -100,6 +112,7 @@ export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] 
     const [group, last] = split(name)
     const curve = series.get(name)
     if (!curve || HIDDEN.has(last) || group === 'test') continue
+    if (ENDS.test(name) && series.has(name.replace(ENDS, ''))) continue
     // `time/step` alone would read as a step; the group belongs to its name.
     const title = SECONDARY.has(group) ? `${group} ${last}` : (TOGETHER[last] ?? last)
     byTitle.set(title, [...(byTitle.get(title) ?? []), curve])
@@ -107,16 +120,14 @@ export function charts(series: Series, metrics: readonly MetricInfo[]): Chart[] 
   return [...byTitle].map(([title, curves]) => {
     const first = curves[0]
     const metric = first && known.get(first.name)
-    const low = series.get('eval/accuracy_low')
-    const high = series.get('eval/accuracy_high')
-    const banded = title === 'accuracy' && first?.name === 'eval/accuracy' && low && high
+    const [low, high] = [series.get(`${first?.name}_low`), series.get(`${first?.name}_high`)]
     return {
       title: readable(title),
       secondary: first !== undefined && isSecondary(first.name),
       unit: metric?.unit ?? '',
       help: metric?.help ?? '',
       curves: curves.map((curve) => ({ ...curve, sparse: SPARSE.has(split(curve.name)[0]) })),
-      ...(banded ? { band: bandOf(low, high) } : {}),
+      ...(low && high ? { band: bandOf(low, high) } : {}),
     }
   })
 }

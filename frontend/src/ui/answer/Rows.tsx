@@ -66,7 +66,7 @@ function Row({ row, onAnswer }: { row: RowSpec; onAnswer: RowsProps['onAnswer'] 
           </span>
         )}
         {row.options.map(({ value, label, text }) => (
-          <label key={value} className={styles.point} title={label}>
+          <label key={value} className={styles.point} data-apart={value === NOT_APPLICABLE || undefined} title={label}>
             <input
               type="radio"
               name={id}

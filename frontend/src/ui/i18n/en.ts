@@ -738,7 +738,10 @@ export const en = {
   'run.noCurves': 'This job wrote no metrics',
   'run.smoothing': 'Smoothing',
   'run.rows': { one: '{n} row of metrics', other: '{n} rows of metrics' },
-  'run.moreCharts': { one: '{n} more: machine, clock and data', other: '{n} more: machine, clock and data' },
+  'run.moreCharts': {
+    one: '{n} more: details, machine, clock and data',
+    other: '{n} more: details, machine, clock and data',
+  },
   'run.samplesFailed': "Couldn't load the samples.",
   'run.noSamplesYet': 'No samples yet',
   'run.noSamples': 'This job wrote no samples',

@@ -50,6 +50,7 @@ export const enModels = {
   'model.verifyFailed': 'The files could not be verified.',
   'model.figures': 'Figures',
   'model.figuresNote': 'Of the checkpoint that it was made from, as its job measured them.',
+  'model.moreFigures': { one: '{n} more figure', other: '{n} more figures' },
   'model.noFigures': 'It came from outside, so nothing was measured here.',
   'model.training': 'Training',
   'model.noTraining': 'It came from outside: it was registered as given.',

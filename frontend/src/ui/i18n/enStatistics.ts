@@ -23,7 +23,7 @@ export const enStatistics = {
   'agreementPage.restsOnCounts':
     '{votes} votes of {people} annotators on {comparisons} comparisons; intervals over {prompts} prompts',
   'agreementPage.skipped': 'Skipped',
-  'agreementPage.skippedCounts': '{skipped} tasks, of which {unsure} could not be judged',
+  'agreementPage.skippedCounts': '{skipped}, of which {unsure} could not be judged',
 
   'ceiling.title': 'Human ceiling',
   'ceiling.note': 'No reward model can agree with single votes more often than this.',

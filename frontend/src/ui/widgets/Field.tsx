@@ -98,10 +98,13 @@ export function ChoiceCard({ kind, label, note, ...rest }: ChoiceProps) {
   )
 }
 
-export function ChoiceGroup({ legend, error, children }: { legend: string; error?: string; children: ReactNode }) {
+type GroupProps = { legend: string; titled?: boolean; error?: string; children: ReactNode }
+
+/** `titled`: a heading above says the same, so the legend is for those who hear the page. */
+export function ChoiceGroup({ legend, titled, error, children }: GroupProps) {
   return (
     <fieldset>
-      <legend className={styles.legend}>{legend}</legend>
+      <legend className={titled ? 'visually-hidden' : styles.legend}>{legend}</legend>
       <div className={styles.choices}>{children}</div>
       {error && (
         <div className={styles.error} role="alert">
