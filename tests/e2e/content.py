@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.e2e.site import Site
 from tests.e2e.texts import HARD, ranked
+from tests.engine.tiny import tiny_model
 from training.management.commands.demo import Client
 from winnow.env import BASE_DIR
 
@@ -68,6 +69,12 @@ REWARD: dict[str, Any] = {"batch": {"pairs": 4, "epochs": 6}, "eval": {"prompts"
 DPO: dict[str, Any] = {
     "batch": {"pairs": 4, "epochs": 4}, "eval": {"prompts": 1, "every": 8, "max_new_tokens": 8}, "seed": SEED,
 }  # fmt: skip
+REWARD_JOB = {
+    "method": "reward", "config": REWARD, "title": "Reward model of week 47", "promote_as": "helpful-rm-1",
+}  # fmt: skip
+DPO_JOB = {
+    "method": "dpo", "config": DPO, "title": "DPO on week 47", "promote_as": "helpful-dpo-1", "make_current": True,
+}  # fmt: skip
 SAMPLING: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 16, "seed": SEED}
 
 
@@ -93,8 +100,8 @@ class Filler:
         self._api = site.api()
         self._random = random.Random(SEED)
 
-    def fill(self) -> Filled:
-        """Everything; the jobs run while people vote."""
+    def fill(self, *, tuned: bool = False) -> Filled:
+        """Everything; the jobs run while people vote. `tuned`: also a policy by DPO, which takes longest."""
         api = self._api
         api.call("POST", "projects", {"name": "Empty", "slug": EMPTY})
         api.call(
@@ -102,36 +109,35 @@ class Filler:
             {"name": "Helpfulness v3", "slug": FULL, "overlap": 3, "guideline": GUIDELINE, "form": FORM,
              "question": "Which response is more helpful?", "gold_share": 0.1},
         )  # fmt: skip
-        (policy,) = [row for row in self._of("models")["items"] if row["kind"] == "policy"]
+        policy = next(row["id"] for row in self._of("models")["items"] if row["kind"] == "policy")
         self._import_past()
         people = {name: self._join(FULL, name) for name in ("ann", "ben", "cem", "ada")}
-        round_ = self._of(
-            "rounds", {"policies": [policy["id"]], "prompts": 3, "completions": 2, "name": "First look", **SAMPLING}
-        )
+        self._of("rounds", {"policies": [policy], "prompts": 3, "completions": 2, "name": "First look", **SAMPLING})
         self._until("a snapshot's worth of votes", lambda: self._of("snapshots/preview")["preferences"] >= 20)
         shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
-        snapshot = self._of("snapshots", {"name": "week 47", "shares": shares})
-        reward, dpo = self._train(snapshot, policy)
+        snapshot = self._of("snapshots", {"name": "week 47", "shares": shares})["id"]
+        jobs = self._train(snapshot, policy, [REWARD_JOB, DPO_JOB] if tuned else [REWARD_JOB])
+        failed = self._fail(snapshot, policy)
         self._import_present()
         self._give_gold()
         self._vote(people)
         self._judge_quality()
         self._connect()
-        failed = self._fail(snapshot, policy)
-        self._until("the round", lambda: self._ended(round_["job"]))
-        for job in (reward, dpo, failed):
-            self._until("training", lambda job=job: self._ended(job))
-        tuned = self._until("the promotion", lambda: self._model("helpful-dpo-1"))
-        judge = self._until("the promotion", lambda: self._model("helpful-rm-1"))
-        evaluation = self._evaluate(tuned, policy["id"], judge)
-        thread = self._chat(policy["id"])
         self._others()
-        self._until("the evaluation", self._all_ended)
+        judge = self._until("the promotion", lambda: self._model(REWARD_JOB["promote_as"]))
+        if tuned:
+            other = self._until("the promotion", lambda: self._model(DPO_JOB["promote_as"]))
+        else:
+            directory = tiny_model(self._site.data_dir / "tiny-2", seed=2)
+            other = self._of("models", {"name": "tiny-2", "path": str(directory)})["id"]
+        evaluation = self._evaluate(other, policy, judge)
+        thread = self._chat(policy)
+        self._until("the jobs", self._all_ended)
         self._until("the alarms", lambda: self._of("alarms")["items"])
-        secret = self._invite(FULL, "viewer")
         return Filled(
-            snapshot=snapshot["id"], job=dpo, failed_job=failed, other_job=reward, model=tuned, evaluation=evaluation,
-            thread=thread, invitation=secret,
+            snapshot=snapshot, job=jobs[-1], failed_job=failed, other_job=failed if len(jobs) == 1 else jobs[0],
+            model=other if tuned else judge, evaluation=evaluation, thread=thread,
+            invitation=self._invite(FULL, "viewer"),
         )  # fmt: skip
 
     # --- the API ------------------------------------------------------------------------------------------------------
@@ -154,9 +160,6 @@ class Filler:
                 return found
             time.sleep(0.5)
         raise AssertionError(f"{what}: not there within {SECONDS_TO_WAIT} s")
-
-    def _ended(self, job: str) -> bool:
-        return self._of(f"jobs/{job}")["status"] in {"succeeded", "failed", "cancelled"}
 
     def _all_ended(self) -> bool:
         return all(row["status"] in {"succeeded", "failed", "cancelled"} for row in self._of("jobs")["items"])
@@ -279,20 +282,15 @@ class Filler:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def _train(self, snapshot: Any, policy: Any) -> tuple[str, str]:
-        rows = {"snapshot": snapshot["id"], "model": policy["id"]}
-        jobs = [
-            {"method": "reward", "config": REWARD, "title": "Reward model of week 47", "promote_as": "helpful-rm-1"},
-            {"method": "dpo", "config": DPO, "title": "DPO on week 47", "promote_as": "helpful-dpo-1",
-             "make_current": True},
-        ]  # fmt: skip
+    def _train(self, snapshot: str, policy: str, jobs: list[dict[str, Any]]) -> list[str]:
+        rows = {"snapshot": snapshot, "model": policy}
         made = self._of("jobs/chain", {"jobs": [job | rows for job in jobs]})
         by_method = {row["method"]: row["id"] for row in made["items"]}
-        return by_method["reward"], by_method["dpo"]
+        return [by_method[job["method"]] for job in jobs]
 
-    def _fail(self, snapshot: Any, policy: Any) -> str:
+    def _fail(self, snapshot: str, policy: str) -> str:
         """A run that diverges, which rings an alarm; and one that was cancelled while it waited."""
-        body = {"method": "dpo", "snapshot": snapshot["id"], "model": policy["id"], "title": "DPO, far too fast"}
+        body = {"method": "dpo", "snapshot": snapshot, "model": policy, "title": "DPO, far too fast"}
         config = {**DPO, "optim": {"learning_rate": 10.0}}
         failed: str = self._of("jobs", {**body, "config": config})["id"]
         other = self._of("jobs", {**body, "config": DPO, "title": "Not needed"})["id"]

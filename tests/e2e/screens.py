@@ -247,7 +247,7 @@ def main() -> None:
         running_site(Path(directory)) as site,
     ):
         manage(site.environ, "register_model", "tiny", str(tiny_model(Path(directory) / "tiny")))
-        filled = Filler(site).fill()
+        filled = Filler(site).fill(tuned=True)
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         camera = Camera(given.out, only=given.only, full_page=given.full_page, darkroom=browser.new_page())
         take_all(browser, site, filled, camera)
