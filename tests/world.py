@@ -53,12 +53,14 @@ from annotation.models import (
 from annotation.pairing import Pair
 from annotation.voting import record_vote
 from tests import builders
+from training import playground
 from training.alarms import raise_alarm
 from training.evaluation import JudgeSpec, start_evaluation
 from training.jobs import submit
 from training.launching import launch
 from training.models import (
     Alarm,
+    AnswerState,
     Checkpoint,
     Evaluation,
     Job,
@@ -67,6 +69,7 @@ from training.models import (
     ModelKind,
     ModelSource,
     ModelVersion,
+    PlaygroundQuestion,
     Round,
     Run,
     RunMetric,
@@ -125,6 +128,7 @@ class World:
     failed: Job
     alarm: Alarm
     evaluation: Evaluation
+    question: PlaygroundQuestion
     hook: Webhook
     delivery: Delivery
     invitation: Invitation
@@ -168,6 +172,7 @@ class World:
             },
             "votes_lineage": self.voted["olga"].public_id,
             **{f"evaluations_{verb}": self.evaluation.public_id for verb in ("show", "judge")},
+            **{f"playground_{verb}": self.question.public_id for verb in ("show", "stop", "send")},
             **{f"alarms_{verb}": self.alarm.public_id for verb in ("show", "acknowledge", "act")},
             "prompts_lineage": self.comparisons[0].prompt.public_id,
             "snapshots_lineage": self.snapshot.public_id,
@@ -225,6 +230,10 @@ class World:
                 "judges": [{"kind": "people"}],
             },
             "evaluations_judge": {"kind": "reward", "model": str(self.foreign[0].public_id)},
+            "playground_ask": {
+                "messages": [{"role": "user", "content": "Hello?"}], "policies": [str(self.policy.public_id)],
+            },
+            "playground_send": {"overlap": 1},
             "alarms_acknowledge": {"note": "The data are short."},
             "alarms_act": {"action": "pause"},
             "models_register": {"name": "m", "path": "/nowhere"},
@@ -329,6 +338,7 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     failed = _failed_job(project, snapshot, policy, mark, now)
     alarm = _alarm(queued, mark, now)
     evaluation = _evaluation(project, policy, mark, now)
+    question = _question(project, policy, people["olga"], mark, now)
     ImportBatch.objects.create(project=project, kind="votes", name=mark("import name"), created_by=people["olga"])
     AuditEvent.objects.create(project=project, action="x", target=mark("audit target"), details={"note": mark("audit")})
     hook = Webhook.objects.create(
@@ -346,9 +356,9 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     elsewhere.save()
     return World(
         project=project, people=people, leased=leased, voted=voted, comparisons=comparisons, snapshot=snapshot,
-        policy=policy, round=round_, queued=queued, failed=failed, alarm=alarm, evaluation=evaluation, hook=hook,
-        delivery=delivery, invitation=invitation, secret=secret, chats=chats, disputed=disputed, gold=gold,
-        practised=practised, told=told, foreign=[reward, origin, elsewhere],
+        policy=policy, round=round_, queued=queued, failed=failed, alarm=alarm, evaluation=evaluation,
+        question=question, hook=hook, delivery=delivery, invitation=invitation, secret=secret, chats=chats,
+        disputed=disputed, gold=gold, practised=practised, told=told, foreign=[reward, origin, elsewhere],
     )  # fmt: skip
 
 
@@ -363,6 +373,17 @@ def _evaluation(project: Project, policy: ModelVersion, mark, now) -> Evaluation
     )  # fmt: skip
     judge = {"url": f"https://{mark('judge').replace(' ', '-')}", "model": mark("judge model"), "prompt": None}
     Verdict.objects.create(evaluation=made, kind=JudgeKind.JUDGE, judge=judge)
+    return made
+
+
+def _question(project, policy, olga, mark, now) -> PlaygroundQuestion:
+    """What olga asked the playground, answered twice and not yet sent to annotators."""
+    asked = [{"role": "user", "content": mark("playground prompt")}]
+    made = playground.ask(project=project, messages=asked, policies=[policy], completions=2, by=olga, now=now)
+    for answer in made.answers.all():
+        text = mark(f"playground answer {answer.index}")
+        done = {"state": AnswerState.DONE, "text": text, "tokens": 3, "logprob": -98765.4321, "finish": "end"}
+        made.answers.filter(pk=answer.pk).update(**done)
     return made
 
 

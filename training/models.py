@@ -1,4 +1,5 @@
-"""The rows of training: snapshots, jobs, workers, runs, checkpoints, registered models, rounds, evaluations, alarms.
+"""The rows of training: snapshots, jobs, workers, runs, checkpoints, registered models, rounds, evaluations, the
+playground, alarms.
 
 A job is the request and the only mutable state machine (`training.jobs` holds its transitions); a run is one attempt, a
 fact that is closed once. Snapshots, runs and checkpoints are never edited. Of a registered model only what people say
@@ -382,6 +383,63 @@ class Verdict(models.Model):
     job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="verdict")
     result = models.JSONField(null=True, help_text="Figures, and by prompt who won; null until the job has ended.")
     created_at = models.DateTimeField(default=timezone.now)
+
+
+class PlaygroundSession(models.Model):
+    """A `serve` job that keeps models loaded for a project's playground. Once it is closed nothing more is asked."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="playground_sessions")
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="playground_session")
+    closed_at = models.DateTimeField(null=True)
+
+
+class PlaygroundQuestion(models.Model):
+    """What a researcher asked of some policies, and whether the completions were sent to annotators."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="playground_questions")
+    session = models.ForeignKey(PlaygroundSession, on_delete=models.PROTECT, related_name="questions")
+    messages = models.JSONField(help_text='[{"role": "user", "content": "…"}, …]')
+    completions = models.PositiveSmallIntegerField(help_text="Of each policy.")
+    sampling = models.JSONField(help_text="temperature, top_p, max_new_tokens, seed.")
+    reward = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+    stopped_at = models.DateTimeField(null=True)
+    sent_at = models.DateTimeField(null=True, help_text="When its completions became comparisons.")
+    sent_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+
+
+class AnswerState(models.TextChoices):
+    """Where an answer of the playground stands."""
+
+    WAITING = "waiting"
+    WRITING = "writing"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class PlaygroundAnswer(models.Model):
+    """What one policy writes for a question, as it grows. `error` says why it failed."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    question = models.ForeignKey(PlaygroundQuestion, on_delete=models.CASCADE, related_name="answers")
+    model = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    index = models.PositiveSmallIntegerField()
+    state = models.CharField(max_length=7, choices=AnswerState, default=AnswerState.WAITING)
+    text = models.TextField(blank=True)
+    tokens = models.PositiveIntegerField(default=0)
+    logprob = models.FloatField(null=True, help_text="Σ log π(y | x) of its policy, nats; null until it is done.")
+    score = models.FloatField(null=True, help_text="What the question's reward model said.")
+    finish = models.CharField(max_length=6, blank=True, help_text="Of `annotation.models.Finish`, when it is done.")
+    error = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["question", "model", "index"], name="playground_answer_once")]
+        indexes = [
+            models.Index(fields=["question"], condition=Q(state__in=["waiting", "writing"]), name="playground_open")
+        ]
 
 
 class Alarm(models.Model):

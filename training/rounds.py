@@ -213,7 +213,7 @@ def start_round(
             created_by=by,
         )
         for model, own in zip(policies, plans, strict=True):
-            RoundPolicy.objects.create(round=made, model=model, source=_source(project, model), **asdict(own))
+            RoundPolicy.objects.create(round=made, model=model, source=source_of(project, model), **asdict(own))
         if by is not None:
             audit(project=project, by=by, action="round.started", target=str(made.public_id), now=now, prompts=wanted)
     return made
@@ -322,7 +322,7 @@ def _check_known(name: str, ids: Sequence[str], rows: QuerySet[Any]) -> None:
         raise Invalid(f"{name}: this project has no {missing[0]}", details={name: [f"unknown: {', '.join(missing)}"]})
 
 
-def _source(project: Project, model: ModelVersion) -> Source:
+def source_of(project: Project, model: ModelVersion) -> Source:
     """The source of a policy: one a model, also where a model of the site and one of the project share a name."""
     known = Source.objects.filter(project=project, kind=SourceKind.POLICY, model_id=model.public_id).first()
     if known is not None:

@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, InternalError, OperationalError, close_old_connections, connection
@@ -32,13 +32,14 @@ from django.utils import timezone
 
 from annotation.errors import DomainError
 from annotation.redaction import redact
-from training import attempts, devices, endings, evaluation, jobs, processes, registry, rounds
+from training import attempts, devices, endings, evaluation, jobs, playground, processes, registry, rounds
 from training import inputs as job_inputs
 from training.engine.config import to_dict
 from training.engine.errors import ConfigError, SnapshotError
 from training.ingestion import Ingestion, LeaseLost
 from training.jobs import Claim, Ending, Order, Outcome
-from training.models import Checkpoint, Job, JobStatus, Run, Verdict
+from training.models import Checkpoint, Job, JobStatus, PlaygroundSession, Run, Verdict
+from training.playground_relay import Relay
 
 SLOW_STEPS = 20  # so many times the median step without a new one is a hang
 _COMMANDS = frozenset({"sample", "convert", "score", "judge", "evaluate", "serve"})  # every other method is for `run`
@@ -65,6 +66,17 @@ class Timing:
     hang_seconds: float = 600.0
 
 
+class Exchange(Protocol):
+    """What passes between rows and a child while it runs, beyond what every run writes."""
+
+    def exchange(self, *, is_last: bool = False) -> None: ...
+
+
+def no_exchange(claim: Claim, job: Job, directory: Path) -> Exchange | None:
+    """Of a job that only writes."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hooks:
     """What a job means, apart from running it: its inputs as paths, its command, what becomes of its output."""
@@ -73,6 +85,7 @@ class Hooks:
     command: Callable[[Job, Path, Path | None, float], Sequence[str]]
     ingest_completions: Callable[[Job, list[dict[str, Any]]], object]
     register_result: Callable[[Job, Run, Path], object]
+    open_exchange: Callable[[Claim, Job, Path], Exchange | None] = no_exchange
 
 
 # --- what production does ---------------------------------------------------------------------------------------------
@@ -85,7 +98,12 @@ def production_hooks() -> Hooks:
         command=engine_command,
         ingest_completions=_ingest_completions,
         register_result=_register_result,
+        open_exchange=_open_exchange,
     )
+
+
+def _open_exchange(claim: Claim, job: Job, directory: Path) -> Exchange | None:
+    return Relay(claim, job, directory) if PlaygroundSession.objects.filter(job=job).exists() else None
 
 
 def _register_result(job: Job, run: Run, directory: Path) -> None:
@@ -134,6 +152,8 @@ def build_request(job: Job, directory: Path) -> dict[str, Any]:
             }
         case "score" | "judge" if Verdict.objects.filter(job=job).exists():
             inputs = evaluation.write_inputs(job, directory)
+        case "serve" if PlaygroundSession.objects.filter(job=job).exists():
+            inputs = {"models": playground.engine_models(job)}
         case _:
             inputs = job_inputs.engine_inputs(job, directory)
     request = to_dict(jobs.checked(jobs.with_inputs(job.config, inputs)))
@@ -228,6 +248,7 @@ class _Attempt:
             store_completions=hooks.ingest_completions,
             say=say,
         )
+        self._exchange: Exchange | None = None
         self._child: processes.Child | None = None
         now = time.monotonic()
         self._next_beat_at = now + timing.heartbeat_seconds
@@ -290,6 +311,7 @@ class _Attempt:
         resume = self._resume()
         request = self._hooks.build_request(self._job, self._directory)
         (self._directory / "request.json").write_text(json.dumps(request, indent=1, ensure_ascii=False) + "\n")
+        self._exchange = self._hooks.open_exchange(self._claim, self._job, self._directory)
         self._keep_alive()
         self._child = processes.Child(
             self._hooks.command(self._job, self._directory, resume, self._timing.lease_seconds),
@@ -366,6 +388,7 @@ class _Attempt:
                 self._stop_if_asked(child)
                 self._kill_if_overdue(child)
                 self._ingest_if_due()
+                self._exchange_if_due()
         child.kill()  # sweeps what it may have left in its group
         return code
 
@@ -378,6 +401,15 @@ class _Attempt:
             log.warning("job %s: rows wait, the database does not answer (%s)", self._job.pk, error)
             close_old_connections()
         self._next_ingest_at = time.monotonic() + self._timing.ingest_seconds
+
+    def _exchange_if_due(self) -> None:
+        if self._exchange is None:
+            return
+        try:
+            self._exchange.exchange()
+        except _AWAY as error:
+            log.warning("job %s: questions wait, the database does not answer (%s)", self._job.pk, error)
+            close_old_connections()
 
     def _keep_alive(self) -> None:
         """The heartbeat, when it is due: renew the lease, and only then feed the child. Call it often.
@@ -461,6 +493,8 @@ class _Attempt:
     def _conclude(self, code: int) -> JobStatus | None:
         """Together: a job must not end before all that its child wrote is stored."""
         self._files.read()
+        if self._exchange is not None:
+            self._exchange.exchange(is_last=True)
         return self._settle(code)
 
     def _settle(self, code: int) -> JobStatus | None:

@@ -19,6 +19,7 @@ from tests.engine.engine_runs import PATIENCE_SECONDS, ROOT, lines_of, result_of
 from tests.engine.tiny import tiny_model
 from training.engine import models, sampling, serving
 from training.engine.config import ServeConfig, parse_config
+from training.engine.errors import ConfigError
 from training.engine.mailbox import BadQuestion, read_question
 from training.engine.sampling import Completion, Prompt
 from training.engine.sections import Weights
@@ -390,3 +391,49 @@ def test_a_stop_before_the_first_question_is_a_stop(place: Path, tmp_path: Path)
     config = parse_config({"method": "serve", "models": {"base": str(place)}})
     assert isinstance(config, ServeConfig)
     assert serving.run(config, tmp_path, resume=None, supervision=supervision)["status"] == "stopped"
+
+
+# --- several policies -------------------------------------------------------------------------------------------------
+
+
+def test_several_policies_answer_side_by_side_with_a_score_and_one_that_is_broken_says_so(
+    place: Path, tmp_path: Path
+) -> None:
+    reward = tiny_model(tmp_path / "reward", seed=1, reward=True)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    named = {"one": place, "other": tiny_model(tmp_path / "other", seed=5), "broken": broken}
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in named:
+        (out / name).mkdir()
+        _ask(out / name, "q", seed=7, index=0)
+        _ask(out / name, "again", seed=7, index=0)
+        _ask(out / name, "second", seed=7, index=1)
+    (out / "end").touch()
+    config = parse_config(
+        {
+            "method": "serve",
+            "models": {
+                "policies": [{"name": name, "path": str(path)} for name, path in named.items()],
+                "reward": str(reward),
+            },
+        }
+    )
+    assert isinstance(config, ServeConfig)
+    result = serving.run(config, out, resume=None, supervision=Supervision())
+    assert (result["status"], result["reason"], result["step"]) == ("done", "the end was asked for", 9)
+    assert set(result["lineage"]["models"]) == {"one", "other", "reward"}
+    for name in ("one", "other"):
+        assert _tokens(out / name, "q") == _tokens(out / name, "again") != _tokens(out / name, "second")
+        assert isinstance(_answer(out / name, "q")[-1]["score"], float)
+    assert _tokens(out / "one", "q") != _tokens(out / "other", "q")
+    assert _answer(out / "broken", "q")[-1]["error"]["code"] == "no_model"
+
+
+@pytest.mark.parametrize("given", [{}, {"base": "x", "policies": [{"name": "a", "path": "y"}]},
+                                   {"policies": [{"name": "../a", "path": "y"}]},
+                                   {"policies": [{"name": "a", "path": "y"}] * 2}])  # fmt: skip
+def test_models_to_serve_are_one_or_several_by_name(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        parse_config({"method": "serve", "models": given})

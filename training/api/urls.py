@@ -15,6 +15,7 @@ from training.api import (
     methods,
     models,
     overview,
+    playground,
     rounds,
     schedules,
     snapshots,
@@ -52,4 +53,5 @@ urlpatterns = [
     *alarms.urlpatterns,
     *schedules.urlpatterns,
     *evaluations.urlpatterns,
+    *playground.urlpatterns,
 ]

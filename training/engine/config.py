@@ -9,6 +9,7 @@ options of all methods are in it: a reader looks for an option here and nowhere 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -1017,11 +1018,38 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServedPolicyConfig:
+    name: str
+    """The directory below DIR where its questions and answers lie: letters, digits, - and _."""
+    path: str
+    """Model directory."""
+
+    def __post_init__(self) -> None:
+        is_name = re.fullmatch(r"[A-Za-z0-9_-]{1,100}", self.name) is not None
+        require(is_name, "name", self.name, "must be letters, digits, - and _")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeModelsConfig:
+    base: str | None = None
+    """Directory of the only policy, whose questions lie in DIR itself."""
+    policies: tuple[ServedPolicyConfig, ...] = ()
+    """In its place several, each with a directory of its own; one that cannot be loaded says so to each question."""
+    reward: str | None = None
+    """Directory of a reward model that scores every completion; null: none."""
+
+    def __post_init__(self) -> None:
+        names = [policy.name for policy in self.policies]
+        require(bool(self.base) != bool(names), "base", self.base, "must be set, or policies, and not both")
+        require(len(set(names)) == len(names), "policies", names, "must have distinct names")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
-    """A policy that stays loaded and answers questions from a directory (`serving.py`)."""
+    """Policies that stay loaded and answer questions from a directory (`serving.py`)."""
 
     method: Literal["serve"] = "serve"
-    models: ModelsConfig
+    models: ServeModelsConfig
     weights: Weights = Weights.FP32
     idle_seconds: float = 300.0
     """Without a question for so long it ends."""

@@ -1,14 +1,17 @@
 """Questions of a directory and their answers: what `serve` and its clients write to each other. No torch here.
 
-    DIR/in/<id>.json      {messages, max_new_tokens, temperature, top_p, seed}; all but messages may be left out
+    DIR/in/<id>.json      {messages, max_new_tokens, temperature, top_p, seed, index}; all but messages may be left out
     DIR/in/<id>.cancel    ends the answer (any content)
     DIR/out/<id>.jsonl    {token, text, logprob} for each token as it is drawn; the last line is
-                          {done: true, finish, text, tokens} or {error: {code, message}}
+                          {done: true, finish, text, tokens} or {error: {code, message}}; with `score` where the
+                          server has a reward model (null: it could not read the completion)
+    DIR/end               ends the server as soon as nothing is asked (any content)
 
 The texts of the lines join to the last line's `text`; a token that ends inside a character has an empty text, and the
 token that completes it has the whole one. `logprob` is log π at temperature 1, nats. `finish` is `end`, `length`,
-`cancelled` or `stopped`; error codes are `bad_request`, `too_long` and `diverged`. An id is letters, digits, - and _,
-and is used once.
+`cancelled` or `stopped`; error codes are `bad_request`, `too_long`, `diverged` and `no_model` (the policy cannot be
+loaded, where a server has several). Questions of one seed that differ in `index` get independent draws. An id is
+letters, digits, - and _, and is used once.
 
 A client writes its question under another name (`.x.partial`) and renames it: a file is read when it is seen, once. The
 question file goes away when its answer is whole. What a killed server left is answered again from the start by the next
@@ -30,6 +33,7 @@ from typing import Any, Literal
 from training.engine.files import LineFile
 
 LARGEST_QUESTION = 4 * 2**20  # bytes
+END = "end"  # the file that ends a server
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -48,6 +52,7 @@ class Question:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    index: int = 0
 
 
 def read_question(raw: bytes) -> Question:
@@ -62,7 +67,7 @@ def read_question(raw: bytes) -> Question:
         raise BadQuestion("bad_request", f"not JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise BadQuestion("bad_request", "must be an object")
-    unknown = value.keys() - {"messages", "max_new_tokens", "temperature", "top_p", "seed"}
+    unknown = value.keys() - {"messages", "max_new_tokens", "temperature", "top_p", "seed", "index"}
     if unknown:
         raise BadQuestion("bad_request", f"unknown key {min(unknown)!r}")
     messages = value.get("messages")
@@ -76,6 +81,7 @@ def read_question(raw: bytes) -> Question:
         temperature=_number(value, "temperature", 1.0, low=0.0),
         top_p=_number(value, "top_p", 1.0, low=0.0, high=1.0),
         seed=None if value.get("seed") is None else _number(value, "seed", 0, low=0, high=2**63 - 1, whole=True),
+        index=_number(value, "index", 0, low=0, high=2**31 - 1, whole=True),
     )
     if question.top_p == 0:
         raise BadQuestion("bad_request", "top_p must be above 0")

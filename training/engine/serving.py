@@ -1,8 +1,12 @@
-"""The `serve` command: a policy stays loaded and answers the questions of a directory (`mailbox.py`), a line a token.
+"""The `serve` command: policies stay loaded and answer the questions of a directory (`mailbox.py`), a line a token.
+
+Several policies have a directory each and take turns, a token each, so that their answers grow side by side; a reward
+model scores what was written before the last line tells it.
 
 Answers in work share each step of the decoder, so nobody waits for another's answer; a question that begins is read
 whole before the next token of the others. Without a seed the id is the key of the draw, so two questions differ; with a
-seed the same messages give the same text, whatever the id. A prompt that begins like a former one is read again.
+seed (and index) the same messages give the same text, whatever the id. A prompt that begins like a former one is read
+again.
 
 B answers in work, V vocabulary.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +30,11 @@ from training.engine import models
 from training.engine.config import ServeConfig
 from training.engine.decoding import Decoder
 from training.engine.drawing import Law, draw, uniforms
-from training.engine.errors import ModelError
+from training.engine.errors import Diverged, ModelError
 from training.engine.examples import control_of, with_control
 from training.engine.files import LineFile, Status, directory_hash, write_json
-from training.engine.mailbox import LARGEST_QUESTION, BadQuestion, Mailbox, read_question
+from training.engine.mailbox import END, LARGEST_QUESTION, BadQuestion, Mailbox, read_question
+from training.engine.scoring import Given, GivenCompletion, load_reward_models
 from training.engine.sections import Weights
 from training.engine.supervision import Supervision
 from training.engine.text import Text, load_text
@@ -39,6 +45,9 @@ _POSITIONS = 32_768  # that all in work may come to: bounds keys and values (1.5
 _POLL_SECONDS = 0.05
 
 Finish = Literal["end", "length", "cancelled", "stopped"]
+Messages = Sequence[Mapping[str, str]]
+Score = Callable[[Messages, str, str], float | None]
+"""What a reward model says of a completion of messages that ended so; None: it cannot read it."""
 
 
 class Pieces:
@@ -74,6 +83,7 @@ class Answer:
 
     name: str
     lines: LineFile
+    messages: Messages
     prompt: list[int]
     law: Law
     uniforms: NDArray[np.float32]
@@ -184,9 +194,10 @@ def _answer(name: str, raw: bytes, lines: LineFile, *, text: Text, control: str 
     return Answer(
         name=name,
         lines=lines,
+        messages=question.messages,
         prompt=prompt,
         law=Law(temperature=question.temperature, top_p=question.top_p),
-        uniforms=uniforms(seed=seed, stream="serve", prompt_id=key, index=0, count=count),
+        uniforms=uniforms(seed=seed, stream="serve", prompt_id=key, index=question.index, count=count),
         pieces=Pieces(text),
     )
 
@@ -198,13 +209,21 @@ class Server:
     """A loaded policy, its mailbox and the answers in work."""
 
     def __init__(
-        self, model: Any, text: Text, directory: Path, *, weights: Weights, control: str | None = None
+        self,
+        model: Any,
+        text: Text,
+        directory: Path,
+        *,
+        weights: Weights,
+        control: str | None = None,
+        score: Score | None = None,
     ) -> None:
         """`control`: the system turn under which a conditioned policy is sampled (ENGINE §2.9)."""
         self._mailbox = Mailbox(directory)
         self._rows = Rows(model, text, weights=weights)
         self._text = text
         self._control = control
+        self._score = score
         self._context = models.context_tokens(model)
         self._next: Answer | None = None  # checked, and waiting for a place
         self._looked_at = -math.inf
@@ -275,54 +294,128 @@ class Server:
         return answer
 
     def _close(self, answer: Answer) -> None:
-        self._mailbox.close(answer.name, answer.lines, answer.last_line())
+        last = answer.last_line()
+        if self._score is not None and answer.finish in ("end", "length"):
+            last["score"] = self._score(answer.messages, answer.text, answer.finish)
+        self._mailbox.close(answer.name, answer.lines, last)
         self.answered += 1
 
 
+class Absent:
+    """In the place of a policy that cannot be loaded: the others answer, and its questions are told why it does not."""
+
+    tokens = 0
+    busy_seconds = 0.0
+
+    def __init__(self, directory: Path, *, why: str) -> None:
+        self._mailbox = Mailbox(directory)
+        self._why = why
+        self.answered = 0
+
+    def turn(self) -> bool:
+        """Refuse what is asked."""
+        asked, _ = self._mailbox.look()
+        for name in asked:
+            opened = self._mailbox.open(name)
+            if opened is not None:
+                self._mailbox.close(name, opened[1], {"error": {"code": "no_model", "message": self._why}})
+                self.answered += 1
+        return bool(asked)
+
+    def stop(self) -> None:
+        """Nothing is in work."""
+
+
+def _scorer(directory: str, *, device: str) -> Score:
+    rewards = load_reward_models([directory], device=device)
+
+    def score(messages: Messages, text: str, finish: str) -> float | None:
+        item = Given(id="-", prompt=messages, completions=[GivenCompletion(text=text, finish=finish)])
+        try:
+            return float(rewards.score([item])[0, 0])
+        except (ModelError, Diverged):  # longer than its context; a completion without a score is one all the same
+            return None
+
+    return score
+
+
+def _load(directory: Path, place: Path, config: ServeConfig, *, device: str, score: Score | None) -> Server:
+    return Server(
+        models.load_policy(directory, device=device),
+        load_text(directory),
+        place,
+        weights=config.weights,
+        control=control_of(directory),
+        score=score,
+    )
+
+
+def _servers(config: ServeConfig, out: Path) -> tuple[list[Server | Absent], dict[str, str]]:
+    """A server for each policy, and the hashes of the models by their names."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reward = config.models.reward
+    score = None if reward is None else _scorer(reward, device=device)
+    hashes = {} if reward is None else {"reward": directory_hash(Path(reward))}
+    if config.models.base is not None:
+        directory = Path(config.models.base)
+        hashes["base"] = directory_hash(directory)
+        return [_load(directory, out, config, device=device, score=score)], hashes
+    servers: list[Server | Absent] = []
+    for policy in config.models.policies:
+        place = out / policy.name
+        place.mkdir(exist_ok=True)
+        try:
+            servers.append(_load(Path(policy.path), place, config, device=device, score=score))
+        except ModelError as error:
+            servers.append(Absent(place, why=str(error)))
+        else:
+            hashes[policy.name] = directory_hash(Path(policy.path))
+    return servers, hashes
+
+
 def run(config: ServeConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> dict[str, Any]:
-    """Answer until nothing was asked for `idle_seconds` (status `done`) or a stop is asked for (`stopped`).
+    """Answer until nothing was asked for `idle_seconds`, or the end was (status `done`), or a stop (`stopped`).
 
     A stop is heeded after the current token. `resume` has no meaning here: what waits in `in` is the state.
     """
     status = Status(out)
     status.update("loading")
-    directory = Path(config.models.base)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    sha256 = directory_hash(directory)
-    server = Server(
-        models.load_policy(directory, device=device),
-        load_text(directory),
-        out,
-        weights=config.weights,
-        control=control_of(directory),
-    )
+    servers, hashes = _servers(config, out)
+    reason = f"nothing was asked for {config.idle_seconds:g} s"
     busy_at = time.monotonic()
     while not supervision.stop_requested:
-        is_busy = server.turn()
+        is_busy = sum(server.turn() for server in servers) > 0  # not `any`: each has its turn
         now = time.monotonic()
         if is_busy:
             busy_at = now
+        elif (out / END).exists():
+            reason = "the end was asked for"
+            break
         elif now - busy_at >= config.idle_seconds:
             break
-        status.update("answering" if is_busy else "waiting", step=server.answered, tokens_per_second=_speed(server))
+        answered = sum(server.answered for server in servers)
+        status.update("answering" if is_busy else "waiting", step=answered, tokens_per_second=_speed(servers))
         if not is_busy:
             time.sleep(_POLL_SECONDS)
-    server.stop()
+    for server in servers:
+        server.stop()
     is_stopped = supervision.stop_requested
+    speed, answered = _speed(servers), sum(server.answered for server in servers)
     result: dict[str, Any] = {
         "status": "stopped" if is_stopped else "done",
-        "reason": "a stop was asked for" if is_stopped else f"nothing was asked for {config.idle_seconds:g} s",
-        "step": server.answered,
+        "reason": "a stop was asked for" if is_stopped else reason,
+        "step": answered,
         "checkpoints": {"best": None, "last": None},
-        "metrics": {} if server.tokens == 0 else {"speed/tokens_per_second": _speed(server)},
+        "metrics": {} if speed is None else {"speed/tokens_per_second": speed},
         "alarms": [],
-        "lineage": {"snapshot": None, "models": {"base": sha256}},
+        "lineage": {"snapshot": None, "models": hashes},
     }
-    status.update(result["status"], step=server.answered)
+    status.update(result["status"], step=answered)
     write_json(out / "result.json", result)
     return result
 
 
-def _speed(server: Server) -> float | None:
+def _speed(servers: Sequence[Server | Absent]) -> float | None:
     """Tokens by the time spent on them, reading included."""
-    return server.tokens / server.busy_seconds if server.tokens else None
+    tokens = sum(server.tokens for server in servers)
+    return tokens / sum(server.busy_seconds for server in servers) if tokens else None
