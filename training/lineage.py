@@ -3,7 +3,7 @@
 What a snapshot used is read from its own lines: they never change, whatever happens to consensus and people since. Jobs
 and models of a project are read whole and walked in memory, so that each answer has a fixed number of queries, however
 many generations lie between. Jobs that only read a model (sampling, scores, evaluations, serving) train nothing on it
-and are left out.
+and are left out. The module is long because both directions are read from one graph and one index of snapshots.
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from django.db.models import Q
 
-from annotation.models import Comparison, Completion, Membership, Project, Prompt, Purpose, Slot, User, Vote
-from training.models import Job, ModelVersion, Round, Run, Snapshot
+from annotation.models import (
+    Comparison,
+    Completion,
+    ImportBatch,
+    Membership,
+    Project,
+    Prompt,
+    Purpose,
+    Slot,
+    User,
+    Vote,
+)
+from training.models import Job, ModelVersion, PlaygroundQuestion, Round, Run, Snapshot
 from training.snapshot_index import SnapshotIndex, index_of
 
 _READS = ("sample", "score", "evaluate", "serve")
@@ -33,6 +45,33 @@ class Used:
     comparisons: int
 
 
+class SourceOfComparisons(StrEnum):
+    """What brings comparisons into a project."""
+
+    IMPORT = "import"
+    ROUND = "round"
+    PLAYGROUND = "playground"
+    PAIRING = "pairing"  # of completions that were there; such a batch has no row of its own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Brought:
+    """How many comparisons of a snapshot came from where. `id` is None for all pairings together."""
+
+    kind: SourceOfComparisons
+    id: UUID | None
+    name: str
+    comparisons: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """That one came of the other, by public ids; no two kinds share an id."""
+
+    start: UUID
+    end: UUID
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reach:
     """What came of some votes: snapshots, then the jobs that trained on them or on what they made, runs, and models."""
@@ -41,6 +80,15 @@ class Reach:
     jobs: list[Job]
     runs: list[Run]
     models: list[ModelVersion]
+    links: list[Link]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotReach:
+    """What came of a snapshot, and where its comparisons came from."""
+
+    reach: Reach
+    sources: list[Brought]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +127,7 @@ class Share:
     comparisons: int
     votes: int
     people: int
+    sources: list[Brought]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +151,7 @@ class Origin:
     votes: int
     people: int
     annotators: list[Person]
+    links: list[Link]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,10 +204,12 @@ def of_prompt(prompt: Prompt) -> PromptReach:
     )
 
 
-def of_snapshot(snapshot: Snapshot) -> Reach:
-    """What was trained on a snapshot, and on what that made."""
+def of_snapshot(snapshot: Snapshot) -> SnapshotReach:
+    """What was trained on a snapshot, and on what that made; and what brought its comparisons."""
     graph = _Graph(snapshot.project)
-    return graph.forward([Used(snapshot=snapshot, comparisons=len(index_of(snapshot)))])
+    reach = graph.forward([Used(snapshot=snapshot, comparisons=len(index_of(snapshot)))])
+    (sources,) = _sources(snapshot.project, _shelves([snapshot]))
+    return SnapshotReach(reach=reach, sources=sources)
 
 
 def _voted(project: Project, user: User) -> dict[bytes, datetime | None]:
@@ -198,7 +250,16 @@ def origin(model: ModelVersion) -> Origin:
     """What a model was made of. A fixed number of queries; the votes of its project are read once."""
     if model.project is None:  # what the site's operator brought has no history here
         return Origin(
-            jobs=[], runs=[], models=[], snapshots=[], shares=[], comparisons=0, votes=0, people=0, annotators=[]
+            jobs=[],
+            runs=[],
+            models=[],
+            snapshots=[],
+            shares=[],
+            comparisons=0,
+            votes=0,
+            people=0,
+            annotators=[],
+            links=[],
         )
     graph = _Graph(model.project)
     jobs, models, snapshots = graph.back(model)
@@ -214,6 +275,7 @@ def origin(model: ModelVersion) -> Origin:
             votes[row["vote__annotator_id"]] += 1
             for number in used:
                 of_shelf[number][row["vote__annotator_id"]] += 1
+    sources = _sources(model.project, shelves)
     return Origin(
         jobs=jobs,
         runs=_runs(jobs),
@@ -225,6 +287,7 @@ def origin(model: ModelVersion) -> Origin:
                 comparisons=len(shelf.index),
                 votes=sum(of_shelf[number].values()),
                 people=len(of_shelf[number]),
+                sources=sources[number],
             )
             for number, shelf in enumerate(shelves)
         ],
@@ -235,6 +298,7 @@ def origin(model: ModelVersion) -> Origin:
             (Person(pseudonym=names.get(user), votes=count) for user, count in votes.items()),
             key=lambda item: (-item.votes, item.pseudonym or ""),
         ),
+        links=graph.links([*jobs, *models, *snapshots, model]),
     )
 
 
@@ -279,6 +343,39 @@ def _shelves(snapshots: Iterable[Snapshot]) -> list[_Shelf]:
         index = index_of(snapshot)
         found.append(_Shelf(snapshot=snapshot, index=index, held=frozenset(index), left_out=left_out(snapshot)))
     return found
+
+
+def _sources(project: Project, shelves: list[_Shelf]) -> list[list[Brought]]:
+    """What brought the comparisons of each snapshot, most first; four queries, or none."""
+    if not shelves:
+        return []
+    counts: list[dict[UUID, int]] = [defaultdict(int) for _ in shelves]
+    frozen = Comparison.objects.filter(project=project, frozen_at__isnull=False).order_by("pk")
+    for public_id, origin in frozen.values_list("public_id", "origin").iterator(chunk_size=_CHUNK):
+        for number, shelf in enumerate(shelves):
+            if public_id.bytes in shelf.held:
+                counts[number][origin] += 1
+    origins = {origin for counted in counts for origin in counted}
+    named: dict[UUID, tuple[SourceOfComparisons, str]] = {}
+    for batch in ImportBatch.objects.filter(public_id__in=origins).only("public_id", "name"):
+        named[batch.public_id] = (SourceOfComparisons.IMPORT, batch.name)
+    for made in Round.objects.filter(public_id__in=origins).only("public_id", "number", "name"):
+        named[made.public_id] = (SourceOfComparisons.ROUND, made.name or str(made.number))
+    for asked in PlaygroundQuestion.objects.filter(public_id__in=origins).only("public_id"):
+        named[asked.public_id] = (SourceOfComparisons.PLAYGROUND, "")
+    return [_brought(counted, named) for counted in counts]
+
+
+def _brought(counted: Mapping[UUID, int], named: Mapping[UUID, tuple[SourceOfComparisons, str]]) -> list[Brought]:
+    known = [
+        Brought(kind=named[origin][0], id=origin, name=named[origin][1], comparisons=count)
+        for origin, count in counted.items()
+        if origin in named
+    ]
+    paired = sum(count for origin, count in counted.items() if origin not in named)
+    if paired:
+        known.append(Brought(kind=SourceOfComparisons.PAIRING, id=None, name="", comparisons=paired))
+    return sorted(known, key=lambda item: (-item.comparisons, str(item.id)))
 
 
 def _held_by(shelves: list[_Shelf], row: Mapping[str, Any], names: Mapping[int, str]) -> list[int]:
@@ -371,7 +468,30 @@ class _Graph:
         found = set(_reached([("snapshot", item.snapshot.pk) for item in used], children))
         jobs = [row for pk, row in self._jobs.items() if ("job", pk) in found]
         models = [row for pk, row in self._models.items() if ("model", pk) in found]
-        return Reach(snapshots=used, jobs=jobs, runs=_runs(jobs), models=models)
+        links = self.links([*(item.snapshot for item in used), *jobs, *models])
+        return Reach(snapshots=used, jobs=jobs, runs=_runs(jobs), models=models, links=links)
+
+    def links(self, rows: Iterable[Snapshot | Job | ModelVersion]) -> list[Link]:
+        """Which of these rows came of which, without the way from a base model to what a job among them made of it."""
+        ids = {_node(row): row.public_id for row in rows}
+        found: dict[Link, None] = {}
+        for node, end in ids.items():
+            parents = [parent for parent in self._parents.get(node, ()) if parent in ids]
+            has_job = any(kind == "job" for kind, _ in parents)
+            for parent in parents:
+                if not (node[0] == "model" and parent[0] == "model" and has_job):
+                    found[Link(start=ids[parent], end=end)] = None
+        return list(found)
+
+
+def _node(row: Snapshot | Job | ModelVersion) -> _Node:
+    match row:
+        case Snapshot():
+            return "snapshot", row.pk
+        case Job():
+            return "job", row.pk
+        case ModelVersion():
+            return "model", row.pk
 
 
 def _reached(start: Iterable[_Node], edges: Mapping[_Node, list[_Node]]) -> list[_Node]:

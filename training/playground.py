@@ -57,7 +57,6 @@ MOST_OPEN = 4
 """Questions of a project that are not answered yet."""
 JOB_PRIORITY = 1000  # a person is waiting
 OPEN = (AnswerState.WAITING, AnswerState.WRITING)
-ROLES = ["system", "user", "assistant"]
 _ENGINE_PATIENCE = 86_400.0  # the relay ends a session; the engine by itself only when the relay forgot
 STOPPED = "The model was stopped before it had answered. Ask again."
 
@@ -255,7 +254,7 @@ def stop(question: PlaygroundQuestion, *, now: datetime) -> None:
 # --- where it stands --------------------------------------------------------------------------------------------------
 
 
-class Phase(StrEnum):
+class Stage(StrEnum):
     """What the screen says of a question. Derived, never stored."""
 
     WAITING = "waiting"  # for a worker
@@ -268,7 +267,7 @@ class Phase(StrEnum):
 class Standing:
     """Where a question stands. While it waits: jobs before it, and workers of the queue that are alive."""
 
-    phase: Phase
+    stage: Stage
     ahead: int = 0
     workers: int = 0
 
@@ -299,14 +298,14 @@ def standing(question: PlaygroundQuestion, *, now: datetime) -> Standing:
     """Where it stands; two queries while it waits, else none beyond `questions`."""
     job = question.session.job
     if not any(is_open(answer, job) for answer in question.answers.all()):
-        return Standing(phase=Phase.OVER)
+        return Standing(stage=Stage.OVER)
     if job.status == JobStatus.QUEUED:
         first = Q(priority__gt=job.priority) | Q(priority=job.priority, pk__lt=job.pk)
         running = Job.objects.filter(status=JobStatus.RUNNING, queue=job.queue)
         ahead = jobs.claimable(now=now).filter(first, queue=job.queue).count() + running.count()
-        return Standing(phase=Phase.WAITING, ahead=ahead, workers=workers.alive(now).filter(queue=job.queue).count())
+        return Standing(stage=Stage.WAITING, ahead=ahead, workers=workers.alive(now).filter(queue=job.queue).count())
     loading = job.progress.get("phase") in (None, "loading")
-    return Standing(phase=Phase.STARTING if loading else Phase.ANSWERING)
+    return Standing(stage=Stage.STARTING if loading else Stage.ANSWERING)
 
 
 def comparisons_of(found: Sequence[PlaygroundQuestion]) -> dict[object, int]:

@@ -204,8 +204,6 @@ SPECTACULAR_SETTINGS = {
         "RoundStrategyEnum": "training.api.rounds.OPEN",
         "VotePurposeEnum": "annotation.models.Purpose",
         "MarkKindEnum": "training.api.curves.MARKS",
-        "TurnRoleEnum": "training.playground.ROLES",
-        "PlaygroundPhaseEnum": "training.playground.Phase",
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
 }

@@ -12,7 +12,7 @@ from django.conf import settings as django_settings
 from django.utils import timezone
 
 from annotation import exclusion
-from annotation.models import Comparison, Membership, Project, Retraction, Slot, Vote
+from annotation.models import Comparison, ImportBatch, Membership, Project, Retraction, Slot, Vote
 from tests import builders, world
 from tests.builders import NOW, cast
 from training.engine.records import write_snapshot
@@ -180,7 +180,7 @@ def test_a_vote_leads_to_every_model_also_by_way_of_a_reward_model_and_of_a_prom
     reach = of_vote(mine).reach
     assert found_by(reach) == ([1], ["reward", "ppo", "promise", "after"], ["reward"])
     assert of_vote(mine).counts is True
-    assert found_by(of_snapshot(one)) == found_by(reach)
+    assert found_by(of_snapshot(one).reach) == found_by(reach)
     late = Vote.objects.get(comparison=other, annotator=people["ben"])
     assert found_by(of_vote(late).reach) == ([], [], [])
     run = Run.objects.create(job=ppo, attempt=1, owner=uuid4(), config_hash="", host="h")
@@ -303,7 +303,7 @@ def test_the_number_of_queries_does_not_grow(project, people, django_assert_max_
     with django_assert_max_num_queries(11):
         assert len(of_prompt(made[0].prompt).reach.models) == 6
     last = ModelVersion.objects.select_related("project").get(pk=last.pk)
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(13):
         found = origin(last)
     assert (len(found.jobs), len(found.snapshots), found.votes) == (6, 6, 12)
     assert base in found.models
@@ -400,3 +400,28 @@ def test_ten_thousand_comparisons_are_searched_quickly(project, people):
                 assert len(json.loads(content)["models"]) == 10
     print(seconds)
     assert seconds["vote"] < 1.0
+
+
+def test_the_graph_says_which_came_of_which_and_what_brought_the_comparisons(project, people):
+    first, second, third = builders.comparisons(project, 3)
+    batch = ImportBatch.objects.create(project=project, kind="votes", name="hh-rlhf", created_by=project.created_by)
+    Comparison.objects.filter(pk__in=[first.pk, second.pk]).update(origin=batch.public_id)
+    Comparison.objects.filter(pk=third.pk).update(origin=uuid4())
+    for item in (first, second, third):
+        cast(item, people["ann"], "a")
+        cast(item, people["ben"], "a")
+    snapshot = frozen(project, hours=1)
+    base = model("base")
+    job, made = trained(project, "one", on=snapshot, start=base)
+    later, last = trained(project, "later", on=None, start=made)
+    behind = origin(last)
+    wanted = [(snapshot, job), (base, job), (job, made), (made, later), (later, last)]
+    assert {(link.start, link.end) for link in behind.links} >= {
+        (start.public_id, end.public_id) for start, end in wanted
+    }
+    assert (made.public_id, last.public_id) not in {(link.start, link.end) for link in behind.links}
+    sources = [(item.kind, item.id, item.name, item.comparisons) for item in behind.shares[0].sources]
+    assert sources == [("import", batch.public_id, "hh-rlhf", 2), ("pairing", None, "", 1)]
+    forward = of_snapshot(snapshot)
+    assert (job.public_id, made.public_id) in {(link.start, link.end) for link in forward.reach.links}
+    assert forward.sources == behind.shares[0].sources

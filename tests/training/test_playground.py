@@ -28,7 +28,7 @@ from training.models import (
     PlaygroundQuestion,
     PlaygroundSession,
 )
-from training.playground import MOST_OPEN, NotFinished, Phase, PlaygroundBusy, Sampling, ask, send, standing, stop
+from training.playground import MOST_OPEN, NotFinished, PlaygroundBusy, Sampling, Stage, ask, send, standing, stop
 from training.playground_relay import Relay
 
 __all__ = ["directories", "small"]  # fixtures
@@ -75,7 +75,7 @@ TIMING = runner.Timing(lease_seconds=600, heartbeat_seconds=0.2, poll_seconds=0.
 
 
 def over(question):
-    return until(lambda: standing(read(question), now=timezone.now()).phase is Phase.OVER, seconds=120)
+    return until(lambda: standing(read(question), now=timezone.now()).stage is Stage.OVER, seconds=120)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -180,11 +180,11 @@ def test_a_question_says_what_it_waits_for(project):
     jobs.claim(queue="gpu", host="here", lease_seconds=60)
     question = put(project, model())
     found = standing(read(question), now=timezone.now())
-    assert (found.phase, found.ahead, found.workers) == (Phase.WAITING, 1, 0)
+    assert (found.stage, found.ahead, found.workers) == (Stage.WAITING, 1, 0)
     jobs.claim(queue="gpu", host="here", lease_seconds=60)
-    assert standing(read(question), now=timezone.now()).phase is Phase.STARTING
+    assert standing(read(question), now=timezone.now()).stage is Stage.STARTING
     Job.objects.filter(pk=question.session.job_id).update(progress={"phase": "waiting"})
-    assert standing(read(question), now=timezone.now()).phase is Phase.ANSWERING
+    assert standing(read(question), now=timezone.now()).stage is Stage.ANSWERING
     assert before.pk != question.session.job_id
 
 
@@ -193,7 +193,7 @@ def test_a_job_that_has_failed_fails_what_it_left_open(project):
     Job.objects.update(status=JobStatus.FAILED, reason="out of memory")
     (answer,) = read(question).answers.all()
     assert playground.shown_state(answer, read(question).session.job) == (AnswerState.FAILED, "out of memory")
-    assert standing(read(question), now=NOW).phase is Phase.OVER
+    assert standing(read(question), now=NOW).stage is Stage.OVER
     put(project, ModelVersion.objects.get())  # and a new one is started
     assert PlaygroundSession.objects.count() == 2
 
@@ -279,13 +279,13 @@ def test_the_playground_through_the_api(project, django_assert_num_queries):
     answer = olga.post(URL, body, format="json")
     assert answer.status_code == 201, answer.content
     made = answer.json()
-    assert (made["phase"], made["workers"], made["ahead"]) == ("waiting", 0, 0)
+    assert (made["stage"], made["workers"], made["ahead"]) == ("waiting", 0, 0)
     assert [item["policy"]["name"] for item in made["answers"]] == ["base", "other"]
     assert made["sampling"]["temperature"] == 0.5
     question = PlaygroundQuestion.objects.get()
     finished(question, "One thing.", "Another matter.")
     sent = olga.post(f"{URL}/{made['id']}/send", {}, format="json").json()
-    assert (sent["comparisons"], sent["phase"]) == (1, "over")
+    assert (sent["comparisons"], sent["stage"]) == (1, "over")
     with django_assert_num_queries(6):
         (item,) = olga.get(URL).json()["items"]
     assert [policy["name"] for policy in item["policies"]] == ["base", "other"]

@@ -65,6 +65,22 @@ class UsedSerializer(serializers.Serializer[Any]):
     comparisons = serializers.IntegerField(help_text="In it, of those asked about: with a vote that counted.")
 
 
+class LineageLinkSerializer(serializers.Serializer[Any]):
+    """That one row came of another."""
+
+    start = serializers.UUIDField()
+    end = serializers.UUIDField()
+
+
+class BroughtSerializer(serializers.Serializer[Any]):
+    """How many comparisons came from where."""
+
+    kind = serializers.ChoiceField(choices=[kind.value for kind in lineage.SourceOfComparisons])
+    id = serializers.UUIDField(allow_null=True, help_text="Null for all pairings together.")
+    name = serializers.CharField()
+    comparisons = serializers.IntegerField()
+
+
 class ReachSerializer(serializers.Serializer[Any]):
     """What came of some votes. Jobs that only read a model (sampling, scores, evaluations) are left out."""
 
@@ -72,6 +88,18 @@ class ReachSerializer(serializers.Serializer[Any]):
     jobs = LineageJobSerializer(many=True)
     runs = LineageRunSerializer(many=True)
     models = LineageModelSerializer(many=True)
+    links = LineageLinkSerializer(many=True, help_text="Between snapshots, jobs and models.")
+
+
+class SnapshotReachSerializer(serializers.Serializer[Any]):
+    """What came of a snapshot, and what brought its comparisons."""
+
+    sources = BroughtSerializer(many=True)
+    snapshots = UsedSerializer(source="reach.snapshots", many=True)
+    jobs = LineageJobSerializer(source="reach.jobs", many=True)
+    runs = LineageRunSerializer(source="reach.runs", many=True)
+    models = LineageModelSerializer(source="reach.models", many=True)
+    links = LineageLinkSerializer(source="reach.links", many=True)
 
 
 class VoteReachSerializer(serializers.Serializer[Any]):
@@ -104,6 +132,7 @@ class ShareSerializer(serializers.Serializer[Any]):
     comparisons = serializers.IntegerField()
     votes = serializers.IntegerField()
     people = serializers.IntegerField()
+    sources = BroughtSerializer(many=True, help_text="What brought its comparisons, most first.")
 
 
 class LineagePersonSerializer(serializers.Serializer[Any]):
@@ -121,6 +150,7 @@ class OriginSerializer(serializers.Serializer[Any]):
     votes = serializers.IntegerField()
     people = serializers.IntegerField()
     annotators = LineagePersonSerializer(many=True, help_text="By pseudonym, most votes first.")
+    links = LineageLinkSerializer(many=True, help_text="Between snapshots, jobs and models.")
 
 
 class VoteLineageView(ProjectView):
@@ -165,14 +195,14 @@ class PromptLineageView(ProjectView):
 class SnapshotLineageView(ProjectView):
     """Forward from a snapshot."""
 
-    @extend_schema(operation_id="snapshots_lineage", responses=ReachSerializer)
+    @extend_schema(operation_id="snapshots_lineage", responses=SnapshotReachSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Jobs, runs and models that were trained on this snapshot, and on what came of it."""
         rows = Snapshot.objects.filter(project=self.project, public_id=public_id).select_related("project")
         snapshot = rows.first()
         if snapshot is None:
             raise Http404
-        return Response(ReachSerializer(lineage.of_snapshot(snapshot)).data)
+        return Response(SnapshotReachSerializer(lineage.of_snapshot(snapshot)).data)
 
 
 class ModelLineageView(ProjectView):

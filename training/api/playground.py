@@ -16,30 +16,24 @@ from rest_framework.response import Response
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
+from annotation.api.task import MessageSerializer
 from annotation.models import Finish, TokenScope
 from training import playground, registry
 from training.models import AnswerState, ModelKind, PlaygroundAnswer, PlaygroundQuestion
 from training.playground import (
     MOST_COMPLETIONS,
     MOST_POLICIES,
-    MOST_TEXT,
     MOST_TOKENS,
     MOST_TURNS,
-    ROLES,
-    Phase,
     Sampling,
+    Stage,
 )
-
-
-class PlaygroundTurnSerializer(serializers.Serializer[Any]):
-    role = serializers.ChoiceField(choices=ROLES)
-    content = serializers.CharField(max_length=MOST_TEXT, trim_whitespace=False)
 
 
 class PlaygroundAskSerializer(serializers.Serializer[Any]):
     """A prompt of one or more turns, the policies, and how they sample; what is left out has its default."""
 
-    messages = PlaygroundTurnSerializer(many=True, max_length=MOST_TURNS)
+    messages = serializers.ListField(child=MessageSerializer(), min_length=1, max_length=MOST_TURNS)
     policies = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=MOST_POLICIES)
     completions = serializers.IntegerField(
         min_value=1, max_value=MOST_COMPLETIONS, required=False, help_text="Of each policy; 1 if left out."
@@ -103,7 +97,7 @@ class PlaygroundQuestionSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="public_id")
     created_at = serializers.DateTimeField()
     created_by = serializers.SerializerMethodField()
-    messages = PlaygroundTurnSerializer(many=True)
+    messages = MessageSerializer(many=True)
     policies = serializers.SerializerMethodField()
     completions = serializers.IntegerField(help_text="Of each policy.")
     sampling = PlaygroundSamplingSerializer()
@@ -133,15 +127,15 @@ class PlaygroundListSerializer(serializers.Serializer[Any]):
 class PlaygroundDetailSerializer(PlaygroundQuestionSerializer):
     """A question with its answers, and where it stands."""
 
-    phase = serializers.SerializerMethodField()
+    stage = serializers.SerializerMethodField()
     ahead = serializers.SerializerMethodField(help_text="While it waits: jobs that run or come before it.")
     workers = serializers.SerializerMethodField(help_text="While it waits: workers of its queue that are alive.")
     job = serializers.UUIDField(source="session.job.public_id", help_text="That keeps the models loaded.")
     answers = serializers.SerializerMethodField()
 
-    @extend_schema_field(serializers.ChoiceField(choices=[phase.value for phase in Phase]))
-    def get_phase(self, question: PlaygroundQuestion) -> str:
-        return str(self.context["standing"].phase.value)
+    @extend_schema_field(serializers.ChoiceField(choices=[stage.value for stage in Stage]))
+    def get_stage(self, question: PlaygroundQuestion) -> str:
+        return str(self.context["standing"].stage.value)
 
     def get_ahead(self, question: PlaygroundQuestion) -> int:
         return int(self.context["standing"].ahead)

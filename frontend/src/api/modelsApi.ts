@@ -13,7 +13,7 @@ import type {
   Origin,
   PatchedModelChangeRequest,
   PromptReach,
-  Reach,
+  SnapshotReach,
   VoteReach,
 } from 'src/api/schema'
 
@@ -57,7 +57,7 @@ export const promptReachQuery = (slug: string, id: string) =>
 export const snapshotReachQuery = (slug: string, id: string) =>
   queryOptions({
     queryKey: key(slug, 'reach', 'snapshot', id),
-    queryFn: ({ signal }) => get<Reach>(at(slug, `snapshots/${id}/lineage`), signal),
+    queryFn: ({ signal }) => get<SnapshotReach>(at(slug, `snapshots/${id}/lineage`), signal),
   })
 export const voteReachQuery = (slug: string, id: string) =>
   queryOptions({

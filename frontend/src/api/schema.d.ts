@@ -557,6 +557,21 @@ export type BlindVote = {
     rationale: string;
 };
 
+/**
+ * How many comparisons came from where.
+ */
+export type Brought = {
+    kind: BroughtKindEnum;
+    /**
+     * Null for all pairings together.
+     */
+    id: string | null;
+    name: string;
+    comparisons: number;
+};
+
+export type BroughtKindEnum = 'import' | 'round' | 'playground' | 'pairing';
+
 export type Bucket = {
     started_at: string;
     ended_at: string;
@@ -1271,6 +1286,8 @@ export type Figure = {
     reason: string | null;
 };
 
+export type FinishEnum = 'end' | 'length';
+
 export type FlagKindEnum = 'personal_data' | 'harmful' | 'wrong_language' | 'broken' | 'other';
 
 export type FlagList = {
@@ -1895,6 +1912,14 @@ export type LineageJob = {
     status: string;
 };
 
+/**
+ * That one row came of another.
+ */
+export type LineageLink = {
+    start: string;
+    end: string;
+};
+
 export type LineageModel = {
     id: string;
     name: string;
@@ -2243,6 +2268,10 @@ export type Origin = {
      * By pseudonym, most votes first.
      */
     annotators: Array<LineagePerson>;
+    /**
+     * Between snapshots, jobs and models.
+     */
+    links: Array<LineageLink>;
 };
 
 export type OverlapRuleEnum = 'fixed' | 'adaptive';
@@ -2570,6 +2599,135 @@ export type PlanReport = {
     definition: string;
     figures: Array<PlanFigure>;
     lines: Array<PlanLine>;
+};
+
+/**
+ * What one policy writes. `context["job"]` is the session's.
+ */
+export type PlaygroundAnswer = {
+    id: string;
+    policy: PlaygroundModel;
+    index: number;
+    readonly state: PlaygroundAnswerStateEnum;
+    text: string;
+    tokens: number;
+    /**
+     * Σ log π of its policy at temperature 1, nats.
+     */
+    logprob: number | null;
+    /**
+     * Of the reward model; null where it gave none.
+     */
+    score: number | null;
+    readonly finish: FinishEnum | NullEnum;
+    /**
+     * Why it failed; empty where it did not.
+     */
+    readonly error: string;
+};
+
+export type PlaygroundAnswerStateEnum = 'waiting' | 'writing' | 'done' | 'stopped' | 'failed';
+
+/**
+ * A prompt of one or more turns, the policies, and how they sample; what is left out has its default.
+ */
+export type PlaygroundAskRequest = {
+    messages: Array<MessageRequest>;
+    policies: Array<string>;
+    /**
+     * Of each policy; 1 if left out.
+     */
+    completions?: number;
+    temperature?: number;
+    top_p?: number;
+    max_new_tokens?: number;
+    seed?: number;
+    /**
+     * A reward model, which scores every completion.
+     */
+    reward?: string | null;
+};
+
+/**
+ * A question with its answers, and where it stands.
+ */
+export type PlaygroundDetail = {
+    id: string;
+    created_at: string;
+    readonly created_by: string | null;
+    messages: Array<Message>;
+    readonly policies: Array<PlaygroundModel>;
+    /**
+     * Of each policy.
+     */
+    completions: number;
+    sampling: PlaygroundSampling;
+    reward: PlaygroundModel | null;
+    sent_at: string | null;
+    /**
+     * Made of its completions; null before they were sent.
+     */
+    readonly comparisons: number | null;
+    readonly stage: StageEnum;
+    /**
+     * While it waits: jobs that run or come before it.
+     */
+    readonly ahead: number;
+    /**
+     * While it waits: workers of its queue that are alive.
+     */
+    readonly workers: number;
+    /**
+     * That keeps the models loaded.
+     */
+    job: string;
+    readonly answers: Array<PlaygroundAnswer>;
+};
+
+export type PlaygroundList = {
+    items: Array<PlaygroundQuestion>;
+    next: string | null;
+};
+
+export type PlaygroundModel = {
+    id: string;
+    name: string;
+};
+
+/**
+ * A question as the history shows it. `context["comparisons"]` counts those made, by public id.
+ */
+export type PlaygroundQuestion = {
+    id: string;
+    created_at: string;
+    readonly created_by: string | null;
+    messages: Array<Message>;
+    readonly policies: Array<PlaygroundModel>;
+    /**
+     * Of each policy.
+     */
+    completions: number;
+    sampling: PlaygroundSampling;
+    reward: PlaygroundModel | null;
+    sent_at: string | null;
+    /**
+     * Made of its completions; null before they were sent.
+     */
+    readonly comparisons: number | null;
+};
+
+export type PlaygroundSampling = {
+    temperature: number;
+    top_p: number;
+    max_new_tokens: number;
+    seed: number;
+};
+
+export type PlaygroundSendRequest = {
+    /**
+     * Votes wanted; null: as the project says.
+     */
+    overlap?: number | null;
 };
 
 export type PolicyPairs = {
@@ -3004,6 +3162,10 @@ export type Reach = {
     jobs: Array<LineageJob>;
     runs: Array<LineageRun>;
     models: Array<LineageModel>;
+    /**
+     * Between snapshots, jobs and models.
+     */
+    links: Array<LineageLink>;
 };
 
 export type ReasonChip = {
@@ -3425,6 +3587,10 @@ export type Share = {
     comparisons: number;
     votes: number;
     people: number;
+    /**
+     * What brought its comparisons, most first.
+     */
+    sources: Array<Brought>;
 };
 
 export type SharesRequest = {
@@ -3503,6 +3669,18 @@ export type SnapshotList = {
     next: string | null;
 };
 
+/**
+ * What came of a snapshot, and what brought its comparisons.
+ */
+export type SnapshotReach = {
+    sources: Array<Brought>;
+    snapshots: Array<Used>;
+    jobs: Array<LineageJob>;
+    runs: Array<LineageRun>;
+    models: Array<LineageModel>;
+    links: Array<LineageLink>;
+};
+
 export type SnapshotRef = {
     id: string;
     number: number;
@@ -3529,6 +3707,8 @@ export type SourceList = {
 };
 
 export type SplitEnum = 'criterion' | 'batch' | 'guideline' | 'time';
+
+export type StageEnum = 'waiting' | 'starting' | 'answering' | 'over';
 
 export type Standing = {
     next: NextEnum;
@@ -4509,6 +4689,66 @@ export type OverviewWritable = {
     alarms: {
         [key: string]: number;
     };
+};
+
+/**
+ * What one policy writes. `context["job"]` is the session's.
+ */
+export type PlaygroundAnswerWritable = {
+    id: string;
+    policy: PlaygroundModel;
+    index: number;
+    text: string;
+    tokens: number;
+    /**
+     * Σ log π of its policy at temperature 1, nats.
+     */
+    logprob: number | null;
+    /**
+     * Of the reward model; null where it gave none.
+     */
+    score: number | null;
+};
+
+/**
+ * A question with its answers, and where it stands.
+ */
+export type PlaygroundDetailWritable = {
+    id: string;
+    created_at: string;
+    messages: Array<Message>;
+    /**
+     * Of each policy.
+     */
+    completions: number;
+    sampling: PlaygroundSampling;
+    reward: PlaygroundModel | null;
+    sent_at: string | null;
+    /**
+     * That keeps the models loaded.
+     */
+    job: string;
+};
+
+export type PlaygroundListWritable = {
+    items: Array<PlaygroundQuestionWritable>;
+    next: string | null;
+};
+
+/**
+ * A question as the history shows it. `context["comparisons"]` counts those made, by public id.
+ */
+export type PlaygroundQuestionWritable = {
+    id: string;
+    created_at: string;
+    messages: Array<Message>;
+    /**
+     * Of each policy.
+     */
+    completions: number;
+    sampling: PlaygroundSampling;
+    reward: PlaygroundModel | null;
+    sent_at: string | null;
 };
 
 export type ProjectWritable = {
@@ -6907,6 +7147,93 @@ export type PairsMakeResponses = {
 
 export type PairsMakeResponse = PairsMakeResponses[keyof PairsMakeResponses];
 
+export type PlaygroundListData = {
+    body?: never;
+    path: {
+        slug: string;
+    };
+    query?: {
+        /**
+         * From `next` of the page before.
+         */
+        cursor?: string;
+        /**
+         * 1 to 200, default 50.
+         */
+        limit?: number;
+    };
+    url: '/api/v1/projects/{slug}/playground';
+};
+
+export type PlaygroundListResponses = {
+    200: PlaygroundList;
+};
+
+export type PlaygroundListResponse = PlaygroundListResponses[keyof PlaygroundListResponses];
+
+export type PlaygroundAskData = {
+    body: PlaygroundAskRequest;
+    path: {
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/playground';
+};
+
+export type PlaygroundAskResponses = {
+    201: PlaygroundDetail;
+};
+
+export type PlaygroundAskResponse = PlaygroundAskResponses[keyof PlaygroundAskResponses];
+
+export type PlaygroundShowData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/playground/{public_id}';
+};
+
+export type PlaygroundShowResponses = {
+    200: PlaygroundDetail;
+};
+
+export type PlaygroundShowResponse = PlaygroundShowResponses[keyof PlaygroundShowResponses];
+
+export type PlaygroundSendData = {
+    body?: PlaygroundSendRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/playground/{public_id}/send';
+};
+
+export type PlaygroundSendResponses = {
+    200: PlaygroundDetail;
+};
+
+export type PlaygroundSendResponse = PlaygroundSendResponses[keyof PlaygroundSendResponses];
+
+export type PlaygroundStopData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/playground/{public_id}/stop';
+};
+
+export type PlaygroundStopResponses = {
+    200: PlaygroundDetail;
+};
+
+export type PlaygroundStopResponse = PlaygroundStopResponses[keyof PlaygroundStopResponses];
+
 export type PoliciesRankingData = {
     body?: never;
     path: {
@@ -7232,7 +7559,7 @@ export type SnapshotsLineageData = {
 };
 
 export type SnapshotsLineageResponses = {
-    200: Reach;
+    200: SnapshotReach;
 };
 
 export type SnapshotsLineageResponse = SnapshotsLineageResponses[keyof SnapshotsLineageResponses];

@@ -5,6 +5,7 @@ import {
   Camera,
   Compass,
   Cpu,
+  FlaskConical,
   Gavel,
   GitCompareArrows,
   Handshake,
@@ -71,6 +72,7 @@ const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = 
     links: [
       ['/jobs', 'nav.jobs', Cpu],
       ['/policies', 'nav.models', Boxes],
+      ['/playground', 'nav.playground', FlaskConical],
       ['/evaluations', 'nav.evaluations', Swords],
       ['/strengths', 'nav.strengths', Medal],
       ['/alarms', 'nav.alarms', Siren],

@@ -53,6 +53,7 @@ const ModelPage = lazy(() => import('src/training/ModelPage'))
 const Alarms = lazy(() => import('src/training/Alarms'))
 const Evaluations = lazy(() => import('src/training/Evaluations'))
 const EvaluationPage = lazy(() => import('src/training/EvaluationPage'))
+const Playground = lazy(() => import('src/training/Playground'))
 const Strengths = lazy(() => import('src/training/PolicyRanking'))
 
 function Waiting() {
@@ -129,6 +130,7 @@ const RESEARCH: [string, ReactNode][] = [
   ['/alarms', <Alarms key="alarms" />],
   ['/evaluations', <Evaluations key="evaluations" />],
   ['/evaluations/:id', <EvaluationPage key="evaluation" />],
+  ['/playground', <Playground key="playground" />],
   ['/strengths', <Strengths key="strengths" />],
 ]
 

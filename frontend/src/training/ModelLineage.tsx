@@ -3,7 +3,9 @@ import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
 import { Download } from 'lucide-react'
 import { modelListQuery, originQuery, votesDownload } from 'src/api/modelsApi'
 import type { ModelCard, Origin } from 'src/api/schema'
+import { joined, rowsGraph, sourcesGraph } from 'src/training/lineageNodes'
 import styles from 'src/training/Models.module.css'
+import { LineageGraph } from 'src/ui/charts/Lineage'
 import { count } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Stat } from 'src/ui/widgets/Bits'
@@ -16,10 +18,30 @@ import { Link } from 'wouter'
 
 export function ModelLineage({ slug, model }: { slug: string; model: ModelCard }) {
   return (
-    <Columns width={420}>
-      <MadeOf slug={slug} id={model.id} />
-      <Uses slug={slug} model={model} />
-    </Columns>
+    <>
+      <Graph slug={slug} model={model} />
+      <Columns width={420}>
+        <MadeOf slug={slug} id={model.id} />
+        <Uses slug={slug} model={model} />
+      </Columns>
+    </>
+  )
+}
+
+/** Drawn where there is something behind the model; the lists below are there in any case. */
+function Graph({ slug, model }: { slug: string; model: ModelCard }) {
+  const origin = useQuery(originQuery(slug, model.id))
+  if (!origin.data || origin.data.jobs.length + origin.data.models.length === 0) return null
+  const { jobs, models, snapshots, shares, links } = origin.data
+  const own = { ...model, archived_at: model.archived_at ?? null }
+  const { nodes, edges } = joined(
+    rowsGraph(slug, { models: [own, ...models], jobs, snapshots, links }),
+    ...shares.map((share) => sourcesGraph(slug, share.snapshot.id, share.sources, share.votes)),
+  )
+  return (
+    <Card title={t('lineage.graph')} note={t('lineage.graphNote')}>
+      <LineageGraph label={t('lineage.graph')} nodes={nodes} edges={edges} here={model.id} />
+    </Card>
   )
 }
 

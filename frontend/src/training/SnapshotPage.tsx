@@ -7,9 +7,11 @@ import { snapshotReachQuery } from 'src/api/modelsApi'
 import { exportPath, snapshotQuery } from 'src/api/queries'
 import type { Snapshot } from 'src/api/schema'
 import { flatten, shown } from 'src/training/config'
+import { joined, rowsGraph, sourcesGraph } from 'src/training/lineageNodes'
 import styles from 'src/training/Snapshots.module.css'
 import { Splits } from 'src/training/Splits'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { LineageGraph } from 'src/ui/charts/Lineage'
 import { count, exactTime, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { CopyBox, CopyButton, Stat } from 'src/ui/widgets/Bits'
@@ -113,7 +115,7 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
           )}
         </Card>
       </Columns>
-      <Trained slug={slug} id={snapshot.id} />
+      <Trained slug={slug} snapshot={snapshot} />
       <Columns width={380}>
         <Downloads slug={slug} snapshot={snapshot} />
         <Card title={t('snapshot.rule')} note={t('snapshot.ruleNote')}>
@@ -130,13 +132,23 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
 }
 
 /** Forward: what was trained on it, and on what that made. */
-function Trained({ slug, id }: { slug: string; id: string }) {
-  const reach = useQuery(snapshotReachQuery(slug, id))
+function Trained({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
+  const reach = useQuery(snapshotReachQuery(slug, snapshot.id))
   return (
     <Card title={t('lineage.ofSnapshot')} note={t('lineage.ofSnapshotNote')}>
       <Loaded query={reach} what={t('lineage.failed')}>
         {(found) => (
-          <ReachLists slug={slug} found={{ ...found, snapshots: [] }} nothing={t('lineage.noneOfSnapshot')} />
+          <>
+            <LineageGraph
+              label={t('lineage.graph')}
+              here={snapshot.id}
+              {...joined(
+                rowsGraph(slug, { ...found, snapshots: [snapshot] }),
+                sourcesGraph(slug, snapshot.id, found.sources),
+              )}
+            />
+            <ReachLists slug={slug} found={{ ...found, snapshots: [] }} nothing={t('lineage.noneOfSnapshot')} />
+          </>
         )}
       </Loaded>
     </Card>

@@ -82,6 +82,17 @@ export const enModels = {
   'model.takeAway': 'Download',
   'model.curl': 'curl',
 
+  'lineage.graph': 'Lineage',
+  'lineage.graphNote':
+    'From what brought the comparisons to the models. Every box is a link; the lists below say the same.',
+  'lineage.hidden': { one: '{n} more is in the lists only.', other: '{n} more are in the lists only.' },
+  'lineage.job': 'Job {n}',
+  'lineage.source.import': 'Import',
+  'lineage.source.round': 'Round',
+  'lineage.source.playground': 'Playground',
+  'lineage.source.pairing': 'Pairing',
+  'lineage.broughtShort': { one: '{n} comparison', other: '{n} comparisons' },
+  'lineage.votesShort': { one: '{n} vote', other: '{n} votes' },
   'lineage.made': 'What it was made of',
   'lineage.madeNote': 'Through every model and reward model behind it.',
   'lineage.failed': "Couldn't trace it.",

@@ -10,6 +10,7 @@ export const enProject = {
   'nav.workers': 'Workers',
   'nav.alarms': 'Alarms',
   'nav.evaluations': 'Evaluations',
+  'nav.playground': 'Playground',
   'nav.strengths': 'Policy ranking',
   'nav.project': 'Project',
   'nav.imports': 'Import and export',

@@ -2,7 +2,15 @@
 import { enEvaluations } from 'src/ui/i18n/enEvaluations'
 import { enJobs } from 'src/ui/i18n/enJobs'
 import { enModels } from 'src/ui/i18n/enModels'
+import { enPlayground } from 'src/ui/i18n/enPlayground'
 import { enProject } from 'src/ui/i18n/enProject'
 import { enStatistics } from 'src/ui/i18n/enStatistics'
 
-export const enResearch = { ...enProject, ...enStatistics, ...enJobs, ...enModels, ...enEvaluations }
+export const enResearch = {
+  ...enProject,
+  ...enStatistics,
+  ...enJobs,
+  ...enModels,
+  ...enEvaluations,
+  ...enPlayground,
+}
