@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("annotation", "0009_mail"),
-        ("training", "0003_training_service"),
+        ("training", "0005_label_watch"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
