@@ -174,7 +174,7 @@ def test_from_the_sign_in_to_five_votes_by_keyboard_alone_on_a_small_phone(
         page.wait_for_timeout(60)
         submit = page.get_by_role("button", name=re.compile("^Submit"))
         if submit.is_visible() and page.get_by_role("heading", name=f"Comparison {number}", exact=True).is_visible():
-            tab_to(page, "^Submit")
+            tab_to(page, "Submit$")
             page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=f"Comparison {VOTES + 1}", exact=True)).to_be_visible()
     expect(page.get_by_text("Saved", exact=True).or_(page.get_by_label("Saved"))).to_be_attached()

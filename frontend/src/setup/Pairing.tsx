@@ -116,6 +116,7 @@ function Planner({ slug, sources }: { slug: string; sources: Source[] }) {
         </Card>
         <Card title={t('pairing.terms')}>
           <ChoiceGroup legend={t('pairing.sources')} error={errors.sources}>
+            {sources.length === 0 && <p className="muted">{t('pairing.noSources')}</p>}
             {sources.map(({ id, name, completions }) => (
               <ChoiceCard
                 key={id}

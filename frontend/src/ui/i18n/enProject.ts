@@ -187,6 +187,7 @@ export const enProject = {
   'pairing.completions': { one: '{n} completion', other: '{n} completions' },
   'pairing.scorer': 'Scorer',
   'pairing.scorerHelp': 'Id of a reward model, or the name from an import.',
+  'pairing.noSources': 'There are no completions yet: import some, or sample a round.',
   'pairing.perPrompt': 'For each prompt',
   'pairing.perPromptHelp': 'Empty: as many as there are',
   'pairing.priority': 'Priority',
