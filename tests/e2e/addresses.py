@@ -86,6 +86,7 @@ ADDRESSES = (
     Address(pattern="/r/:slug/workers"),
     Address(pattern="/r/:slug/policies"),
     Address(pattern="/r/:slug/policies/:id", row="model"),
+    Address(pattern="/r/:slug/playground"),
     Address(pattern="/r/:slug/alarms"),
     Address(pattern="/r/:slug/evaluations"),
     Address(pattern="/r/:slug/evaluations/:id", row="evaluation"),

@@ -55,7 +55,8 @@ _STATES = """() => {
     ['label:has(> input[type=radio]:checked)', 'label:has(> input[type=radio]:not(:checked))', null],
   ]
   return pairs.flatMap(([on, off, part]) => {
-    const [chosen, other] = [document.querySelector(on), document.querySelector(off)]
+    const [chosen, other] = [on, off].map((what) =>
+      [...document.querySelectorAll(what)].find((element) => element.checkVisibility()))
     return chosen && other && look(chosen, part) === look(other, part) ? [chosen.outerHTML.slice(0, 200)] : []
   })
 }"""
