@@ -1,4 +1,4 @@
-import { figuresOf, mainFigure } from 'src/training/figures'
+import { figuresOf, mainFigure, parted } from 'src/training/figures'
 import { alarmNames, alarmTitle, alarmTotal } from 'src/ui/alarms'
 import { expect, test } from 'vitest'
 
@@ -12,6 +12,15 @@ test('an interval goes with its figure, and held-out parts come first', () => {
 
 test('a name that only ends like an interval is a figure of its own', () => {
   expect(figuresOf({ 'eval/score_low': 1 }).map(({ name }) => name)).toEqual(['eval/score_low'])
+})
+
+test('what a reader asks first is apart from the rest, and no card is without figures', () => {
+  const names = (metrics: Record<string, number>) => {
+    const { main, rest } = parted(figuresOf(metrics))
+    return [main.map(({ name }) => name), rest.map(({ name }) => name)]
+  }
+  expect(names({ 'test/accuracy': 1, 'test/brier': 0.1 })).toEqual([['test/accuracy'], ['test/brier']])
+  expect(names({ 'train/epoch': 2 })).toEqual([['train/epoch'], []])
 })
 
 test('a table shows accuracy before loss, and nothing where neither was measured', () => {

@@ -74,6 +74,21 @@ test('the interval of the accuracy is a band, not two more curves', () => {
   ])
 })
 
+test('ends of any interval are a band, and parts of a figure are shown on demand', () => {
+  const series = thinned([
+    curve('eval/brier', { 10: 0.2 }),
+    curve('eval/brier_low', { 10: 0.1 }),
+    curve('eval/brier_high', { 10: 0.3 }),
+    curve('eval/accuracy_length_large', { 10: 0.8 }),
+    curve('eval/tie_low', { 10: 0.1 }),
+  ])
+  expect(charts(series, [])).toMatchObject([
+    { title: 'Brier', secondary: false, band: { low: [0.1], high: [0.3] } },
+    { title: 'Accuracy length large', secondary: true },
+    { title: 'Tie low', secondary: false },
+  ])
+})
+
 test('smoothing keeps a constant, and the first point', () => {
   const steady = Array(20).fill(2)
   expect(smooth(steady, 0.9)).toEqual(steady.map((value) => expect.closeTo(value, 12)))
