@@ -50,8 +50,8 @@ class Looker:
     def __init__(self, page: Page, site: Site) -> None:
         self.page, self._site = page, site
         self.problems: list[str] = []
-        # The answer 404 is expected where the address names nothing.
-        self.may_miss = False
+        # Answers that the page at hand is expected to get, such as 404 where its address names nothing.
+        self.refusals: tuple[int, ...] = ()
         self._open: set[Request] = set()
         self._changed_at = time.monotonic()
         self._devtools: CDPSession | None = None
@@ -63,7 +63,7 @@ class Looker:
         page.set_default_timeout(20_000)
 
     def _said(self, kind: str, text: str) -> None:
-        if kind == "error" and not (self.may_miss and "404" in text):
+        if kind == "error" and not any(f"status of {status}" in text for status in self.refusals):
             self.problems.append(f"console: {text}")
 
     def _asked(self, request: Request) -> None:
@@ -76,7 +76,7 @@ class Looker:
         self._open.discard(request)
         self._changed_at = time.monotonic()
         response = request.response()
-        if response is not None and response.status >= 400 and not (self.may_miss and response.status == 404):
+        if response is not None and response.status >= 400 and response.status not in self.refusals:
             self.problems.append(f"{response.status}: {request.method} {request.url}")
 
     def _failed(self, request: Request) -> None:
@@ -95,13 +95,13 @@ class Looker:
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("button", name="Account").wait_for()
 
-    def open(self, path: str, *, may_miss: bool = False) -> None:
-        """Go there and wait until the page rests; the list of problems begins anew."""
+    def open(self, path: str, *, refusals: tuple[int, ...] = ()) -> None:
+        """Go there and wait until the page rests; the list of problems begins anew. `refusals`: statuses to expect."""
         # A page that only its fragment sets apart would not be loaded again.
         self.page.goto("about:blank")
         self.problems.clear()
         self._open.clear()
-        self.may_miss = may_miss
+        self.refusals = refusals
         self.page.goto(self._site.url + path)
         self.rest()
 

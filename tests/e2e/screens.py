@@ -144,7 +144,7 @@ class Camera:
         """Go there and take the picture."""
         if not self.wants(shot.name):
             return
-        looker.open(shot.path, may_miss=True)
+        looker.open(shot.path, refusals=(404, 409))
         looker.dress(shot.theme)
         looker.page.wait_for_timeout(150)
         self.snap(looker, shot)
