@@ -1,6 +1,16 @@
 /** The frame of every page: product, project, role, keys, theme, account. */
 import { useMutation } from '@tanstack/react-query'
-import { ChevronsUpDown, Keyboard, KeyRound, LogOut, Monitor, Moon, SlidersHorizontal, Sun } from 'lucide-react'
+import {
+  ChevronsUpDown,
+  Contrast,
+  Keyboard,
+  KeyRound,
+  LogOut,
+  Monitor,
+  Moon,
+  SlidersHorizontal,
+  Sun,
+} from 'lucide-react'
 import { type ReactNode, useEffect, useRef, useState } from 'react'
 import { closeOutbox } from 'src/annotate/outboxStore'
 import { signOut } from 'src/api/queries'
@@ -8,6 +18,7 @@ import type { User } from 'src/api/schema'
 import { Mark } from 'src/app/Mark'
 import styles from 'src/app/Shell.module.css'
 import { readTheme, storeTheme, THEMES, type Theme } from 'src/app/theme'
+import { chooseLanguage, LANGUAGES, type Language, language, nameOf } from 'src/ui/i18n/languages'
 import { t } from 'src/ui/i18n/t'
 import { KeySheet } from 'src/ui/keys/KeySheet'
 import { useKeys } from 'src/ui/keys/useKeys'
@@ -16,7 +27,15 @@ import { HeaderSlotContext } from 'src/ui/widgets/HeaderSlot'
 import { Menu, type MenuItem } from 'src/ui/widgets/Menu'
 import { Link, useLocation } from 'wouter'
 
-const THEME_ICONS = { system: Monitor, light: Sun, dark: Moon }
+const ACCOUNT = 'account'
+const THEME_ICONS = { system: Monitor, light: Sun, dark: Moon, contrast: Contrast }
+
+/** Where the strings cannot be loaded now, the choice stands for the next visit. */
+async function speakFromMenu(name: Language): Promise<void> {
+  await chooseLanguage(name).catch(() => undefined)
+  // The page was made anew, and with it the button that had the focus.
+  requestAnimationFrame(() => document.querySelector<HTMLElement>(`#${ACCOUNT} button`)?.focus())
+}
 
 /** The project and role that an address speaks of. */
 export function placeOf(path: string): { slug: string | null; role: 'annotate' | 'research' | null } {
@@ -81,6 +100,18 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
       icon: <KeyRound size={16} aria-hidden="true" />,
       href: '/settings/tokens',
     },
+    { kind: 'separator' },
+    { kind: 'heading', label: t('account.language') },
+    ...LANGUAGES.map(
+      (name): MenuItem => ({
+        kind: 'action',
+        label: nameOf(name),
+        lang: name,
+        checked: name === language(),
+        run: () => void speakFromMenu(name),
+      }),
+    ),
+    { kind: 'separator' },
     {
       kind: 'action',
       label: t('account.signOut'),
@@ -162,16 +193,18 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
             </span>
           )}
           <Menu label={t('theme.label')} icon items={themes} button={<ThemeIcon size={18} aria-hidden="true" />} />
-          <Menu
-            label={t('account.label')}
-            icon
-            items={account}
-            button={
-              <span className={styles.avatar} aria-hidden="true">
-                {(user.name || user.email).slice(0, 1).toUpperCase()}
-              </span>
-            }
-          />
+          <span id={ACCOUNT}>
+            <Menu
+              label={t('account.label')}
+              icon
+              items={account}
+              button={
+                <span className={styles.avatar} aria-hidden="true">
+                  {(user.name || user.email).slice(0, 1).toUpperCase()}
+                </span>
+              }
+            />
+          </span>
         </div>
       </header>
       <HeaderSlotContext value={slot}>

@@ -5,6 +5,7 @@ import { signIn } from 'src/api/queries'
 import type { User } from 'src/api/schema'
 import { Mark } from 'src/app/Mark'
 import styles from 'src/app/SignIn.module.css'
+import { chooseLanguage, LANGUAGES, language, nameOf } from 'src/ui/i18n/languages'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { Dialog } from 'src/ui/widgets/Dialog'
@@ -75,6 +76,28 @@ function useSignIn(onSignedIn: (user: User) => void, known: string) {
   return { fields, button, submit }
 }
 
+/** Before anybody is known: whoever cannot read the page finds the own language by its own name. */
+function LanguageField() {
+  return (
+    <label className={styles.language}>
+      {t('account.language')}
+      <select
+        value={language()}
+        onChange={(event) => {
+          const chosen = LANGUAGES.find((name) => name === event.target.value)
+          if (chosen) void chooseLanguage(chosen).catch(() => undefined)
+        }}
+      >
+        {LANGUAGES.map((name) => (
+          <option key={name} value={name} lang={name}>
+            {nameOf(name)}
+          </option>
+        ))}
+      </select>
+    </label>
+  )
+}
+
 export function SignInPage({ onSignedIn }: { onSignedIn: (user: User) => void }) {
   const { fields, button, submit } = useSignIn(onSignedIn, '')
   useTitle(t('signIn.title'))
@@ -100,6 +123,7 @@ export function SignInPage({ onSignedIn }: { onSignedIn: (user: User) => void })
           {button}
         </form>
         <p className="muted small">{t('signIn.help')}</p>
+        <LanguageField />
       </div>
     </main>
   )

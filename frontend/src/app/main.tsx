@@ -4,7 +4,7 @@ import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { newQueryClient, sessionQuery } from 'src/api/queries'
 import { App } from 'src/app/App'
-import { applyTheme, readTheme } from 'src/app/theme'
+import { followTheme } from 'src/app/theme'
 import { useLanguage } from 'src/app/useLanguage'
 import { preferredLanguage, speak } from 'src/ui/i18n/languages'
 import { applyTextSize, readTextSize } from 'src/ui/textSize'
@@ -28,7 +28,7 @@ async function start(root: HTMLElement): Promise<void> {
   )
 }
 
-applyTheme(readTheme())
+followTheme()
 applyTextSize(readTextSize())
 const root = document.getElementById('root')
 if (!root) throw new Error('index.html has no #root')

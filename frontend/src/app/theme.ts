@@ -1,7 +1,7 @@
-/** The theme before the first paint: the system's, or what this browser was told. */
+/** The theme before the first paint: what this browser was told, else the system's. */
 
-export type Theme = 'system' | 'light' | 'dark'
-export const THEMES: readonly Theme[] = ['system', 'light', 'dark']
+export type Theme = 'system' | 'light' | 'dark' | 'contrast'
+export const THEMES: readonly Theme[] = ['system', 'light', 'dark', 'contrast']
 const STORED = 'winnow-theme'
 
 export function readTheme(): Theme {
@@ -14,9 +14,15 @@ export function readTheme(): Theme {
   }
 }
 
+/** A system that asks for more contrast gets it, unless a theme was chosen here. */
+const wantsMore = () => window.matchMedia('(prefers-contrast: more)')
+
 export function applyTheme(theme: Theme): void {
-  if (theme === 'system') delete document.documentElement.dataset.theme
-  else document.documentElement.dataset.theme = theme
+  const shown = theme === 'system' && wantsMore().matches ? 'contrast' : theme
+  if (shown === 'system') delete document.documentElement.dataset.theme
+  else document.documentElement.dataset.theme = shown
+  // Canvases read colours once; they draw again on this.
+  window.dispatchEvent(new Event('winnow-theme'))
 }
 
 export function storeTheme(theme: Theme): void {
@@ -26,6 +32,10 @@ export function storeTheme(theme: Theme): void {
   } catch {
     // The choice lasts as long as the page.
   }
-  // Canvases read colours once; they draw again on this.
-  window.dispatchEvent(new Event('winnow-theme'))
+}
+
+/** The stored theme now, and again when the system's contrast changes. */
+export function followTheme(): void {
+  applyTheme(readTheme())
+  wantsMore().addEventListener('change', () => applyTheme(readTheme()))
 }

@@ -23,6 +23,7 @@ export const en = {
   'account.label': 'Account',
   'account.tokens': 'API tokens',
   'account.signOut': 'Sign out',
+  'account.language': 'Language',
   'settings.mine': 'My settings',
   'textSize.title': 'Text size',
   'textSize.note': 'Of prompts and responses, in this browser.',
@@ -43,6 +44,7 @@ export const en = {
   'theme.system': 'System',
   'theme.light': 'Light',
   'theme.dark': 'Dark',
+  'theme.contrast': 'High contrast',
 
   'action.close': 'Close',
   'action.cancel': 'Cancel',

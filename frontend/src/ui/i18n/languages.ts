@@ -12,6 +12,11 @@ const LOADERS = {
     first: async (): Promise<Strings> => (await import('src/ui/i18n/en')).en,
     research: async (): Promise<Strings> => (await import('src/ui/i18n/enResearch')).enResearch,
   },
+  de: {
+    name: 'Deutsch',
+    first: async (): Promise<Strings> => (await import('src/ui/i18n/de')).de,
+    research: async (): Promise<Strings> => (await import('src/ui/i18n/deResearch')).deResearch,
+  },
 }
 export type Language = keyof typeof LOADERS
 

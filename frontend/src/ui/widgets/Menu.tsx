@@ -6,7 +6,7 @@ import styles from 'src/ui/widgets/Menu.module.css'
 import { Link } from 'wouter'
 
 export type MenuItem =
-  | { kind: 'action'; label: string; icon?: ReactNode; checked?: boolean; run: () => void }
+  | { kind: 'action'; label: string; lang?: string; icon?: ReactNode; checked?: boolean; run: () => void }
   | { kind: 'link'; label: string; icon?: ReactNode; checked?: boolean; href: string }
   | { kind: 'heading'; label: string; note?: string }
   | { kind: 'separator' }
@@ -126,6 +126,7 @@ function Entry({ item, close }: { item: MenuItem; close: () => void }) {
   return (
     <button
       type="button"
+      lang={item.lang}
       {...shared}
       onClick={() => {
         close()
