@@ -22,6 +22,10 @@ const GERMAN: Record<string, Message> = { ...de, ...deResearch }
 
 /** What German has from English, or both from elsewhere: names, and terms of the field. */
 const SAME = [
+  'Score {score}',
+  'Job {n}',
+  'Import',
+  'Playground',
   'Adapter',
   'Aggregation',
   'Alpha',

@@ -85,6 +85,20 @@ export const deModels: TranslationOf<typeof enModels> = {
   'model.takeAway': 'Herunterladen',
   'model.curl': 'curl',
 
+  'lineage.graph': 'Herkunft',
+  'lineage.graphNote':
+    'Von dem, was die Vergleiche brachte, bis zu den Modellen. Jeder Kasten ist ein Link; die Listen unten sagen dasselbe.',
+  'lineage.hidden': {
+    one: '{n} weiterer Eintrag steht nur in den Listen.',
+    other: '{n} weitere stehen nur in den Listen.',
+  },
+  'lineage.job': 'Job {n}',
+  'lineage.source.import': 'Import',
+  'lineage.source.round': 'Runde',
+  'lineage.source.playground': 'Playground',
+  'lineage.source.pairing': 'Paarung',
+  'lineage.broughtShort': { one: '{n} Vergleich', other: '{n} Vergleiche' },
+  'lineage.votesShort': { one: '{n} Stimme', other: '{n} Stimmen' },
   'lineage.made': 'Woraus es entstand',
   'lineage.madeNote': 'Über jedes Modell und Reward-Modell dahinter.',
   'lineage.failed': 'Die Herkunft ließ sich nicht ermitteln.',

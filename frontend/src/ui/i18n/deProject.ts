@@ -13,6 +13,7 @@ export const deProject: TranslationOf<typeof enProject> = {
   'nav.workers': 'Worker',
   'nav.alarms': 'Alarme',
   'nav.evaluations': 'Evaluationen',
+  'nav.playground': 'Playground',
   'nav.strengths': 'Rangliste der Policies',
   'nav.project': 'Projekt',
   'nav.imports': 'Import und Export',
