@@ -194,6 +194,7 @@ export const deProject: TranslationOf<typeof enProject> = {
   'pairing.completions': { one: '{n} Completion', other: '{n} Completions' },
   'pairing.scorer': 'Bewertet durch',
   'pairing.scorerHelp': 'ID eines Reward-Modells oder der Name aus einem Import.',
+  'pairing.noSources': 'Noch gibt es keine Completions: Importieren Sie welche oder sampeln Sie eine Runde.',
   'pairing.perPrompt': 'Je Prompt',
   'pairing.perPromptHelp': 'Leer: so viele, wie es gibt',
   'pairing.priority': 'Priorität',
