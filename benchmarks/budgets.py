@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -21,14 +22,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import django
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
 from benchmarks.report import Row, show
-from tests.e2e.conftest import CHROMIUM_FLAGS
-from tests.e2e.site import Site, running_site
 from tools.frontend import FRONTEND, build, find_npm
+
+if TYPE_CHECKING:
+    from tests.e2e.site import Site
 
 SLUG = "budgets"
 VOTES, PREFETCHED_VOTES, LOADS, TICKS = 200, 30, 5, 60
@@ -300,6 +303,11 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("The budgets need Chromium on PATH.")
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "winnow.settings")
+    django.setup()
+    from tests.e2e.conftest import CHROMIUM_FLAGS  # noqa: PLC0415 - reads models, which Django must have set up
+    from tests.e2e.site import running_site  # noqa: PLC0415
+
     build()
     rows = sizes()
     with tempfile.TemporaryDirectory(prefix="winnow-budgets-") as directory, sync_playwright() as playwright:

@@ -727,6 +727,36 @@ def test_practice_explains_and_a_qualification_gates_until_it_is_passed(
     see(page, 2)
 
 
+def test_a_chat_shows_both_answers_at_once_and_the_better_one_goes_on(desk: Desk, site: Site) -> None:
+    slug = project(site, "Chat", 0)
+    api = site.api()
+    (model,) = api.call("GET", f"projects/{slug}/models")["items"]
+    chat = {"enabled": True, "policies": [model["id"]], "sampling": {"max_new_tokens": 8}}
+    api.call("PUT", f"projects/{slug}/chat", chat)
+    page = desk.page()
+    page.goto(f"{site.url}/p/{slug}/chat")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("Write the first message.")).to_be_visible()
+    page.get_by_role("textbox", name="Your message").fill("What is a round number?")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("Two answers are being written. They appear here together.")).to_be_visible()
+    page.keyboard.press("a")  # nothing to vote on yet
+    panes = page.get_by_role("region", name=re.compile("^Response [AB]$"))
+    expect(panes).to_have_count(2, timeout=120_000)
+    page.wait_for_timeout(PAUSE_MS)
+    better = panes.last.get_by_role("group").inner_text()
+    page.keyboard.press("b")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text(better)
+    (vote,) = votes(site, slug)
+    assert vote["choice"] == vote["sides"][1]
+    page.get_by_role("button", name="End and rate").click()
+    dialog = page.get_by_role("dialog", name="End and rate")
+    dialog.get_by_role("radio", name=re.compile("^5")).check(force=True)
+    dialog.get_by_role("button", name="End the conversation").click()
+    expect(page.get_by_text("This conversation has ended. You rated it 5 of 7.")).to_be_visible()
+
+
 # --- keys, text, phone ------------------------------------------------------------------------------------------------
 
 
