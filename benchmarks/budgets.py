@@ -43,6 +43,8 @@ WATCH = """
 (() => {
   const seen = { keys: [], stored: [], shift: 0, interactions: {}, painted: 0, what: '' }
   window.budgets = seen
+  // Each visit goes on with the tasks of the last one, as a reload does; a person may hold only so many.
+  if (location.protocol.startsWith('http')) sessionStorage.setItem('winnow-tab', 'budgets')
   const heading = () => document.querySelector('HEADING')?.textContent ?? ''
   window.addEventListener('keydown', (event) => {
     if (event.repeat || !/^[abt]$/.test(event.key)) return
@@ -114,7 +116,7 @@ def npm(*arguments: str) -> str:
     """What an npm script of the frontend prints."""
     command, path = find_npm()
     done = subprocess.run(
-        [*command, "run", "--silent", *arguments], cwd=FRONTEND, env={"PATH": path}, capture_output=True, text=True,
+        [*command, "run", "--silent", *arguments], cwd=FRONTEND, env=os.environ | {"PATH": path}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     if done.returncode:

@@ -1,5 +1,6 @@
 /** Six charts of four curves with 5,000 points each, as a run's page draws them, and how long one more point takes. */
 import 'src/ui/base.css'
+import { flushSync } from 'react-dom'
 import { createRoot } from 'react-dom/client'
 import { LineChart } from 'src/ui/charts/LineChart'
 import 'src/ui/i18n/jobs'
@@ -58,18 +59,15 @@ window.tick = (smoothing) =>
     points += 1
     const data = dataOf()
     const start = performance.now()
-    draw(data, smoothing)
-    // React renders in a task of its own; the frame after it holds the new points.
-    setTimeout(() =>
-      requestAnimationFrame(() => {
-        const channel = new MessageChannel()
-        channel.port1.onmessage = () => {
-          channel.port1.close()
-          resolve(performance.now() - start)
-        }
-        channel.port2.postMessage(0)
-      }),
-    )
+    flushSync(() => draw(data, smoothing))
+    requestAnimationFrame(() => {
+      const channel = new MessageChannel()
+      channel.port1.onmessage = () => {
+        channel.port1.close()
+        resolve(performance.now() - start)
+      }
+      channel.port2.postMessage(0)
+    })
   })
 
 draw(dataOf(), 0.6)
