@@ -3,7 +3,7 @@ import 'src/ui/base.css'
 import { flushSync } from 'react-dom'
 import { createRoot } from 'react-dom/client'
 import { LineChart } from 'src/ui/charts/LineChart'
-import 'src/ui/i18n/jobs'
+import { speak } from 'src/ui/i18n/languages'
 
 const CHARTS = 6
 const CURVES = 4
@@ -70,4 +70,5 @@ window.tick = (smoothing) =>
     })
   })
 
+await speak('en')
 draw(dataOf(), 0.6)

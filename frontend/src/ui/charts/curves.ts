@@ -3,8 +3,8 @@
 export type Curve = {
   name: string
   label: string
-  xs: number[]
-  ys: number[]
+  xs: readonly number[]
+  ys: readonly number[]
   /** Sparse figures that are averages already, such as evaluations: drawn as measured, with their points. */
   sparse?: boolean
 }
@@ -14,9 +14,9 @@ const FEW_POINTS = 5
 
 /** Exponential smoothing with a corrected start, so that the first points are not pulled to zero. A short curve gets less
  * of it than asked for: there is little to average over yet. */
-export function smooth(ys: readonly number[], asked: number): number[] {
+export function smooth(ys: readonly number[], asked: number): readonly number[] {
   const weight = Math.min(asked, 1 - FEW_POINTS / ys.length)
-  if (weight <= 0) return [...ys]
+  if (weight <= 0) return ys
   let sum = 0
   let norm = 0
   return ys.map((y) => {
@@ -26,11 +26,15 @@ export function smooth(ys: readonly number[], asked: number): number[] {
   })
 }
 
-const same = (one: readonly number[], other: readonly number[]): boolean =>
-  one === other || (one.length === other.length && one.every((x, index) => x === other[index]))
+function same(one: readonly number[], other: readonly number[]): boolean {
+  if (one === other) return true
+  if (one.length !== other.length) return false
+  for (let index = 0; index < one.length; index += 1) if (one[index] !== other[index]) return false
+  return true
+}
 
 /** Both lists in one, ascending and each number once. */
-function merge(one: readonly number[], other: readonly number[]): number[] {
+function merge(one: readonly number[], other: readonly number[]): readonly number[] {
   const merged: number[] = []
   let [i, j] = [0, 0]
   while (i < one.length || j < other.length) {
@@ -42,20 +46,23 @@ function merge(one: readonly number[], other: readonly number[]): number[] {
   return merged
 }
 
+export type Aligned = readonly [readonly number[], ...(readonly (number | null)[])[]]
+
 /**
- * All curves over one ascending x axis, null where a curve has no value. The xs of a curve ascend; curves measured at the
- * same steps, as most are, cost nothing but the comparison: a live chart does this for every point that arrives.
+ * All curves over one ascending x axis, null where a curve has no value. The xs of a curve ascend. Curves measured at the
+ * same steps, as most are, cost no more than a look: a live chart does this for every point that arrives.
  */
-export function align(
-  curves: readonly { xs: readonly number[]; ys: readonly number[] }[],
-): [number[], ...(number | null)[][]] {
+export function align(curves: readonly { xs: readonly number[]; ys: readonly number[] }[]): Aligned {
   const axes: (readonly number[])[] = []
-  for (const { xs } of curves) {
-    if (!axes.some((axis) => same(axis, xs))) axes.push(xs)
-  }
-  const all = axes.reduce<number[]>((merged, xs) => merge(merged, xs), [])
-  const rows = curves.map(({ xs, ys }): (number | null)[] => {
-    if (ys.length === all.length && same(xs, all)) return [...ys]
+  const axisOf = curves.map(({ xs }) => {
+    const known = axes.find((axis) => same(axis, xs))
+    if (!known) axes.push(xs)
+    return known ?? xs
+  })
+  const [first = []] = axes
+  const all = axes.length < 2 ? first : axes.reduce(merge, [])
+  const rows = curves.map(({ xs, ys }, curve) => {
+    if (axisOf[curve] === all && ys.length === all.length) return ys
     const row: (number | null)[] = new Array(all.length).fill(null)
     let place = 0
     xs.forEach((x, index) => {
