@@ -4,6 +4,7 @@ import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { newQueryClient, sessionQuery } from 'src/api/queries'
 import { App } from 'src/app/App'
+import { preload } from 'src/app/routes'
 import { followTheme } from 'src/app/theme'
 import { useLanguage } from 'src/app/useLanguage'
 import { preferredLanguage, speak } from 'src/ui/i18n/languages'
@@ -18,6 +19,7 @@ async function start(root: HTMLElement): Promise<void> {
   const client = newQueryClient()
   // Who is here is asked while the strings come.
   void client.prefetchQuery(sessionQuery())
+  preload(window.location.pathname)
   await speak(preferredLanguage()).catch(() => speak('en'))
   createRoot(root).render(
     <StrictMode>

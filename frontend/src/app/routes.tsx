@@ -13,7 +13,8 @@ function researchPage<Props extends object>(load: () => Promise<{ default: Compo
   return lazy(async () => (await Promise.all([load(), researchStrings()]))[0])
 }
 
-const Task = lazy(() => import('src/annotate/Task'))
+const loadTask = () => import('src/annotate/Task')
+const Task = lazy(loadTask)
 const Chat = lazy(() => import('src/annotate/Chat'))
 const Start = lazy(() => import('src/annotate/Start'))
 const Practice = lazy(async () => ({ default: (await import('src/annotate/Training')).Practice }))
@@ -55,6 +56,12 @@ const Evaluations = lazy(() => import('src/training/Evaluations'))
 const EvaluationPage = lazy(() => import('src/training/EvaluationPage'))
 const Playground = lazy(() => import('src/training/Playground'))
 const Strengths = lazy(() => import('src/training/PolicyRanking'))
+
+/** Fetches the screen of an address before it is known who is here: the annotator's page is waited for the most. */
+export function preload(path: string): void {
+  // A failure comes up again, and is shown, when the screen is rendered.
+  if (/^\/p\/[^/]+\/task$/.test(path)) loadTask().catch(() => undefined)
+}
 
 function Waiting() {
   return (
