@@ -11,6 +11,9 @@ import uPlot from 'uplot'
 const COLOURS = ['--series-1', '--series-2', '--series-3', '--series-4', '--series-5']
 const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3], [1, 4]]
 const TABLE_ROWS = 200
+/** Curves with more points than a chart has columns several times over are one pixel wide: a join at every point makes a
+ * wider line cost three times as much to paint, and shows no more. */
+const DENSE = 1_500
 /** Steps are whole: no tick between two of them. */
 const WHOLE_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6]
 
@@ -75,7 +78,8 @@ export function LineChart(props: LineChartProps) {
     return align([...curves, ...smoothed, ...banded])
   }, [curves, smoothed, band])
   const marked = marks.map(({ x, tone }) => `${x}${tone}`).join()
-  const shape = `${curves.map((curve) => curve.name).join()}|${band ? 'band' : ''}|${smoothing > 0}|${table}|${marked}`
+  const dense = curves.some(({ xs }) => xs.length > DENSE)
+  const shape = `${dense}|${curves.map((curve) => curve.name).join()}|${band ? 'band' : ''}|${smoothing > 0}|${table}|${marked}`
 
   useEffect(() => {
     const turn = () => setThemeTurn((n) => n + 1)
@@ -98,7 +102,7 @@ export function LineChart(props: LineChartProps) {
       const colour = resolve(colourOf(index))
       return {
         stroke: faint ? faded(colour, 0.28) : colour,
-        width: faint ? 1 : 2,
+        width: faint || dense ? 1 : 2,
         dash: faint ? [] : [...dashOf(index)],
         spanGaps: true,
         points: {
