@@ -116,8 +116,8 @@ def npm(*arguments: str) -> str:
     """What an npm script of the frontend prints."""
     command, path = find_npm()
     done = subprocess.run(
-        [*command, "run", "--silent", *arguments], cwd=FRONTEND, env=os.environ | {"PATH": path}, capture_output=True, text=True,
-        check=False,
+        [*command, "run", "--silent", *arguments], cwd=FRONTEND, env=os.environ | {"PATH": path}, capture_output=True,
+        text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"npm run {arguments[0]} failed:\n{done.stdout}{done.stderr}")
