@@ -32,7 +32,12 @@ type AnswerBarProps = {
   onSubmit: () => void
 }
 
-const TOOLS: ActionName[] = ['skip', 'flag', 'undo', 'source', 'lock', 'guideline', 'help']
+const TOOLS: ActionName[] = ['skip', 'flag', 'undo', 'source', 'differences', 'lock', 'guideline', 'help']
+/** The completions that a tool needs to be of use. */
+const NEEDS: Partial<Record<ActionName, (size: number) => boolean>> = {
+  differences: (size) => size === 2,
+  lock: (size) => size > 1,
+}
 
 export function AnswerBar(props: AnswerBarProps) {
   const { question, form, size, draft, single, scopes, handlers, pressed, message, onDraft, onSubmit } = props
@@ -83,7 +88,7 @@ export function AnswerBar(props: AnswerBarProps) {
         </Button>
       )}
       <div className={styles.tools}>
-        {TOOLS.map((name) => (
+        {TOOLS.filter((name) => NEEDS[name]?.(size) ?? true).map((name) => (
           <button
             key={name}
             type="button"

@@ -9,6 +9,7 @@ import styles from 'src/annotate/Task.module.css'
 import { alone, type TaskHandle, TaskView } from 'src/annotate/TaskView'
 import { useActiveTime } from 'src/annotate/useActiveTime'
 import { useAnswer } from 'src/annotate/useAnswer'
+import { useReading } from 'src/annotate/useReading'
 import { uuid } from 'src/api/client'
 import { flagTask, sendVote, skipTask } from 'src/api/queries'
 import type { Receipt, Task } from 'src/api/schema'
@@ -40,8 +41,7 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
   const draft = given ?? drafts.of(task)
   const [layer, setLayer] = useState<'skip' | 'flag' | 'help' | null>(null)
   const [guide, setGuide] = useState(false)
-  const [source, setSource] = useState(false)
-  const [locked, setLocked] = useState(false)
+  const aids = useReading(task, draft)
   const [message, setMessage] = useState('')
   const screen = useRef<HTMLDivElement>(null)
   const view = useRef<TaskHandle | null>(null)
@@ -102,11 +102,10 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
   })
   const handlers: Handlers = {
     ...answer.handlers,
+    ...aids.handlers,
     skip: finished ? undefined : () => setLayer('skip'),
     flag: finished ? undefined : () => setLayer('flag'),
     guideline: () => setGuide(!guide),
-    source: () => setSource(!source),
-    lock: () => setLocked(!locked),
     focusLeft: () => view.current?.focusPane(-1),
     focusRight: () => view.current?.focusPane(1),
     pageDown: () => view.current?.page(1),
@@ -124,8 +123,7 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
           onDraft={onDraft}
           number={number}
           active
-          source={source}
-          locked={locked}
+          reading={aids.reading}
           handle={view}
           onShown={onShown}
         />
@@ -140,7 +138,7 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
         tieNext={answer.tieNext}
         scopes={answer.scopes()}
         handlers={handlers}
-        pressed={{ source, lock: locked, guideline: guide }}
+        pressed={{ ...aids.pressed, guideline: guide }}
         message={vote.isPending ? t('save.saving', { n: 1 }) : message}
         onDraft={onDraft}
         onChoose={answer.choose}

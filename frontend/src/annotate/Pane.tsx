@@ -2,26 +2,26 @@
 import { ArrowDown } from 'lucide-react'
 import { type ReactNode, type RefObject, useEffect, useState } from 'react'
 import styles from 'src/annotate/Task.module.css'
-import { Markdown } from 'src/ui/content/Markdown'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 
 type PaneProps = {
   letter: string
-  text: string
   /** Two that are compared have a colour each; more have letters only. */
   side: 'left' | 'right' | null
-  mode: 'rich' | 'plain' | 'source'
-  prefix: string
   scroll: RefObject<HTMLDivElement | null>
   /** Beside the heading: an earlier choice, a rating, a place. */
   note?: ReactNode
   footer?: ReactNode
+  /** The text. */
+  children: ReactNode
   onFocus: () => void
+  /** The person's hand is on it: with the scrolling locked, the others follow this one. */
+  onLead: () => void
   onScroll: () => void
 }
 
-export function Pane({ letter, text, side, mode, prefix, scroll, note, footer, onFocus, onScroll }: PaneProps) {
+export function Pane({ letter, side, scroll, note, footer, children, onFocus, onLead, onScroll }: PaneProps) {
   const [below, setBelow] = useState(false)
   useEffect(() => {
     const box = scroll.current
@@ -56,9 +56,11 @@ export function Pane({ letter, text, side, mode, prefix, scroll, note, footer, o
           aria-label={t('task.responseText', { letter })}
           tabIndex={0}
           onFocus={onFocus}
+          onPointerDown={onLead}
+          onWheel={onLead}
           onScroll={onScroll}
         >
-          <Markdown text={text} prefix={prefix} mode={mode} />
+          <div>{children}</div>
         </div>
         {below && (
           <div className={styles.below}>

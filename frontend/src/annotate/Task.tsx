@@ -15,6 +15,7 @@ import { tabId } from 'src/annotate/tabId'
 import { useActiveTime } from 'src/annotate/useActiveTime'
 import { useAnswer } from 'src/annotate/useAnswer'
 import { useQueue } from 'src/annotate/useQueue'
+import { useReading } from 'src/annotate/useReading'
 import { uuid } from 'src/api/client'
 import { ApiError } from 'src/api/errors'
 import {
@@ -97,8 +98,6 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
 
   const [layer, setLayer] = useState<Layer>(null)
   const [guide, setGuide] = useState(false)
-  const [source, setSource] = useState(false)
-  const [locked, setLocked] = useState(false)
   const [given, setGiven] = useState<Given[]>([])
   const [undoing, setUndoing] = useState(false)
   const [message, setMessage] = useMessage()
@@ -160,6 +159,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
     dispatch({ kind: 'answered', assignment: task.assignment })
   }
   const draft = current ? drafts.of(current) : null
+  const aids = useReading(current ?? null, draft)
   const answer = useAnswer({
     task: current ?? null,
     draft,
@@ -225,12 +225,11 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
   const canUndo = given.length > 0 && !undoing
   const handlers: Handlers = {
     ...answer.handlers,
+    ...aids.handlers,
     undo: canUndo ? () => void undo() : undefined,
     skip: current && (() => setLayer('skip')),
     flag: current && (() => setLayer('flag')),
     guideline: () => setGuide(!guide),
-    source: () => setSource(!source),
-    lock: () => setLocked(!locked),
     focusLeft: () => view.current?.focusPane(-1),
     focusRight: () => view.current?.focusPane(1),
     pageDown: () => view.current?.page(1),
@@ -310,8 +309,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
             onDraft={(changed) => drafts.change(task.assignment, changed)}
             number={number + index}
             active={index === 0}
-            source={source}
-            locked={locked}
+            reading={index === 0 ? aids.reading : { ...aids.reading, differences: false }}
             handle={view}
             onShown={onShown}
           />
@@ -327,7 +325,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
         tieNext={answer.tieNext}
         scopes={answer.scopes()}
         handlers={handlers}
-        pressed={{ source, lock: locked, guideline: guide }}
+        pressed={{ ...aids.pressed, guideline: guide }}
         message={message || earlier(current)}
         onDraft={(changed) => drafts.change(current.assignment, changed)}
         onChoose={answer.choose}

@@ -6,18 +6,22 @@ import {
   type RefObject,
   useImperativeHandle,
   useLayoutEffect,
+  useMemo,
   useRef,
   useState,
 } from 'react'
 import { Pane } from 'src/annotate/Pane'
 import styles from 'src/annotate/Task.module.css'
+import type { Reading } from 'src/annotate/useReading'
 import type { Task } from 'src/api/schema'
 import { type Draft, letterOf, lettersOf, placeAt, placeOf } from 'src/ui/answer/answer'
 import { answerRow, ratingRows, readRow } from 'src/ui/answer/fields'
 import { Rows } from 'src/ui/answer/Rows'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
-import { RICH_LIMIT, useRenderer } from 'src/ui/content/Markdown'
-import { t } from 'src/ui/i18n/t'
+import type { Differences } from 'src/ui/content/diff'
+import { Markdown, Marked, useRenderer } from 'src/ui/content/Markdown'
+import { FormattingNotice, useFormatting } from 'src/ui/content/useFormatting'
+import { type Key, t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { Notice } from 'src/ui/widgets/States'
 
@@ -34,8 +38,7 @@ type TaskViewProps = {
   onDraft: (draft: Draft) => void
   number: number
   active: boolean
-  source: boolean
-  locked: boolean
+  reading: Reading
   handle: RefObject<TaskHandle | null>
   /** Called once this task is what the person sees. */
   onShown: () => void
@@ -47,15 +50,15 @@ export function alone(task: Pick<Task, 'form' | 'completions'>, draft: Draft): n
 }
 
 export function TaskView(props: TaskViewProps) {
-  const { task, draft, number, active, source, locked, handle, onShown } = props
+  const { task, draft, number, active, reading, handle, onShown } = props
   const { form, completions } = task
   const size = completions.length
   const [open, setOpen] = useState(true)
   const [shown, setShown] = useState(0)
-  const [rich, setRich] = useState(false)
   const heading = useRef<HTMLHeadingElement>(null)
   const [boxes] = useState(() => completions.map(() => createRef<HTMLDivElement>()))
   const last = useRef(0)
+  const leader = useRef(0)
   const single = alone(task, draft)
   const pair = size === 2 && (form.kind === 'choice' || form.kind === 'scale')
 
@@ -69,9 +72,12 @@ export function TaskView(props: TaskViewProps) {
   useImperativeHandle(active ? handle : null, () => ({
     focusPane,
     page: (direction) => {
-      for (const ref of locked ? boxes : [boxes[single ?? last.current]]) {
-        ref?.current?.scrollBy({ top: direction * ref.current.clientHeight * 0.85 })
-      }
+      let index = single ?? last.current
+      // With the scrolling locked the longest text leads, else a short one would hold back the others.
+      if (reading.locked) index = longest(boxes)
+      leader.current = index
+      const box = boxes[index]?.current
+      box?.scrollBy({ top: direction * box.clientHeight * 0.85 })
     },
     focusHeading: () => heading.current?.focus({ preventScroll: true }),
   }))
@@ -82,7 +88,7 @@ export function TaskView(props: TaskViewProps) {
   const onScroll = (index: number) => {
     const from = boxes[index]?.current
     // Only the pane under the person's hand leads; the other's own scroll event must not answer back.
-    if (!locked || !from?.matches(':hover, :focus')) return
+    if (!reading.locked || !from || leader.current !== index) return
     const share = from.scrollTop / Math.max(1, from.scrollHeight - from.clientHeight)
     for (const { current: to } of boxes) {
       if (to && to !== from) to.scrollTop = share * (to.scrollHeight - to.clientHeight)
@@ -90,30 +96,55 @@ export function TaskView(props: TaskViewProps) {
   }
 
   const renderer = useRenderer()
-  const long = Math.max(...completions.map((text) => text.length)) > RICH_LIMIT
-  const mode = source ? 'source' : long && !rich ? 'plain' : 'rich'
+  const formatting = useFormatting(completions)
+  const conversation = useMemo(() => [task.prompt.map(({ content }) => content).join('\n\n')], [task.prompt])
+  const promptFormatting = useFormatting(conversation)
+  const mode = reading.source ? 'source' : formatting.mode
+  const found = useMemo(
+    () =>
+      reading.differences && renderer.kind === 'ready'
+        ? renderer.differences(completions[0] ?? '', completions[1] ?? '')
+        : null,
+    [reading.differences, renderer, completions],
+  )
   const letters = lettersOf(size)
   const pane = (index: number) => {
     const letter = letterOf(index)
     const side = pair ? (index === 0 ? 'left' : 'right') : null
+    const prefix = `${task.assignment}-${letter}-`
     return (
       <Pane
         key={letter}
         letter={letter}
-        text={completions[index] ?? ''}
         side={side}
-        mode={mode}
-        prefix={`${task.assignment}-${letter}-`}
         scroll={boxes[index] ?? createRef<HTMLDivElement>()}
         note={note(props, letter, side)}
         footer={footer(props, letter)}
         onFocus={() => {
           last.current = index
+          leader.current = index
+        }}
+        onLead={() => {
+          leader.current = index
         }}
         onScroll={() => onScroll(index)}
-      />
+      >
+        {found ? (
+          <Marked parts={index === 0 ? found.left : found.right} />
+        ) : (
+          <Markdown text={completions[index] ?? ''} prefix={prefix} mode={mode} />
+        )}
+      </Pane>
     )
   }
+  // The responses answer the last message; what came before is above it.
+  const said = useRef<HTMLDivElement>(null)
+  // biome-ignore lint/correctness/useExhaustiveDependencies: what changes the heights of the messages is here too.
+  useLayoutEffect(() => {
+    const last = said.current?.firstElementChild?.lastElementChild
+    if (!open || !said.current || !last || task.prompt.length < 2) return
+    said.current.scrollTop += last.getBoundingClientRect().top - said.current.getBoundingClientRect().top
+  }, [open, renderer.kind, reading.source, task.prompt])
   const turns = t('task.turns', { n: task.prompt.length })
   const visible = single === null ? letters.map((_, index) => index) : [single]
   return (
@@ -142,8 +173,12 @@ export function TaskView(props: TaskViewProps) {
         </div>
         {open && (
           // biome-ignore lint/a11y/useSemanticElements: a scrolling group inside the named section.
-          <div className={styles.promptBody} role="group" aria-label={t('task.prompt')} tabIndex={0}>
-            <Conversation turns={task.prompt} prefix={`${task.assignment}-p`} source={source} />
+          <div ref={said} className={styles.promptBody} role="group" aria-label={t('task.prompt')} tabIndex={0}>
+            <Conversation
+              turns={task.prompt}
+              prefix={`${task.assignment}-p`}
+              mode={reading.source ? 'source' : promptFormatting.mode}
+            />
           </div>
         )}
       </section>
@@ -170,20 +205,23 @@ export function TaskView(props: TaskViewProps) {
       >
         {visible.map(pane)}
       </div>
-      {renderer.kind === 'failed' && <Notice>{t('task.plainOnly')}</Notice>}
-      {long && !rich && (
-        <Notice
-          action={
-            <Button small onClick={() => setRich(true)}>
-              {t('task.renderAnyway')}
-            </Button>
-          }
-        >
-          {t('task.longText')}
-        </Notice>
-      )}
+      <FormattingNotice of={formatting.reason === null ? promptFormatting : formatting} />
+      {reading.differences && renderer.kind !== 'loading' && <Notice role="status">{t(differencesNote(found))}</Notice>}
     </div>
   )
+}
+
+function differencesNote(found: Differences | null): Key {
+  if (!found) return 'task.differencesFailed'
+  if (found.by === 'nothing') return 'task.tooDifferent'
+  if (found.by === 'sentence') return 'task.markedSentences'
+  return [...found.left, ...found.right].some(({ own }) => own) ? 'task.marked' : 'task.same'
+}
+
+/** The pane that has the most to scroll. */
+function longest(boxes: RefObject<HTMLDivElement | null>[]): number {
+  const room = boxes.map(({ current }) => (current ? current.scrollHeight - current.clientHeight : 0))
+  return room.indexOf(Math.max(...room))
 }
 
 /** Rows below a text: its rating alone, or its criteria. */

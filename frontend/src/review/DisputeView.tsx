@@ -1,6 +1,6 @@
 /** One dispute: texts, the own answer, then votes and the ruling. */
 import { useQuery } from '@tanstack/react-query'
-import { useState } from 'react'
+import { useMemo, useState } from 'react'
 import { answerDispute, disputeVotesQuery, escalate, reopen, rule } from 'src/api/adjudication'
 import { fieldErrors } from 'src/api/errors'
 import type { DisputeDetail, DisputeVotes } from 'src/api/schema'
@@ -12,6 +12,7 @@ import { Choices } from 'src/ui/answer/Choices'
 import { Ranking } from 'src/ui/answer/Ranking'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
+import { FormattingNotice, useFormatting } from 'src/ui/content/useFormatting'
 import { t } from 'src/ui/i18n/t'
 import { useKeys } from 'src/ui/keys/useKeys'
 import { Badge, Time } from 'src/ui/widgets/Bits'
@@ -26,6 +27,7 @@ type Props = { slug: string; dispute: DisputeDetail; onDone: () => void }
 
 export function DisputeView({ slug, dispute, onDone }: Props) {
   const { id, prompt, completions, my_answer, requests, flags, question } = dispute
+  const formatting = useFormatting(useMemo(() => completions.map(({ text }) => text), [completions]))
   return (
     <Stack>
       <Card title={question}>
@@ -38,11 +40,12 @@ export function DisputeView({ slug, dispute, onDone }: Props) {
               aria-label={t('task.response', { letter: letter.toUpperCase() })}
             >
               <h3>{t('task.response', { letter: letter.toUpperCase() })}</h3>
-              <Markdown text={text} prefix={`${id}-${letter}-`} />
+              <Markdown text={text} prefix={`${id}-${letter}-`} mode={formatting.mode} />
               {finish === 'length' && <p className="muted small">{t('comparisons.cut')}</p>}
             </section>
           ))}
         </div>
+        <FormattingNotice of={formatting} />
         {[...requests, ...flags].map((item) => (
           <Notice key={item.created_at + item.kind}>
             <Badge>{item.kind}</Badge> {'reason' in item ? item.reason : item.note} <Time at={item.created_at} />

@@ -1,5 +1,5 @@
 import styles from 'src/ui/content/Content.module.css'
-import { Markdown } from 'src/ui/content/Markdown'
+import { Markdown, type Mode } from 'src/ui/content/Markdown'
 import { type Key, t } from 'src/ui/i18n/t'
 
 export type Turn = { role: string; content: string }
@@ -11,17 +11,17 @@ export const roleName = (role: string): string => {
   return key ? t(key) : role
 }
 
-type ConversationProps = { turns: Turn[]; prefix: string; source?: boolean; compact?: boolean }
+type ConversationProps = { turns: Turn[]; prefix: string; mode?: Mode; compact?: boolean }
 
 /** A prompt as the messages it is made of. */
-export function Conversation({ turns, prefix, source, compact }: ConversationProps) {
+export function Conversation({ turns, prefix, mode, compact }: ConversationProps) {
   return (
     <div className={`${styles.turns} ${compact ? styles.compact : ''}`}>
       {turns.map((turn, index) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: the turns of a prompt never move.
         <div key={index} className={styles.turn}>
           <div className={styles.role}>{roleName(turn.role)}</div>
-          <Markdown text={turn.content} prefix={`${prefix}${index}-`} mode={source ? 'source' : 'rich'} />
+          <Markdown text={turn.content} prefix={`${prefix}${index}-`} mode={mode} />
         </div>
       ))}
     </div>

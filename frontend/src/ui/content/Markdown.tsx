@@ -1,10 +1,9 @@
-/** Text of models and people. The renderer follows in its own chunk; until it is here, and if it never comes, every text on
- * the page is plain, so that no side of a comparison looks better than the other. */
-import { type ComponentType, memo, useSyncExternalStore } from 'react'
+/** Text of models and people. The renderer follows in chunks of its own; until they are here, and if they never come, every
+ * text on the page is plain, so that no side of a comparison looks better than the other. */
+import { memo, useSyncExternalStore } from 'react'
 import styles from 'src/ui/content/Content.module.css'
-
-/** Over this length on either side of a comparison, both sides are shown plain. */
-export const RICH_LIMIT = 20_000
+import type { Part } from 'src/ui/content/diff'
+import type { Typeset } from 'src/ui/content/Rich'
 
 const OVERRIDES = /[\u202a-\u202e\u2066-\u2069]/g
 
@@ -13,10 +12,8 @@ export function showOverrides(text: string): string {
   return text.replace(OVERRIDES, (mark) => `[U+${mark.charCodeAt(0).toString(16).toUpperCase()}]`)
 }
 
-type Renderer =
-  | { kind: 'loading' }
-  | { kind: 'ready'; Rich: ComponentType<{ text: string; prefix: string }> }
-  | { kind: 'failed' }
+type Later = typeof import('src/ui/content/later')
+type Renderer = { kind: 'loading' } | ({ kind: 'ready'; typeset: Typeset } & Later) | { kind: 'failed' }
 
 let renderer: Renderer = { kind: 'loading' }
 const listeners = new Set<() => void>()
@@ -26,8 +23,8 @@ function settle(next: Renderer): void {
   for (const listener of listeners) listener()
 }
 
-import('src/ui/content/Rich').then(
-  ({ Rich }) => settle({ kind: 'ready', Rich }),
+Promise.all([import('src/ui/content/later'), import('src/ui/content/typeset')]).then(
+  ([later, { typeset }]) => settle({ kind: 'ready', typeset, ...later }),
   () => settle({ kind: 'failed' }),
 )
 
@@ -41,19 +38,37 @@ export function useRenderer(): Renderer {
   )
 }
 
+export type Mode = 'rich' | 'plain' | 'source'
+
 type MarkdownProps = {
-  text: string /** Keeps the ids of two panes apart. */
+  text: string
+  /** Keeps the ids of two panes apart. */
   prefix: string
-  mode?: 'rich' | 'plain' | 'source'
+  mode?: Mode
 }
 
 export const Markdown = memo(function Markdown({ text, prefix, mode = 'rich' }: MarkdownProps) {
   const renderer = useRenderer()
   const shown = showOverrides(text)
-  if (mode === 'rich' && renderer.kind === 'ready') return <renderer.Rich text={shown} prefix={prefix} />
+  if (mode === 'rich' && renderer.kind === 'ready') {
+    return <renderer.Rich text={shown} prefix={prefix} typeset={renderer.typeset} />
+  }
   return (
     <div className={mode === 'source' ? styles.source : `${styles.text} ${styles.plain}`} dir="auto">
       {shown}
     </div>
   )
 })
+
+/** A text as it was written, with what the other one lacks marked. */
+export function Marked({ parts }: { parts: Part[] }) {
+  return (
+    <div className={`${styles.text} ${styles.plain}`} dir="auto">
+      {parts.map(({ text, own }, index) => {
+        const shown = showOverrides(text)
+        // biome-ignore lint/suspicious/noArrayIndexKey: the parts of a text never move.
+        return own ? <ins key={index}>{shown}</ins> : shown
+      })}
+    </div>
+  )
+}

@@ -1,14 +1,24 @@
 /** Model and prompt text as elements. The text is hostile: no HTML of its own lives, nothing is fetched, links are
  * inert until clicked and open apart. */
 import type { ComponentProps } from 'react'
-import ReactMarkdown, { type Components } from 'react-markdown'
+import ReactMarkdown, { type Components, type Options } from 'react-markdown'
 import rehypeSanitize, { defaultSchema } from 'rehype-sanitize'
 import remarkGfm from 'remark-gfm'
 import styles from 'src/ui/content/Content.module.css'
+import { guardDollars, remarkDollars } from 'src/ui/content/dollarGuard'
 import { t } from 'src/ui/i18n/t'
 import { visit } from 'unist-util-visit'
 
-type Node = { type: string; tagName?: string; value?: string; properties?: Record<string, unknown>; children?: Node[] }
+/** Plugins for formulas and highlighted code, which come in another chunk. */
+export type Typeset = Record<'remark' | 'rehype', NonNullable<Options['rehypePlugins']>>
+
+export type Node = {
+  type: string
+  tagName?: string
+  value?: string
+  properties?: Record<string, unknown>
+  children?: Node[]
+}
 
 /** Before sanitising, which would silently delete both: raw HTML becomes its text, an image its description. */
 function rehypeVisible() {
@@ -35,6 +45,10 @@ function schema(prefix: string) {
     clobberPrefix: prefix,
     tagNames: defaultSchema.tagNames?.filter((name) => name !== 'img'),
     protocols: { href: ['http', 'https', 'mailto'] },
+    attributes: {
+      ...defaultSchema.attributes,
+      code: [['className', /^language-./, 'math-inline', 'math-display'] as [string, ...(string | RegExp)[]]],
+    },
   }
 }
 
@@ -73,17 +87,24 @@ function SafeLink({ href, text, prefix, ...rest }: SafeLinkProps) {
   )
 }
 
-/** `prefix` keeps the ids of two panes apart. */
-export function Rich({ text, prefix }: { text: string; prefix: string }) {
+type RichProps = {
+  text: string
+  /** Keeps the ids of two panes apart. */
+  prefix: string
+  typeset: Typeset
+}
+
+export function Rich({ text, prefix, typeset }: RichProps) {
   return (
     <div className={styles.text} dir="auto">
       <ReactMarkdown
-        remarkPlugins={[remarkGfm]}
+        remarkPlugins={[remarkGfm, ...typeset.remark, remarkDollars]}
         remarkRehypeOptions={{ clobberPrefix: '', footnoteLabelTagName: 'h6' }}
-        rehypePlugins={[rehypeVisible, [rehypeSanitize, schema(prefix)]]}
+        // What is trusted runs last: it works on what the schema has let through.
+        rehypePlugins={[rehypeVisible, [rehypeSanitize, schema(prefix)], ...typeset.rehype]}
         components={components(prefix)}
       >
-        {text}
+        {guardDollars(text)}
       </ReactMarkdown>
     </div>
   )

@@ -39,6 +39,7 @@ test.each([
   ['f', 'flag'],
   ['g', 'guideline'],
   ['v', 'source'],
+  ['d', 'differences'],
   ['l', 'lock'],
   ['[', 'focusLeft'],
   [']', 'focusRight'],

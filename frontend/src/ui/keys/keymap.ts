@@ -30,6 +30,7 @@ const FIXED = [
   { name: 'guideline', scope: 'task', keys: ['g', 'shift+g'], label: 'task.guideline', what: 'keys.guideline' },
   { name: 'rationale', scope: 'task', keys: ['r'], label: 'words.why', what: 'keys.rationale' },
   { name: 'source', scope: 'task', keys: ['v'], label: 'task.source', what: 'keys.source' },
+  { name: 'differences', scope: 'task', keys: ['d', 'shift+d'], label: 'task.differences', what: 'keys.differences' },
   { name: 'lock', scope: 'task', keys: ['l'], label: 'task.lock', what: 'keys.lock' },
   { name: 'focusLeft', scope: 'task', keys: ['['], label: 'task.focusLeft', what: 'keys.focusLeft' },
   { name: 'focusRight', scope: 'task', keys: [']'], label: 'task.focusRight', what: 'keys.focusRight' },
