@@ -179,7 +179,7 @@ def blocked(browser: Browser, signed_in: Page, tmp_path: Path) -> Iterator[Page]
 def test_without_the_rich_chunk_both_are_plain_and_the_page_says_so(blocked: Page, site: Site) -> None:
     slug = project(site, "Blocked", [("Write.", ["A **bold** word.", "The formula $x^2$."])])
     open_task(blocked, site, slug)
-    expect(blocked.get_by_text("Formatting could not be loaded")).to_be_visible()
+    expect(blocked.get_by_text("Formatting did not work here")).to_be_visible()
     expect(by_text(blocked, "A **bold** word.")).to_be_visible()
     expect(by_text(blocked, "The formula $x^2$.")).to_be_visible()
     blocked.keyboard.press("1")

@@ -132,7 +132,7 @@ export function TaskView(props: TaskViewProps) {
         {found ? (
           <Marked parts={index === 0 ? found.left : found.right} />
         ) : (
-          <Markdown text={completions[index] ?? ''} prefix={prefix} mode={mode} />
+          <Markdown text={completions[index] ?? ''} prefix={prefix} mode={mode} onBroken={formatting.onBroken} />
         )}
       </Pane>
     )

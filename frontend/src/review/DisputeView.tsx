@@ -40,7 +40,7 @@ export function DisputeView({ slug, dispute, onDone }: Props) {
               aria-label={t('task.response', { letter: letter.toUpperCase() })}
             >
               <h3>{t('task.response', { letter: letter.toUpperCase() })}</h3>
-              <Markdown text={text} prefix={`${id}-${letter}-`} mode={formatting.mode} />
+              <Markdown text={text} prefix={`${id}-${letter}-`} mode={formatting.mode} onBroken={formatting.onBroken} />
               {finish === 'length' && <p className="muted small">{t('comparisons.cut')}</p>}
             </section>
           ))}

@@ -1,6 +1,6 @@
 /** Text of models and people. The renderer follows in chunks of its own; until they are here, and if they never come, every
  * text on the page is plain, so that no side of a comparison looks better than the other. */
-import { memo, useSyncExternalStore } from 'react'
+import { Component, memo, type ReactNode, useSyncExternalStore } from 'react'
 import styles from 'src/ui/content/Content.module.css'
 import type { Part } from 'src/ui/content/diff'
 import type { Typeset } from 'src/ui/content/Rich'
@@ -45,20 +45,44 @@ type MarkdownProps = {
   /** Keeps the ids of two panes apart. */
   prefix: string
   mode?: Mode
+  /** Told when the text is too much for the renderer; it is plain then. */
+  onBroken?: () => void
 }
 
-export const Markdown = memo(function Markdown({ text, prefix, mode = 'rich' }: MarkdownProps) {
+export const Markdown = memo(function Markdown({ text, prefix, mode = 'rich', onBroken }: MarkdownProps) {
   const renderer = useRenderer()
   const shown = showOverrides(text)
-  if (mode === 'rich' && renderer.kind === 'ready') {
-    return <renderer.Rich text={shown} prefix={prefix} typeset={renderer.typeset} />
-  }
-  return (
+  const plain = (
     <div className={mode === 'source' ? styles.source : `${styles.text} ${styles.plain}`} dir="auto">
       {shown}
     </div>
   )
+  if (mode !== 'rich' || renderer.kind !== 'ready') return plain
+  return (
+    <PlainIfBroken plain={plain} onBroken={onBroken}>
+      <renderer.Rich text={shown} prefix={prefix} typeset={renderer.typeset} />
+    </PlainIfBroken>
+  )
 })
+
+type PlainIfBrokenProps = { plain: ReactNode; onBroken?: () => void; children: ReactNode }
+
+/** A thousand quotes in each other are more than a stack holds; the page must outlive it. */
+class PlainIfBroken extends Component<PlainIfBrokenProps, { broken: boolean }> {
+  override state = { broken: false }
+
+  static getDerivedStateFromError() {
+    return { broken: true }
+  }
+
+  override componentDidCatch() {
+    this.props.onBroken?.()
+  }
+
+  override render() {
+    return this.state.broken ? this.props.plain : this.props.children
+  }
+}
 
 /** A text as it was written, with what the other one lacks marked. */
 export function Marked({ parts }: { parts: Part[] }) {

@@ -212,7 +212,7 @@ export const en = {
   'task.chosenBefore': 'Your earlier choice',
   'task.moreBelow': 'More below',
   'task.longText': 'These responses are very long, so both are shown as plain text.',
-  'task.plainOnly': 'Formatting could not be loaded, so all texts are shown plain.',
+  'task.plainOnly': 'Formatting did not work here, so all texts are shown plain.',
   'task.renderAnyway': 'Render anyway',
   'task.answer': 'Your answer',
   'task.choose.left': 'A is better',
