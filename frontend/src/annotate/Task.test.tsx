@@ -267,6 +267,27 @@ test('the guideline opens beside the task, and source shows both texts raw', asy
 const three = { completions: ['First text', 'Second text', 'Third text'] }
 const RATING = form({ kind: 'rating', criteria: [criterion('truth', 'Truth'), criterion('style', 'Style')] })
 
+test('differences are marked in both texts, for this comparison only', async () => {
+  tasks = [
+    task(1, { completions: ['The first text', 'The other text'] }),
+    task(2),
+    task(3, { ...three, form: form({ kind: 'ranking', size: 3 }) }),
+  ]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  await keys.keyboard('d')
+  await screen.findByText('Words that only one response has are marked.', undefined, { timeout: 5000 })
+  expect(screen.getAllByRole('insertion').map((node) => node.textContent)).toEqual(['first', 'other'])
+  await keys.keyboard('a')
+  await heading(2)
+  expect(screen.queryByRole('insertion')).toBeNull()
+  await guard()
+  await keys.keyboard('a')
+  await heading(3)
+  expect(screen.queryByRole('button', { name: 'Differences' })).toBeNull()
+})
+
 test('a scale is one key from A to B, and X is both bad', async () => {
   const scale = form({ kind: 'scale', points: 5, allow_both_bad: true })
   tasks = [1, 2, 3].map((n) => task(n, { form: scale }))
@@ -382,6 +403,8 @@ test('each response is read alone first; until then vote keys say so and do noth
   await heading(1)
   await guard()
   expect(screen.queryByRole('region', { name: 'Response B' })).toBeNull()
+  // Differences would show what is not read yet.
+  expect(screen.getByRole('button', { name: 'Differences' })).toHaveProperty('disabled', true)
   await keys.keyboard('a')
   expect(await screen.findByText('Read and rate each response first.')).toBeDefined()
   await keys.keyboard('6')

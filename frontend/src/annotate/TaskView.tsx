@@ -205,7 +205,9 @@ export function TaskView(props: TaskViewProps) {
       >
         {visible.map(pane)}
       </div>
-      <FormattingNotice of={formatting.reason === null ? promptFormatting : formatting} />
+      {!reading.source && !reading.differences && (
+        <FormattingNotice of={formatting.reason === null ? promptFormatting : formatting} />
+      )}
       {reading.differences && renderer.kind !== 'loading' && <Notice role="status">{t(differencesNote(found))}</Notice>}
     </div>
   )

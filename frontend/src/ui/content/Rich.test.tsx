@@ -34,6 +34,12 @@ test('there is a payload of each of the 27 classes', () => {
   expect(new Set(content.hostile.map(({ name }) => name)).size).toBe(27)
 })
 
+test('KaTeX is not trusted with what the guard does not see', () => {
+  const box = show('```math\n\\href{javascript:alert(1)}{x} \\htmlStyle{position:fixed}{y}\n```')
+  expect(box.querySelector('.katex')).not.toBeNull()
+  expect(box.querySelector('a, [style*=fixed]')).toBeNull()
+})
+
 test('code of a known language is coloured, of any other plain', () => {
   const box = show('```python\ndef f(): return "x"\n```\n\n```js\nlet a = 1\n```\n\n```cobol\nMOVE A TO B\n```')
   const [python, script, cobol] = box.querySelectorAll('pre code')

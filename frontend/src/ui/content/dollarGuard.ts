@@ -169,6 +169,9 @@ function closing(text: string, at: number, sign: string): number {
   return -1
 }
 
+/** What KaTeX refuses it shows by its name alone; such a formula stays text, all of it to be seen. */
+const UNTRUSTED = /\\(?:href|url|includegraphics|html(?:Class|Id|Style|Data))(?![A-Za-z])/
+
 function formula(text: string, at: number, inner: string, display: boolean): string | null {
   // A comment ends with its line, and lines are joined here.
   const lines = inner.includes('\n') ? inner.split('\n').map((line) => line.replace(/(?<!\\)%.*$/, '')) : [inner]
@@ -179,7 +182,9 @@ function formula(text: string, at: number, inner: string, display: boolean): str
     .join(' ')
     .trim()
   // A cell of a table ends at a bar, even inside a formula.
-  return body === '' ? null : `$${display ? DISPLAY : ''}${hide(body).replaceAll('|', PIPE)}$${END}`
+  return body === '' || UNTRUSTED.test(body)
+    ? null
+    : `$${display ? DISPLAY : ''}${hide(body).replaceAll('|', PIPE)}$${END}`
 }
 
 /** Whether what stands between two single dollars of a line is mathematics, given what follows. */
