@@ -20,7 +20,7 @@ export const enPlayground = {
   'playground.maxTokens': 'Most tokens',
   'playground.seed': 'Seed',
   'playground.seedHelp': 'The same seed, the same text',
-  'playground.completions': 'Completions of each policy',
+  'playground.completions': 'Completions each',
   'playground.reward': 'Score with',
   'playground.noReward': 'No reward model',
   'playground.ask': { one: 'Ask {n} policy', other: 'Ask {n} policies' },
