@@ -193,9 +193,14 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
+def starts_directory(runs_dir: Path, job: uuid.UUID) -> Path:
+    """Where a job keeps what other jobs would prune."""
+    return runs_dir / str(job) / "start"
+
+
 def start_directory(runs_dir: Path, job: uuid.UUID, step: int) -> Path:
     """Where a job keeps the checkpoint of another job that it starts from, if it was kept for it."""
-    return runs_dir / str(job) / "start" / f"step-{step}"
+    return starts_directory(runs_dir, job) / f"step-{step}"
 
 
 def keep_start(source: Path, target: Path) -> None:

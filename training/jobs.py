@@ -14,20 +14,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
+from pathlib import Path
 from typing import Any
 
 from celery import current_app
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import DateTimeField, Exists, F, Max, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce, Now
 from kombu.exceptions import OperationalError
 
-from annotation.errors import DomainError, Kind
+from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.models import Project, User
 from annotation.people import audit
 from annotation.webhooks import Event, emit
-from training import forms
+from training import attempts, forms
 from training.engine.config import AnyConfig, parse_config
 from training.engine.errors import ConfigError
 from training.engine.records import canonical_json
@@ -198,6 +200,7 @@ def submit(
     Raises:
         BadConfig: names the key and the value that the engine would refuse.
         QuotaReached: too many jobs of the project wait.
+        Invalid: the checkpoint that it starts from is being pruned in this moment.
     """
     complete = {**config, "method": method}
     if stand_ins is None:
@@ -227,6 +230,8 @@ def submit(
                 )
                 job.depends_on.set(depends_on)
                 job.uses.set(uses)
+                if checkpoint is not None:
+                    _keep(checkpoint, job)
                 if by is not None:
                     _note(job, by, "job.submitted", job.created_at, method=method, title=title)
                 _nudge_on_commit(job.pk, queue)
@@ -235,6 +240,23 @@ def submit(
             if attempt == _NUMBER_TRIES - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+def _keep(checkpoint: Checkpoint, job: Job) -> None:
+    """The job that made the checkpoint may prune it when it saves once more, before this one has started."""
+    source = Path(settings.RUNS_DIR) / checkpoint.path
+    if not source.is_dir():  # runs lie on the workers' disks: the job finds it there, or says that it is gone
+        return
+    try:
+        attempts.keep_start(source, attempts.start_directory(Path(settings.RUNS_DIR), job.public_id, checkpoint.step))
+    except OSError as error:
+        raise pruned(checkpoint) from error
+
+
+def pruned(checkpoint: Checkpoint) -> Invalid:
+    """What to say to whom wants a checkpoint whose files are gone."""
+    message = f"checkpoint: the files of step {checkpoint.step} were pruned; take another one"
+    return Invalid(message, details={"checkpoint": ["pruned"]})
 
 
 def _check_queued(project: Project) -> None:

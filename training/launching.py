@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -20,11 +19,11 @@ from annotation import outbound
 from annotation.errors import Invalid
 from annotation.gate import write
 from annotation.models import Project, User
-from training import attempts, forms, registry
+from training import forms, registry
 from training.engine.errors import ConfigError
 from training.engine.presets import MACHINES, PRESETS, merge
 from training.forms import METHODS, Method, value_at
-from training.jobs import BadConfig, checked, submit, with_inputs
+from training.jobs import BadConfig, checked, pruned, submit, with_inputs
 from training.models import Checkpoint, Job, JobStatus, ModelKind, ModelVersion, Snapshot
 from training.references import read_reference, read_round
 
@@ -246,7 +245,7 @@ def _check_continues(checkpoint: Checkpoint, prepared: Prepared) -> None:
     """The engine would refuse it an hour later: a checkpoint goes on only under the config that made it."""
     job = checkpoint.run.job
     if checkpoint.files_pruned_at is not None:
-        raise _pruned(checkpoint)
+        raise pruned(checkpoint)
     if (job.method, job.model_id, job.snapshot_id) != (
         prepared.method.name,
         None if prepared.wish.model is None else prepared.wish.model.pk,
@@ -346,11 +345,7 @@ def queue(
     by: User | None,
     now: datetime,
 ) -> Job:
-    """Queue the job and, where it was asked for, its promotion, both or neither. A second call makes a second job.
-
-    Raises:
-        Invalid: the checkpoint that it goes on from is being pruned in this moment.
-    """
+    """Queue the job and, where it was asked for, its promotion, both or neither. A second call makes a second job."""
     wish = prepared.wish
     with write(), transaction.atomic():
         job = submit(
@@ -373,25 +368,7 @@ def queue(
         )
         if wish.promote_as:
             _promise(job, wish, by=by, now=now)
-        if wish.checkpoint is not None:
-            _keep(wish.checkpoint, job)
     return job
-
-
-def _keep(checkpoint: Checkpoint, job: Job) -> None:
-    """The job that made the checkpoint may prune it when it saves once more, before this one has started."""
-    source = Path(settings.RUNS_DIR) / checkpoint.path
-    if not source.is_dir():  # runs lie on the workers' disks: the job finds it there, or says that it is gone
-        return
-    try:
-        attempts.keep_start(source, attempts.start_directory(Path(settings.RUNS_DIR), job.public_id, checkpoint.step))
-    except OSError as error:
-        raise _pruned(checkpoint) from error
-
-
-def _pruned(checkpoint: Checkpoint) -> Invalid:
-    message = f"checkpoint: the files of step {checkpoint.step} were pruned; go on from another one"
-    return Invalid(message, details={"checkpoint": ["pruned"]})
 
 
 def _promise(job: Job, wish: Wish, *, by: User | None, now: datetime) -> Job:

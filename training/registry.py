@@ -23,7 +23,7 @@ from annotation.gate import write
 from annotation.models import Project, User
 from annotation.people import audit
 from training.engine.files import directory_hash
-from training.jobs import submit
+from training.jobs import pruned, submit
 from training.model_files import NoModel, check_directory, count_parameters, files, is_reward_model
 from training.models import Checkpoint, Job, ModelKind, ModelSource, ModelVersion, Run
 
@@ -422,9 +422,7 @@ def promote(*, checkpoint: Checkpoint, name: str, make_it_current: bool = False,
     job = checkpoint.run.job
     name = free_name(job.project, name)
     if checkpoint.files_pruned_at is not None:
-        raise Invalid(
-            f"checkpoint: the files of step {checkpoint.step} were pruned", details={"checkpoint": ["pruned"]}
-        )
+        raise pruned(checkpoint)
     return submit(
         project=job.project,
         method="convert",

@@ -109,6 +109,7 @@ def _open_exchange(claim: Claim, job: Job, directory: Path) -> Exchange | None:
 def _register_result(job: Job, run: Run, directory: Path) -> None:
     if job.method == "convert":
         registry.register_result(job, run, directory, now=timezone.now())
+        shutil.rmtree(attempts.starts_directory(settings.RUNS_DIR, job.public_id), ignore_errors=True)
     elif Verdict.objects.filter(job=job).exists():
         evaluation.keep_result(job, directory)
 
@@ -141,7 +142,8 @@ def build_request(job: Job, directory: Path) -> dict[str, Any]:
             }
         case "convert":
             checkpoint = job_inputs.checkpoint_to_promote(job)
-            source = settings.RUNS_DIR / checkpoint.path
+            kept = attempts.start_directory(settings.RUNS_DIR, job.public_id, checkpoint.step)
+            source = kept if kept.is_dir() else settings.RUNS_DIR / checkpoint.path
             is_whole = (source / "model").is_dir()  # all weights are there: no adapter, and the engine takes no base
             base = None if is_whole else checkpoint.run.job.model
             inputs = {

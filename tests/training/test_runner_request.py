@@ -53,6 +53,9 @@ def test_a_promotion_gets_the_checkpoint_and_the_model_that_it_was_trained_from(
     }
     (settings.RUNS_DIR / "x/1/checkpoints/step-5/model").mkdir(parents=True)  # all weights were trained
     assert runner.build_request(job, tmp_path)["models"]["base"] is None
+    later = submit(method="convert", config={"name": "again"}, checkpoint=checkpoint)
+    kept = attempts.start_directory(settings.RUNS_DIR, later.public_id, 5)  # so that nobody prunes it meanwhile
+    assert runner.build_request(later, tmp_path)["models"] == {"source": str(kept), "base": None}
 
 
 def test_the_command_line_of_each_method(tmp_path):

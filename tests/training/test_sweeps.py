@@ -156,7 +156,12 @@ def test_a_job_from_a_checkpoint_keeps_it_though_the_job_that_made_it_prunes(sce
     directory.mkdir(parents=True)
     (directory / "manifest.json").write_text("{}")
     from_it = {"checkpoint": str(saved.public_id)}
-    ways = {f"{JOBS}/{job.public_id}/clone": from_it, JOBS: {**body, **from_it}}
+    promoted = {"name": "kept", **from_it}
+    ways = {
+        f"{JOBS}/{job.public_id}/clone": from_it,
+        f"{JOBS}/{job.public_id}/promote": promoted,
+        JOBS: {**body, **from_it},
+    }
     answers = [olga.post(url, asked, format="json").json() for url, asked in ways.items()]
     shutil.rmtree(directory)
     for made in answers:
