@@ -1,9 +1,8 @@
 """What a form shows of each method of the engine, read from the engine's own config dataclasses.
 
-Nothing is written twice: a default is the dataclass's, a help text is the docstring under its field, bounds are those
-of the `require` that would refuse the value, choices are the enum's (`config_source` reads what a program cannot ask
-for). Only what the engine does not say stands here: labels and units, where a field's name is not enough, and what each
-method is given.
+A default is the dataclass's, bounds are those of the `require` that would refuse the value, choices are the enum's, a
+help text is the docstring under its field (`config_source` reads what a program cannot ask for). Where that speaks to
+those who write configs by hand, `form_texts` says it, as it does labels and units. What each method is given is here.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from training.engine.config import METHODS as CONFIGS
 from training.engine.config import parse_config, to_dict
 from training.engine.presets import MACHINES, PRESETS, TRAINING, Preset, default_config, merge
 from training.engine.records import KINDS
+from training.form_texts import CHOICES, HELPS, LABELS, MAIN, UNITS
 
 Kind = Literal["number", "integer", "boolean", "text", "choice", "texts", "section"]
 INPUT_PATHS = frozenset(
@@ -202,99 +202,6 @@ METHODS = {
     )
 }
 
-LABELS = {
-    "seed": "Seed",
-    "batch.pairs": "Pairs per step",
-    "batch.examples": "Completions per step",
-    "batch.completions": "Completions per iteration",
-    "batch.per_prompt": "Completions per prompt",
-    "batch.minibatch": "Completions per step",
-    "adapter": "LoRA adapter",
-    "adapter.rank": "LoRA rank",
-    "adapter.alpha": "LoRA alpha",
-    "data.target": "Label",
-    "data.max_tokens": "Longest example",
-    "data.max_prompt_tokens": "Longest prompt",
-    "data.allow_drop": "Drop long ones",
-    "data.half": "Half of the prompts",
-    "kl.beta": "KL price",
-    "kl.target": "KL target",
-    "kl.budget": "KL budget",
-    "kl.horizon": "KL horizon",
-    "stop.max_steps": "Stop after",
-    "checkpoint.every": "Checkpoint every",
-    "checkpoint.keep": "Checkpoints kept",
-    "eval.every": "Evaluate every",
-    "memory.micro_tokens": "Positions per pass",
-    "models.combine": "Several reward models",
-    "optim.eps": "Epsilon",
-    "ppo.lam": "Lambda",
-    "best_of_n.n": "Completions (n)",
-    "best_of_n.samples": "Completions drawn (N)",
-    "expert_iteration.n": "Completions (n)",
-    "expert_iteration.samples": "Completions drawn (N)",
-}
-UNITS = {
-    "batch.epochs": "passes",
-    "batch.inner_epochs": "passes",
-    "batch.pairs": "pairs",
-    "batch.examples": "completions",
-    "batch.completions": "completions",
-    "batch.per_prompt": "completions",
-    "batch.minibatch": "completions",
-    "batch.iterations": "iterations",
-    "max_tokens": "tokens",
-    "max_prompt_tokens": "tokens",
-    "max_new_tokens": "tokens",
-    "micro_tokens": "tokens",
-    "batch_size": "completions",
-    "stop.max_steps": "steps",
-    "checkpoint.every": "steps",
-    "eval.every": "steps",
-    "eval.pairs": "examples",
-    "eval.prompts": "prompts",
-    "evaluate.prompts": "prompts",
-    "evaluate.samples": "completions",
-    "checkpoint.keep": "checkpoints",
-    "stop.grace_seconds": "s",
-    "timeout_seconds": "s",
-    "idle_seconds": "s",
-    "optim.warmup_share": "share of steps",
-    "optim.floor_share": "share of the rate",
-    "kl.beta": "nats/nat",
-    "kl.target": "nats",
-    "kl.budget": "nats",
-    "kl.horizon": "completions",
-    "dpo.beta": "1/nats",
-    "dpo.tau": "1/nats",
-    "dpo.gamma": "nats",
-    "kto.beta": "1/nats",
-    "online_dpo.beta": "1/nats",
-    "online_dpo.tau": "nats",
-    "ppo.value_clip": "nats",
-    "ppo.inner_kl_target": "nats",
-    "missing_end_score": "nats",
-    "best_of_n.n": "completions",
-    "best_of_n.samples": "completions",
-    "expert_iteration.n": "completions",
-    "expert_iteration.samples": "completions",
-    "quark.parts": "parts",
-}
-"""By path, else by name."""
-MAIN = frozenset(
-    {
-        *("batch.epochs", "batch.pairs", "batch.examples", "batch.iterations", "batch.completions", "batch.per_prompt"),
-        *("optim.learning_rate", "adapter.rank", "data.target", "data.max_tokens", "data.max_prompt_tokens"),
-        *("sampling.max_new_tokens", "stop.max_steps", "checkpoint.every", "seed", "models.combine"),
-        *("kl.beta", "kl.target", "kl.budget", "dpo.beta", "dpo.logit", "dpo.link", "kto.beta", "quark.beta"),
-        *("quark.quantiles", "online_dpo.beta", "online_dpo.labeller", "best_of_n.n", "expert_iteration.n"),
-        *("reward.labels", "reward.centring", "ppo.critic", "grpo.scale", "binary_conditioning.good"),
-        *("binary_conditioning.bad", "data.part", "evaluate.prompts", "evaluate.samples", "features"),
-        *("weights", "idle_seconds", "precision.dtype"),
-    }
-)
-"""What a form shows before anybody asks for more."""
-
 
 def defaults(method: str, *, parameters: int | None, preset: str = "", machine: str = "") -> dict[str, Any]:
     """The complete config of a method without its inputs.
@@ -387,28 +294,30 @@ def _walk(cls: type[Any], *, prefix: str, section: str) -> Iterator[Field]:
         if dataclasses.is_dataclass(hint):
             name = section or path
             if optional:
-                help = texts.get(item.name) or summary(typing.cast(type[Any], hint))
-                yield _field(path, hint, section=name, help=help, optional=True)
+                told = texts.get(item.name) or summary(typing.cast(type[Any], hint))
+                yield _field(path, hint, section=name, told=told, optional=True)
             yield from _walk(typing.cast(type[Any], hint), prefix=f"{path}.", section=name)
             continue
-        help = texts.get(item.name) or (summary(hint) if _is_enum(hint) else "")
+        told = texts.get(item.name) or (summary(hint) if _is_enum(hint) else "")
         where = section or "run"
-        yield _field(path, hint, section=where, help=help, optional=optional, bounds=bounds.get(item.name))
+        yield _field(path, hint, section=where, told=told, optional=optional, bounds=bounds.get(item.name))
 
 
-def _field(path: str, hint: Any, *, section: str, help: str, optional: bool, bounds: Bounds | None = None) -> Field:
+def _field(path: str, hint: Any, *, section: str, told: str, optional: bool, bounds: Bounds | None = None) -> Field:
+    """`told`: what the engine says of it."""
     name = path.rpartition(".")[2]
     kind, choices, helps = _type(hint)
+    own = CHOICES.get(path, {})
     return Field(
         path=path,
         label=LABELS.get(path) or name.replace("_", " ").capitalize(),
-        help=help,
+        help=HELPS.get(path, told),
         unit=UNITS.get(path) or UNITS.get(name, ""),
         type=kind,
         section=section,
         optional=optional,
         choices=choices,
-        choice_help=helps,
+        choice_help=tuple(own.get(choice, text) for choice, text in zip(choices, helps, strict=True)),
         bounds=bounds or NO_BOUNDS,
         is_main=path in MAIN,
     )

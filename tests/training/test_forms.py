@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from uuid import uuid4
 
 import pytest
 
 from tests import world
-from training import forms
+from training import form_texts, forms
 from training.engine.config import METHODS as CONFIGS
 from training.engine.config import parse_config
 from training.engine.errors import ConfigError
@@ -69,9 +70,20 @@ def test_every_setting_says_what_it_is(method):
 def test_labels_units_and_main_settings_are_of_settings_that_exist():
     fields = {field.path: field for method in METHODS.values() for field in method.fields}
     names = {path.rpartition(".")[2] for path in fields}
-    assert set(forms.LABELS) <= set(fields)
-    assert set(forms.MAIN) <= set(fields)
-    assert set(forms.UNITS) <= set(fields) | names
+    for by_path in (form_texts.LABELS, form_texts.MAIN, form_texts.HELPS, form_texts.CHOICES):
+        assert set(by_path) <= set(fields)
+    assert set(form_texts.UNITS) <= set(fields) | names
+    for path, choices in form_texts.CHOICES.items():
+        assert set(choices) <= set(fields[path].choices)
+
+
+def test_no_help_speaks_of_json_or_of_the_source():
+    shorthand = re.compile(r"\bnull\b|\.py\b|\.jsonl\b|\bq\b|exit \d|ENGINE|π|y_w|c_v|ε_")
+    fields = [field for method in METHODS.values() for field in method.fields]
+    told = {field.path: field.help for field in fields}
+    for field in fields:
+        told |= {f"{field.path}={name}": text for name, text in zip(field.choices, field.choice_help, strict=True)}
+    assert {path: text for path, text in told.items() if shorthand.search(text) or not text} == {}
 
 
 def test_every_config_of_the_engine_that_trains_has_a_form():
@@ -116,8 +128,9 @@ def test_bounds_help_and_choices_are_those_of_the_source():
     assert fields["dpo.epsilon"].bounds == forms.NO_BOUNDS  # depends on the link
     link = fields["dpo.link"]
     assert link.choices == ("nll", "smoothed", "robust", "ipo", "hinge", "margin")
-    assert link.choice_help[3].startswith("With logit `dpo_avg`") and link.help.startswith("How the votes enter")
-    assert fields["adapter"].type == "section" and fields["adapter"].help == "null: all weights are trained."
+    assert link.help == form_texts.HELPS["dpo.link"]  # the engine's own points at its source
+    assert fields["optim.learning_rate"].help == "Highest learning rate."
+    assert fields["adapter"].type == "section" and fields["adapter"].help.endswith("Off: all weights are trained.")
     assert fields["data.max_tokens"].unit == fields["eval.max_new_tokens"].unit == "tokens"
 
 
