@@ -40,6 +40,7 @@ from annotation.models import (
     Vote,
 )
 from annotation.preferences import LabelPolicy, Preference, ready_preferences
+from annotation.streaming import Pieces
 
 PAGE = 500
 ROW_GROUP = 4000
@@ -505,26 +506,8 @@ def csv_pieces(found: Iterable[dict[str, Any]], names: Iterable[str]) -> Iterato
     yield out.getvalue().encode()
 
 
-class _Pipe(io.RawIOBase):
-    """A file that hands out what was written to it."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.parts.append(bytes(data))
-        return len(data)
-
-    def take(self) -> bytes:
-        data, self.parts = b"".join(self.parts), []
-        return data
-
-
 def _parquet(found: Iterable[dict[str, Any]], schema: Mapping[str, pa.DataType]) -> Iterator[bytes]:
-    pipe = _Pipe()
+    pipe = Pieces()
     arrow = pa.schema(list(schema.items()))
     texts = [name for name, kind in schema.items() if kind is _JSON]
     with pq.ParquetWriter(pa.PythonFile(pipe, mode="w"), arrow, compression="zstd") as writer:

@@ -25,6 +25,7 @@ from django.db.models.functions import Mod
 from numpy.typing import NDArray
 
 from annotation.importing.cells import csv_cell
+from annotation.streaming import Pieces
 from training import tensorboard
 from training.models import Alarm, Job, Run, RunMetric, RunSample
 
@@ -399,28 +400,9 @@ def event_file_name(job: Job) -> str:
     return tensorboard.file_name(started_at=job.created_at.timestamp(), name=f"job-{job.number}")
 
 
-class _Pieces(io.RawIOBase):
-    """A file that hands on what was written to it; it cannot be sought, so the archive is written in one go."""
-
-    def __init__(self) -> None:
-        self._written: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._written.append(bytes(data))
-        return len(data)
-
-    def take(self) -> bytes:
-        """What was written since the last call."""
-        data, self._written = b"".join(self._written), []
-        return data
-
-
 def event_archive(jobs: Iterable[Job]) -> Iterator[bytes]:
     """A ZIP with a directory for each job, as TensorBoard tells runs apart, in pieces."""
-    out = _Pieces()
+    out = Pieces()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for job in jobs:
             title = re.sub(r"[^A-Za-z0-9._-]+", "-", job.title).strip("-.")[:60]

@@ -21,6 +21,7 @@ from typing import assert_never
 from django.conf import settings
 
 from annotation.errors import Invalid
+from annotation.streaming import Pieces
 from training.cards import read_card, readme
 from training.engine.files import read_json
 from training.model_files import RefusedModel, files
@@ -200,18 +201,18 @@ def stream(download: Download, archive: Archive) -> Iterator[bytes]:
 
 
 def _zip(download: Download) -> Iterator[bytes]:
-    sink = _Sink()
+    sink = Pieces()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as packed:  # weights do not get smaller
         sums: dict[str, str] = {}
         for item in download.items:
             with packed.open(_zip_info(download, item.name, item.size), "w") as entry:
                 for piece in _read(item, sums):
                     entry.write(piece)
-                    yield sink.taken()
+                    yield sink.take()
         with packed.open(_zip_info(download, _SUMS, _sums_size(download.items)), "w") as entry:
             entry.write(_sums(download, sums))
-        yield sink.taken()
-    yield sink.taken()
+        yield sink.take()
+    yield sink.take()
 
 
 def _zip_info(download: Download, name: str, size: int) -> zipfile.ZipInfo:
@@ -276,26 +277,3 @@ def _sums(download: Download, sums: dict[str, str]) -> bytes:
 
 def _sums_size(items: Sequence[Item]) -> int:
     return sum(64 + 2 + len(item.name.encode()) + 1 for item in items)
-
-
-class _Sink:
-    """What a zip is written to: a file without a position, emptied piece by piece."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def taken(self) -> bytes:
-        """What was written since the last time."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        return data

@@ -32,9 +32,9 @@ from annotation.reports.ranking import Control, Model, RankingReport
 
 
 class StrengthSerializer(serializers.Serializer[Any]):
-    """Of one system; null where the model gives none."""
+    """Of a system or a policy; null where the model gives none."""
 
-    strength = serializers.FloatField(allow_null=True, help_text="Natural-log odds, sum zero over systems.")
+    strength = serializers.FloatField(allow_null=True, help_text="Natural-log odds, sum zero over all of them.")
     se = serializers.FloatField(allow_null=True)
     low = serializers.FloatField(allow_null=True)
     high = serializers.FloatField(allow_null=True)

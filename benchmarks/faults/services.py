@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -17,9 +16,15 @@ from pathlib import Path
 import psycopg
 import redis
 
-from tests.services.servers import NoService, free_port
-
-START_SECONDS = 60.0
+from tests.services.servers import (
+    START_SECONDS,
+    free_port,
+    postgres_binaries,
+    postgres_user,
+    redis_binary,
+    run_as,
+    start_redis,
+)
 
 
 class Postgres:
@@ -31,12 +36,7 @@ class Postgres:
         Raises:
             NoService: PostgreSQL is not installed.
         """
-        candidates = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-        candidates += [Path(found).parent for found in [shutil.which("initdb")] if found]
-        if not candidates:
-            raise NoService("no PostgreSQL server: install it (Debian: apt install postgresql)")
-        self._binaries = candidates[0]
-        self._user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+        self._binaries, self._user = postgres_binaries(), postgres_user()
         self._root = root / "postgres"
         self._root.mkdir()
         if self._user:
@@ -75,12 +75,7 @@ class Postgres:
         self._run("pg_ctl", "-D", self._data, "-w", "-t", "60", *arguments)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        home = {"HOME": pwd.getpwnam(self._user).pw_dir} if self._user else {}
-        subprocess.run(
-            [str(self._binaries / program), *map(str, arguments)], check=True, user=self._user, group=self._user,
-            extra_groups=[] if self._user else None, cwd=self._root, env=os.environ | home, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        run_as(self._user, [self._binaries / program, *arguments], cwd=self._root)
 
 
 class Rows:
@@ -119,14 +114,12 @@ class Redis:
     """One server without persistence: what waits in a queue when it dies is lost."""
 
     def __init__(self, root: Path) -> None:
-        """Find the program; `start` must follow.
+        """Make its directory; `start` must follow.
 
         Raises:
             NoService: neither Redis nor Valkey is installed.
         """
-        self._binary = shutil.which("redis-server") or shutil.which("valkey-server")
-        if not self._binary:
-            raise NoService("no Redis server: install it (Debian: apt install redis-server)")
+        redis_binary()
         self._root, self._port = root / "redis", free_port()
         self._root.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,19 +134,7 @@ class Redis:
 
     def start(self) -> None:
         """Start and wait until it answers."""
-        command = [self._binary, "--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._root)]
-        command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_SECONDS
-        with self.client() as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
+        self._process = start_redis(self._root, self._port)
 
     def stop(self) -> None:
         """SIGTERM, an orderly restart; a second call does nothing."""

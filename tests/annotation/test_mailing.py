@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -15,6 +14,7 @@ from annotation.models import Mail
 from tests import builders
 from tests.builders import NOW
 from tests.mail_server import mail_server
+from tests.services.servers import free_port
 from winnow.env import EnvironmentError_, read_environment
 
 pytestmark = pytest.mark.django_db
@@ -37,12 +37,6 @@ def use(settings, port: int) -> None:
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", port
     settings.DEFAULT_FROM_EMAIL = "Winnow <winnow@example.org>"
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def write(project, *names: str, subject: str = "Look", text: str = "At this — ünd that.") -> int:

@@ -13,14 +13,12 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tests.engine.moved import moved_checkpoint
 from tests.engine.tiny import TEMPLATE, tiny_model, tiny_tokenizer
 from training.engine import convert, models
-from training.engine.checkpoint import save_checkpoint
 from training.engine.config import ConvertConfig, parse_config
 from training.engine.errors import ConfigError, ModelError
 from training.engine.files import directory_hash
-from training.engine.sections import OptimConfig
-from training.engine.starting import make_trained
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import load_text
 
@@ -41,29 +39,6 @@ GGUF_NAMES = {
 IDS = torch.tensor([[1, 5, 77, 200, 33, 2]])
 
 
-def _checkpoint(folder: Path, base: Path, *, kind: str, adapter: bool = True) -> tuple[Path, Any]:
-    """A checkpoint with trained weights (or an adapter) that differ from the base, and the model it is of."""
-    model = models.load_reward_model(base, seed=1) if kind == "reward" else models.load_policy(base)
-    if adapter:
-        model = models.add_lora(model, seed=1)
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    saved = save_checkpoint(
-        folder,
-        trained={kind: make_trained(model, OptimConfig(learning_rate=1e-3))},
-        text=load_text(base),
-        state={},
-        tensors={},
-        facts={"kind": kind, "base_sha256": directory_hash(base), "reward": {"mean": 0.25}},
-        step=7,
-        adapter=adapter,
-    )
-    return saved.path, model
-
-
 def _run(
     out: Path, *, source: Path, base: Path | None = None, supervision: Supervision | None = None
 ) -> dict[str, Any]:
@@ -82,7 +57,7 @@ def test_a_policy_adapter_becomes_a_model_with_the_same_logits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = tiny_model(tmp_path / "base")
-    source, adapted = _checkpoint(tmp_path / "c", base, kind="policy")
+    source, adapted = moved_checkpoint(tmp_path / "c", base, kind="policy")
     result = _run(tmp_path / "out", source=source, base=base)
     merged = models.load_policy(tmp_path / "out" / "model")
     assert (models.outputs(merged, IDS) - models.outputs(adapted, IDS)).abs().max() < models.MERGE_TOLERANCE
@@ -97,7 +72,7 @@ def test_a_policy_adapter_becomes_a_model_with_the_same_logits(
 
 def test_a_reward_adapter_takes_its_head_and_its_mean_along(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "base", tied=False)
-    source, adapted = _checkpoint(tmp_path / "c", base, kind="reward")
+    source, adapted = moved_checkpoint(tmp_path / "c", base, kind="reward")
     _run(tmp_path / "out", source=source, base=base)
     merged = models.load_reward_model(tmp_path / "out" / "model", seed=99)
     assert torch.equal(models.score_head(merged).weight, models.score_head(adapted).weight)
@@ -109,7 +84,7 @@ def test_a_reward_adapter_takes_its_head_and_its_mean_along(tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["policy", "reward"])
 def test_a_checkpoint_of_all_weights_is_copied(tmp_path: Path, kind: str) -> None:
     base = tiny_model(tmp_path / "base")
-    source, trained = _checkpoint(tmp_path / "c", base, kind=kind, adapter=False)
+    source, trained = moved_checkpoint(tmp_path / "c", base, kind=kind, adapter=False)
     assert _run(tmp_path / "out", source=source)["model"]["kind"] == kind
     load = models.load_policy if kind == "policy" else lambda path: models.load_reward_model(path, seed=0)
     assert torch.equal(models.outputs(load(tmp_path / "out" / "model"), IDS), models.outputs(trained, IDS))
@@ -117,7 +92,7 @@ def test_a_checkpoint_of_all_weights_is_copied(tmp_path: Path, kind: str) -> Non
 
 def test_an_adapter_needs_the_base_it_was_trained_on(tmp_path: Path) -> None:
     base, other = tiny_model(tmp_path / "base"), tiny_model(tmp_path / "other", seed=1)
-    source, _ = _checkpoint(tmp_path / "c", base, kind="policy")
+    source, _ = moved_checkpoint(tmp_path / "c", base, kind="policy")
     with pytest.raises(ModelError, match="name the model"):
         _run(tmp_path / "a", source=source)
     with pytest.raises(ModelError, match="is not the model"):
@@ -209,7 +184,7 @@ def test_a_gguf_file_that_names_no_end_token_is_refused_in_words(tmp_path: Path)
 
 def test_a_base_for_what_is_no_adapter_is_refused_by_its_key(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "base")
-    whole, _ = _checkpoint(tmp_path / "c", base, kind="policy", adapter=False)
+    whole, _ = moved_checkpoint(tmp_path / "c", base, kind="policy", adapter=False)
     for number, source in enumerate([whole, base]):
         with pytest.raises(ConfigError, match=r"models\.base must be null") as caught:
             _run(tmp_path / f"out{number}", source=source, base=base)

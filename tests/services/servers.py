@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ import psycopg
 import redis
 from psycopg import sql
 
+START_SECONDS = 60.0
 _LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 
 
@@ -67,34 +68,51 @@ def _postgres_server() -> Iterator[str]:
 
 @contextmanager
 def _own_postgres() -> Iterator[str]:
+    binaries, user, port = postgres_binaries(), postgres_user(), free_port()
+    with tempfile.TemporaryDirectory(prefix="winnow-pg-") as root:
+        if user:
+            shutil.chown(root, user)
+        data = Path(root) / "data"
+        run_as(user, [binaries / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"], cwd=root)
+        options = f"-p {port} -k {root} -c listen_addresses=127.0.0.1 -c fsync=off"
+        pg_ctl = [binaries / "pg_ctl", "-D", data, "-w", "-t", "60"]
+        run_as(user, [*pg_ctl, "-l", Path(root) / "log", "-o", options, "start"], cwd=root)
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            run_as(user, [*pg_ctl, "-m", "immediate", "stop"], cwd=root)
+
+
+def postgres_binaries() -> Path:
+    """The newest installed PostgreSQL.
+
+    Raises:
+        NoService: there is none.
+    """
     candidates = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     candidates += [Path(found).parent for found in [shutil.which("initdb")] if found]
     if not candidates:
         raise NoService(
             "no PostgreSQL server: install it (Debian: apt install postgresql) or set WINNOW_TEST_DATABASE_URL"
         )
-    binaries, port = candidates[0], free_port()
-    # PostgreSQL refuses to run as root.
-    user = "postgres" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="winnow-pg-") as root:
-        if user:
-            shutil.chown(root, user)
-        data = Path(root) / "data"
-        _as(user, [binaries / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"], cwd=root)
-        options = f"-p {port} -k {root} -c listen_addresses=127.0.0.1 -c fsync=off"
-        pg_ctl = [binaries / "pg_ctl", "-D", data, "-w", "-t", "60"]
-        _as(user, [*pg_ctl, "-l", Path(root) / "log", "-o", options, "start"], cwd=root)
-        try:
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        finally:
-            _as(user, [*pg_ctl, "-m", "immediate", "stop"], cwd=root)
+    return candidates[0]
 
 
-def _as(user: str | None, command: list[str | Path], *, cwd: str) -> None:
+def postgres_user() -> str | None:
+    """Whom to run it as: it refuses to run as root. None: as we are."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def run_as(user: str | None, command: Sequence[str | Path], *, cwd: str | Path) -> None:
+    """Run a program of PostgreSQL as this user; its words go nowhere.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
     home = {"HOME": pwd.getpwnam(user).pw_dir} if user else {}
     subprocess.run(
         [str(part) for part in command], check=True, user=user, group=user, extra_groups=[] if user else None, cwd=cwd,
-        env=os.environ | home, stdout=subprocess.DEVNULL,
+        env=os.environ | home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -104,45 +122,45 @@ def redis_server() -> Iterator[str]:
     if url := os.environ.get("WINNOW_TEST_REDIS_URL"):
         yield url
         return
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
-    if not binary:
-        raise NoService("no Redis server: install it (Debian: apt install redis-server) or set WINNOW_TEST_REDIS_URL")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="winnow-redis-") as root:
-        command = [
-            binary,
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            root,
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]
-        process = subprocess.Popen([*command, "--maxmemory-policy", "noeviction"], stdout=subprocess.DEVNULL)
+        process = start_redis(root, port)
         try:
-            url = f"redis://127.0.0.1:{port}/0"
-            _until_redis_answers(url)
-            yield url
+            yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _until_redis_answers(url: str) -> None:
-    deadline = time.monotonic() + 15
-    with redis.Redis.from_url(url) as client:
+def redis_binary() -> str:
+    """The installed Redis, or Valkey.
+
+    Raises:
+        NoService: there is neither.
+    """
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if not binary:
+        raise NoService("no Redis server: install it (Debian: apt install redis-server) or set WINNOW_TEST_REDIS_URL")
+    return binary
+
+
+def start_redis(root: str | Path, port: int) -> subprocess.Popen[bytes]:
+    """A server without persistence that answers."""
+    command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(root)]
+    command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + START_SECONDS
+    with redis.Redis.from_url(f"redis://127.0.0.1:{port}/0") as client:
         while True:
             try:
                 client.ping()
-                return
             except redis.ConnectionError:
                 if time.monotonic() > deadline:
+                    process.kill()
                     raise
                 time.sleep(0.05)
+            else:
+                return process
 
 
 def free_port() -> int:

@@ -23,17 +23,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from annotation.models import Project
 from tests import builders, world
 from tests.builders import NOW
+from tests.engine.moved import moved_checkpoint
 from tests.engine.tiny import tiny_model
 from tests.training import rows
 from tests.training.test_registry import directory
 from training import runner
 from training.downloads import Archive, BrokenOff, Form, prepare, stream
 from training.engine import convert, models
-from training.engine.checkpoint import save_checkpoint
-from training.engine.files import directory_hash
-from training.engine.sections import OptimConfig
-from training.engine.starting import make_trained
-from training.engine.text import load_text
 from training.models import Alarm, Checkpoint, Job, JobStatus, ModelKind, ModelSource, ModelVersion, Run
 from training.registry import ModelChanged, model_path, register_directory, register_local
 from training.runner import Timing
@@ -42,31 +38,10 @@ IDS = torch.tensor([[1, 5, 77, 200, 33, 2]])
 TIMING = Timing(lease_seconds=60.0, heartbeat_seconds=1.0, hang_seconds=300)
 
 
-def checkpoint(base: Path, runs_dir: Path, *, kind: str) -> tuple[Path, Any]:
-    """A checkpoint of an adapter that is no longer what it began as, and the model in training."""
-    model = models.load_reward_model(base, seed=1) if kind == "reward" else models.load_policy(base)
-    model = models.add_lora(model, seed=1)
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    saved = save_checkpoint(
-        runs_dir / "x" / "1" / "checkpoints",
-        trained={kind: make_trained(model, OptimConfig(learning_rate=1e-3))},
-        text=load_text(base),
-        state={},
-        tensors={},
-        facts={"kind": kind, "base_sha256": directory_hash(base), "reward": {"mean": 0.25}},
-        step=7,
-        adapter=True,
-    )
-    return saved.path, model
-
-
 def trained(project: Project, base: ModelVersion, settings, *, kind: str) -> tuple[Checkpoint, Any]:
     """The rows of a job that left such a checkpoint."""
-    path, model = checkpoint(model_path(base), settings.RUNS_DIR, kind=kind)
+    folder = settings.RUNS_DIR / "x" / "1" / "checkpoints"
+    path, model = moved_checkpoint(folder, model_path(base), kind=kind)
     method = "reward" if kind == "reward" else "dpo"
     job = rows.submit(project=project, method=method, config={}, model=base)
     Job.objects.filter(pk=job.pk).update(status=JobStatus.SUCCEEDED)

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
+from annotation.api.ranking import StrengthSerializer
 from annotation.errors import Invalid
 from annotation.models import Project, TokenScope
 from training import queries, registry
@@ -233,18 +234,10 @@ class EvaluationListSerializer(serializers.Serializer[Any]):
     next = serializers.CharField(allow_null=True)
 
 
-class RankedPolicySerializer(serializers.Serializer[Any]):
+class RankedPolicySerializer(StrengthSerializer):
     model = serializers.UUIDField(allow_null=True, help_text="Null for a source that is no registered model.")
     name = serializers.CharField()
     contests = serializers.IntegerField()
-    strength = serializers.FloatField(allow_null=True, help_text="Natural-log odds, sum zero over policies.")
-    se = serializers.FloatField(allow_null=True)
-    low = serializers.FloatField(allow_null=True)
-    high = serializers.FloatField(allow_null=True)
-    rank = serializers.IntegerField(allow_null=True)
-    rank_low = serializers.IntegerField(allow_null=True)
-    rank_high = serializers.IntegerField(allow_null=True)
-    elo = serializers.FloatField(allow_null=True, help_text="Display only: 1000 + 400/ln 10 times the strength.")
     component = serializers.IntegerField(help_text="Strengths compare within one component only.")
 
 

@@ -3049,15 +3049,12 @@ export type QuotaChangeRequest = {
     queued: number | null;
 };
 
+/**
+ * Of a system or a policy; null where the model gives none.
+ */
 export type RankedPolicy = {
     /**
-     * Null for a source that is no registered model.
-     */
-    model: string | null;
-    name: string;
-    contests: number;
-    /**
-     * Natural-log odds, sum zero over policies.
+     * Natural-log odds, sum zero over all of them.
      */
     strength: number | null;
     se: number | null;
@@ -3070,6 +3067,12 @@ export type RankedPolicy = {
      * Display only: 1000 + 400/ln 10 times the strength.
      */
     elo: number | null;
+    /**
+     * Null for a source that is no registered model.
+     */
+    model: string | null;
+    name: string;
+    contests: number;
     /**
      * Strengths compare within one component only.
      */
@@ -3754,11 +3757,11 @@ export type StatisticsPerson = {
 export type StatusEnum = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
 
 /**
- * Of one system; null where the model gives none.
+ * Of a system or a policy; null where the model gives none.
  */
 export type Strength = {
     /**
-     * Natural-log odds, sum zero over systems.
+     * Natural-log odds, sum zero over all of them.
      */
     strength: number | null;
     se: number | null;
