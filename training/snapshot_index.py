@@ -6,7 +6,6 @@ asked for; it may be deleted at any time. A look-up costs a few comparisons of 1
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator
@@ -15,21 +14,11 @@ from uuid import UUID
 
 from django.conf import settings
 
-from annotation.errors import DomainError, Kind
-from training.engine.errors import SnapshotError
-from training.engine.records import read_manifest
 from training.models import Snapshot
-from training.snapshots import snapshot_path
+from training.snapshot_contents import records, unreadable
 
 WIDTH = 16  # bytes of an id
 _SEARCH_BELOW = 1 / 32  # for so small a share of a snapshot bisecting is quicker than going through all of it
-
-
-class SnapshotUnreadable(DomainError):
-    """The files of a snapshot are gone or damaged, so that nobody can say what it holds."""
-
-    code = "snapshot_unreadable"
-    kind = Kind.CONFLICT
 
 
 class SnapshotIndex:
@@ -79,18 +68,10 @@ def index_of(snapshot: Snapshot) -> SnapshotIndex:
 
 
 def _read(snapshot: Snapshot) -> bytes:
-    directory = snapshot_path(snapshot)
-    found: set[bytes] = set()
     try:
-        for item in read_manifest(directory).files:
-            with (directory / item.name).open("rb") as file:
-                found.update(UUID(json.loads(line)["meta"]["comparison"]).bytes for line in file)
-    except (SnapshotError, OSError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotUnreadable(
-            f"The files of snapshot v{snapshot.number} cannot be read ({error}), so what it holds is not known. "
-            "Restore them from a backup.",
-            details={"snapshot": [str(snapshot.public_id)]},
-        ) from None
+        found = {UUID(line["meta"]["comparison"]).bytes for line in records(snapshot)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise unreadable(snapshot, error) from None
     return b"".join(sorted(found))
 
 

@@ -27,7 +27,8 @@ from training import lineage
 from training.engine.evaluate import Estimate, clustered_share
 from training.engine.win_rates import Contest, length_controlled_win_rate, win_rate
 from training.models import Evaluation, JudgeKind, RoundPolicy, Verdict
-from training.snapshot_index import SnapshotUnreadable, index_of
+from training.snapshot_contents import SnapshotUnreadable
+from training.snapshot_index import index_of
 
 PLACES = {"first": 1.0, "tie": 0.5, "second": 0.0}  # what a judge's word gives to the completion that it saw first
 CLASSES = 3  # win, tie, loss

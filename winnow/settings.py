@@ -204,6 +204,8 @@ SPECTACULAR_SETTINGS = {
         "RoundStrategyEnum": "training.api.rounds.OPEN",
         "VotePurposeEnum": "annotation.models.Purpose",
         "MarkKindEnum": "training.api.curves.MARKS",
+        "LineChangeEnum": "annotation.api.projects.LINE_CHANGES",
+        "PreferenceChangeEnum": "training.api.snapshots.CHANGES",
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
 }

@@ -29,6 +29,7 @@ from annotation.statistics.estimates import Reason
 
 MOST_CAP = 2_000_000_000
 REASONS = tuple(item.value for item in Reason)  # why a figure is undefined
+LINE_CHANGES = ("same", "added", "removed")  # of a guideline's line, from one version to another
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -168,7 +169,7 @@ class GuidelineVersionListSerializer(serializers.Serializer[Any]):
 
 
 class GuidelineLineSerializer(serializers.Serializer[Any]):
-    change = serializers.ChoiceField(choices=["same", "added", "removed"])
+    change = serializers.ChoiceField(choices=LINE_CHANGES)
     text = serializers.CharField()
 
 

@@ -19,7 +19,8 @@ from training.engine.records import write_snapshot
 from training.jobs import submit
 from training.lineage import of_person, of_prompt, of_snapshot, of_vote, origin, votes_behind
 from training.models import Checkpoint, Job, ModelKind, ModelSource, ModelVersion, Run, Snapshot
-from training.snapshot_index import SnapshotUnreadable, index_of
+from training.snapshot_contents import SnapshotUnreadable
+from training.snapshot_index import index_of
 from training.snapshots import FreezeRule, freeze, snapshot_path
 
 pytestmark = pytest.mark.django_db

@@ -1,4 +1,4 @@
-"""Snapshots: freeze, preview, list, export."""
+"""Snapshots: freeze, preview, list, card, difference, export."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
+from annotation.api.task import MessageSerializer
 from annotation.models import Aggregator
 from annotation.preferences import LabelPolicy
 from training import queries
@@ -26,11 +27,15 @@ from training.api.serializers import (
     NumbersField,
     SnapshotCountsSerializer,
     SnapshotListSerializer,
+    SnapshotRefSerializer,
     SnapshotSerializer,
 )
 from training.models import Snapshot
+from training.snapshot_contents import Change, card, difference, export_name, export_sum
 from training.snapshots import FreezeRule, Layout, export_lines, freeze, preview
 from training.splits import PARTS
+
+CHANGES = tuple(item.value for item in Change)
 
 
 class SharesSerializer(serializers.Serializer[Any]):
@@ -68,6 +73,95 @@ class PreviewSerializer(serializers.Serializer[Any]):
     ties = serializers.IntegerField()
     dropped = NumbersField()
     splits = SnapshotCountsSerializer()
+
+
+class NamedCountSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="Empty where nothing was given.")
+    n = serializers.IntegerField()
+
+
+class CertaintySerializer(serializers.Serializer[Any]):
+    """Preferences whose label has a probability in [low, high); the last one holds 1 as well."""
+
+    low = serializers.FloatField()
+    high = serializers.FloatField()
+    n = serializers.IntegerField()
+
+
+class SourcePairSerializer(serializers.Serializer[Any]):
+    chosen = serializers.CharField()
+    rejected = serializers.CharField()
+    n = serializers.IntegerField()
+
+
+class SnapshotCardSerializer(serializers.Serializer[Any]):
+    """Lengths are characters. Named counts are the most frequent twenty."""
+
+    preferences = serializers.IntegerField()
+    comparisons = serializers.IntegerField()
+    multi_turn = serializers.IntegerField(help_text="Preferences whose prompt has several turns.")
+    votes = serializers.IntegerField()
+    by_votes = serializers.IntegerField(help_text="Labels that votes gave.")
+    by_ruling = serializers.IntegerField(help_text="Labels that adjudicators gave.")
+    mean_prompt = serializers.FloatField(allow_null=True)
+    mean_chosen = serializers.FloatField(allow_null=True)
+    mean_rejected = serializers.FloatField(allow_null=True)
+    longer_wins = serializers.FloatField(allow_null=True, help_text="Share, where the lengths differ.")
+    certainty = CertaintySerializer(many=True)
+    categories = NamedCountSerializer(many=True)
+    languages = NamedCountSerializer(many=True)
+    licences = NamedCountSerializer(many=True)
+    sources = SourcePairSerializer(many=True)
+
+
+class ChangedPreferenceSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    change = serializers.ChoiceField(choices=CHANGES)
+    prompt = MessageSerializer(many=True)
+    chosen = serializers.CharField()
+    rejected = serializers.CharField()
+    prob_before = serializers.FloatField(allow_null=True, help_text="Of what is chosen here; null: was not in it.")
+    prob_after = serializers.FloatField(allow_null=True)
+
+
+class SnapshotDifferenceSerializer(serializers.Serializer[Any]):
+    since = SnapshotRefSerializer(allow_null=True, help_text="Null: there is none before, so everything is new.")
+    snapshot = SnapshotRefSerializer()
+    added = serializers.IntegerField()
+    removed = serializers.IntegerField()
+    flipped = serializers.IntegerField(help_text="Another side is chosen, or a tie came or went.")
+    same = serializers.IntegerField()
+    items = ChangedPreferenceSerializer(many=True, source="shown")
+
+
+class ExportSumSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    lines = serializers.IntegerField()
+    size_bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+
+
+_EXPORT = [
+    OpenApiParameter("layout", str, enum=[item.value for item in Layout], description="Default trl."),
+    OpenApiParameter("split", str, enum=["all", *PARTS], description="Default all."),
+]
+
+
+def _export_asked(request: Request) -> tuple[Layout, str | None]:
+    """Layout and part; no part is all of them."""
+    layout, part = request.query_params.get("layout", "trl"), request.query_params.get("split", "all")
+    if layout not in {item.value for item in Layout}:
+        raise ValidationError({"layout": [f"must be trl, plain or winnow, got {layout!r}"]})
+    if part not in {"all", *PARTS}:
+        raise ValidationError({"split": [f"must be all, train, validation or test, got {part!r}"]})
+    return Layout(layout), None if part == "all" else part
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ValidationError({"since": [f"must be the id of a snapshot, got {text!r}"]}) from None
 
 
 class SnapshotsView(ProjectView):
@@ -125,28 +219,66 @@ class SnapshotView(ProjectView):
         return Response(SnapshotSerializer(_snapshot(self, public_id)).data)
 
 
+class SnapshotCardView(ProjectView):
+    """What is in a snapshot."""
+
+    @extend_schema(operation_id="snapshots_card", responses=SnapshotCardSerializer)
+    def get(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """Sources, languages, licences, lengths, and how sure the labels are, counted from its lines."""
+        return Response(SnapshotCardSerializer(card(_snapshot(self, public_id))).data)
+
+
+class SnapshotDifferenceView(ProjectView):
+    """A snapshot against an earlier one."""
+
+    @extend_schema(
+        operation_id="snapshots_difference",
+        responses=SnapshotDifferenceSerializer,
+        parameters=[
+            OpenApiParameter("since", UUID, description="Another snapshot; default the one before, if there is one."),
+            OpenApiParameter("change", str, enum=CHANGES, description="List only these."),
+        ],
+    )
+    def get(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """How many preferences came, went and flipped, and the first hundred of them, flips first."""
+        after = _snapshot(self, public_id)
+        since, change = request.query_params.get("since", ""), request.query_params.get("change", "")
+        if change not in {"", *Change}:
+            raise ValidationError({"change": [f"must be flipped, added or removed, got {change!r}"]})
+        before = (
+            _snapshot(self, _uuid(since))
+            if since
+            else queries.snapshots(self.project).filter(number__lt=after.number).order_by("-number").first()
+        )
+        found = difference(before, after, only=Change(change) if change else None)
+        return Response(SnapshotDifferenceSerializer({"since": before, "snapshot": after, **asdict(found)}).data)
+
+
+class SnapshotSumView(ProjectView):
+    """What a downloaded export must be."""
+
+    @extend_schema(operation_id="snapshots_sum", responses=ExportSumSerializer, parameters=_EXPORT)
+    def get(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """Lines, bytes and sha256 of the file that the export with the same parameters gives."""
+        layout, part = _export_asked(request)
+        return Response(ExportSumSerializer(export_sum(_snapshot(self, public_id), layout=layout, part=part)).data)
+
+
 class SnapshotExportView(ProjectView):
     """A snapshot's lines as a file."""
 
     @extend_schema(
         operation_id="snapshots_export",
         responses={(200, "application/x-ndjson"): OpenApiTypes.STR},
-        parameters=[
-            OpenApiParameter("layout", str, enum=[item.value for item in Layout], description="Default trl."),
-            OpenApiParameter("split", str, enum=["all", *PARTS], description="Default all."),
-        ],
+        parameters=_EXPORT,
     )
     def get(self, request: Request, slug: str, public_id: UUID) -> HttpResponseBase:
         """JSON Lines: `trl` (conversational) and `plain` load in TRL as they are; `winnow` has everything."""
         snapshot = _snapshot(self, public_id)
-        layout, part = request.query_params.get("layout", "trl"), request.query_params.get("split", "all")
-        if layout not in {item.value for item in Layout}:
-            raise ValidationError({"layout": [f"must be trl, plain or winnow, got {layout!r}"]})
-        if part not in {"all", *PARTS}:
-            raise ValidationError({"split": [f"must be all, train, validation or test, got {part!r}"]})
-        lines = export_lines(snapshot, layout=Layout(layout), part=None if part == "all" else part)
+        layout, part = _export_asked(request)
+        lines = export_lines(snapshot, layout=layout, part=part)
         response = StreamingHttpResponse(lines, content_type="application/x-ndjson")
-        name = f"{self.project.slug}-v{snapshot.number}-{part}.{layout}.jsonl"
+        name = export_name(snapshot, layout=layout, part=part)
         response["Content-Disposition"] = f'attachment; filename="{name}"'
         response["X-Content-Hash"] = snapshot.content_hash
         response["Cache-Control"] = "no-store"

@@ -27,6 +27,10 @@ const TYPES: Record<string, string> = {
 /** What a file is, by its name; null where it can be none of them. */
 export const mediaType = (name: string): string | null => TYPES[name.split('.').at(-1)?.toLowerCase() ?? ''] ?? null
 
+export const ACCEPTED = Object.keys(TYPES)
+  .map((ending) => `.${ending}`)
+  .join(',')
+
 export type ImportAsk = {
   kind: ImportKind
   file: File

@@ -635,11 +635,31 @@ export type Ceilings = {
     test: Ceiling;
 };
 
+/**
+ * Preferences whose label has a probability in [low, high); the last one holds 1 as well.
+ */
+export type Certainty = {
+    low: number;
+    high: number;
+    n: number;
+};
+
 export type ChainRequest = {
     jobs: Array<WishRequest>;
 };
 
-export type ChangeEnum = 'same' | 'added' | 'removed';
+export type ChangedPreference = {
+    id: string;
+    change: PreferenceChangeEnum;
+    prompt: Array<Message>;
+    chosen: string;
+    rejected: string;
+    /**
+     * Of what is chosen here; null: was not in it.
+     */
+    prob_before: number | null;
+    prob_after: number | null;
+};
 
 export type Chat = {
     enabled: boolean;
@@ -1240,6 +1260,13 @@ export type Explanation = {
     text: string;
 };
 
+export type ExportSum = {
+    name: string;
+    lines: number;
+    size_bytes: number;
+    sha256: string;
+};
+
 export type Feedback = {
     id: string;
     votes: number;
@@ -1482,7 +1509,7 @@ export type GuidelineDifference = {
 };
 
 export type GuidelineLine = {
-    change: ChangeEnum;
+    change: LineChangeEnum;
     text: string;
 };
 
@@ -1900,9 +1927,11 @@ export type LetteredText = {
 };
 
 export type Line = {
-    change: ChangeEnum;
+    change: LineChangeEnum;
     text: string;
 };
+
+export type LineChangeEnum = 'same' | 'added' | 'removed';
 
 export type LineageJob = {
     id: string;
@@ -2183,6 +2212,14 @@ export type ModelList = {
 export type ModelRef = {
     id: string;
     name: string;
+};
+
+export type NamedCount = {
+    /**
+     * Empty where nothing was given.
+     */
+    name: string;
+    n: number;
 };
 
 export type NewInvitation = {
@@ -2801,6 +2838,8 @@ export type Practice = {
      */
     task: Task | null;
 };
+
+export type PreferenceChangeEnum = 'flipped' | 'added' | 'removed';
 
 /**
  * A published setting, and what it changes.
@@ -3660,11 +3699,60 @@ export type Snapshot = {
     readonly jobs: number;
 };
 
+/**
+ * Lengths are characters. Named counts are the most frequent twenty.
+ */
+export type SnapshotCard = {
+    preferences: number;
+    comparisons: number;
+    /**
+     * Preferences whose prompt has several turns.
+     */
+    multi_turn: number;
+    votes: number;
+    /**
+     * Labels that votes gave.
+     */
+    by_votes: number;
+    /**
+     * Labels that adjudicators gave.
+     */
+    by_ruling: number;
+    mean_prompt: number | null;
+    mean_chosen: number | null;
+    mean_rejected: number | null;
+    /**
+     * Share, where the lengths differ.
+     */
+    longer_wins: number | null;
+    certainty: Array<Certainty>;
+    categories: Array<NamedCount>;
+    languages: Array<NamedCount>;
+    licences: Array<NamedCount>;
+    sources: Array<SourcePair>;
+};
+
 export type SnapshotCounts = {
     train: number;
     validation: number;
     test: number;
     total: number;
+};
+
+export type SnapshotDifference = {
+    /**
+     * Null: there is none before, so everything is new.
+     */
+    since: SnapshotRef | null;
+    snapshot: SnapshotRef;
+    added: number;
+    removed: number;
+    /**
+     * Another side is chosen, or a tie came or went.
+     */
+    flipped: number;
+    same: number;
+    items: Array<ChangedPreference>;
 };
 
 export type SnapshotList = {
@@ -3707,6 +3795,12 @@ export type SourceKindEnum = 'policy' | 'import' | 'human';
 export type SourceList = {
     items: Array<Source>;
     next: string | null;
+};
+
+export type SourcePair = {
+    chosen: string;
+    rejected: string;
+    n: number;
 };
 
 export type SplitEnum = 'criterion' | 'batch' | 'guideline' | 'time';
@@ -7526,6 +7620,47 @@ export type SnapshotsShowResponses = {
 
 export type SnapshotsShowResponse = SnapshotsShowResponses[keyof SnapshotsShowResponses];
 
+export type SnapshotsCardData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/snapshots/{public_id}/card';
+};
+
+export type SnapshotsCardResponses = {
+    200: SnapshotCard;
+};
+
+export type SnapshotsCardResponse = SnapshotsCardResponses[keyof SnapshotsCardResponses];
+
+export type SnapshotsDifferenceData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: {
+        /**
+         * List only these.
+         */
+        change?: 'added' | 'flipped' | 'removed';
+        /**
+         * Another snapshot; default the one before, if there is one.
+         */
+        since?: string;
+    };
+    url: '/api/v1/projects/{slug}/snapshots/{public_id}/difference';
+};
+
+export type SnapshotsDifferenceResponses = {
+    200: SnapshotDifference;
+};
+
+export type SnapshotsDifferenceResponse = SnapshotsDifferenceResponses[keyof SnapshotsDifferenceResponses];
+
 export type SnapshotsExportData = {
     body?: never;
     path: {
@@ -7566,6 +7701,31 @@ export type SnapshotsLineageResponses = {
 };
 
 export type SnapshotsLineageResponse = SnapshotsLineageResponses[keyof SnapshotsLineageResponses];
+
+export type SnapshotsSumData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: {
+        /**
+         * Default trl.
+         */
+        layout?: 'plain' | 'trl' | 'winnow';
+        /**
+         * Default all.
+         */
+        split?: 'all' | 'test' | 'train' | 'validation';
+    };
+    url: '/api/v1/projects/{slug}/snapshots/{public_id}/sum';
+};
+
+export type SnapshotsSumResponses = {
+    200: ExportSum;
+};
+
+export type SnapshotsSumResponse = SnapshotsSumResponses[keyof SnapshotsSumResponses];
 
 export type SnapshotsPreviewData = {
     body?: never;

@@ -1,4 +1,4 @@
-/** Reads and writes of a project's set-up: members, invitations, pairing, webhooks, chat, one comparison. */
+/** Reads and writes of a project's set-up: the project itself, members, invitations, pairing, webhooks, chat, one comparison. */
 import { queryOptions } from '@tanstack/react-query'
 import { call } from 'src/api/client'
 import { at, get, key, keys, listQuery } from 'src/api/queries'
@@ -19,10 +19,16 @@ import type {
   Pairs,
   PairsAskRequest,
   PatchedMemberChangeRequest,
+  Project,
+  ProjectCreateRequest,
   Source,
   Webhook,
   WebhookCreateRequest,
 } from 'src/api/schema'
+
+/* ---- A new project */
+
+export const createProject = (body: ProjectCreateRequest) => call<Project>('POST', 'projects', { body })
 
 /* ---- Members and invitations */
 
@@ -35,6 +41,8 @@ export const invitationsQuery = (slug: string) =>
   listQuery<Invitation>(key(slug, 'invitations'), at(slug, 'invitations'))
 export const invite = (slug: string, body: InviteRequest) =>
   call<NewInvitation>('POST', at(slug, 'invitations'), { body })
+/** The secret stands behind the #, which no server ever sees or logs. */
+export const invitationLink = (secret: string): string => `${window.location.origin}/invite#${secret}`
 export const revokeInvitation = (slug: string, id: string) => call<void>('DELETE', at(slug, `invitations/${id}`))
 
 /** The secret goes in the body: addresses are logged. */

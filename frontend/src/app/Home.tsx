@@ -1,6 +1,6 @@
 /** What to do next: the annotator's work, and the researcher's projects. Nothing here ranks people or rewards speed. */
 import { useQuery } from '@tanstack/react-query'
-import { Inbox } from 'lucide-react'
+import { Inbox, Plus } from 'lucide-react'
 import { useMembership } from 'src/api/membership'
 import { sessionQuery, workQuery } from 'src/api/queries'
 import type { AnnotateProject, User } from 'src/api/schema'
@@ -21,11 +21,17 @@ export default function Home() {
   if (!user) return null
   const annotates = user.projects.some((project) => project.can_annotate)
   const research = user.projects.filter((project) => project.can_research)
+  const begin = (
+    <LinkButton small={research.length > 0} look={research.length > 0 ? 'plain' : 'primary'} href="/projects/new">
+      <Plus size={16} aria-hidden="true" />
+      {t('home.new')}
+    </LinkButton>
+  )
   return (
     <Page title={t('home.title')} heading={t('home.heading', { name: user.name || user.email })} narrow>
       {user.projects.length === 0 && (
         <Card>
-          <Empty icon={Inbox} title={t('home.none')}>
+          <Empty icon={Inbox} title={t('home.none')} action={begin}>
             {t('home.noneText')}
           </Empty>
         </Card>
@@ -36,7 +42,7 @@ export default function Home() {
         </Guard>
       )}
       {research.length > 0 && (
-        <Card title={t('home.projects')} flush>
+        <Card title={t('home.projects')} actions={begin} flush>
           <ul className={styles.list}>
             {research.map((project) => (
               <Project key={project.slug} project={project} />

@@ -37,6 +37,8 @@ const Audit = lazy(() => import('src/setup/Audit'))
 const Adjudicate = lazy(() => import('src/review/Adjudicate'))
 /** Around the researchers' pages, so they need not ask for their strings themselves. */
 const ResearchFrame = researchPage(() => import('src/app/ResearchFrame'))
+const NewProject = researchPage(() => import('src/setup/NewProject'))
+const SetUp = lazy(() => import('src/setup/SetUp'))
 const Overview = lazy(() => import('src/setup/Overview'))
 const Prompts = lazy(() => import('src/setup/Prompts'))
 const Comparisons = lazy(() => import('src/setup/Comparisons'))
@@ -44,6 +46,7 @@ const Tokens = researchPage(() => import('src/setup/Tokens'))
 const Rounds = lazy(() => import('src/training/Rounds'))
 const Snapshots = lazy(() => import('src/training/Snapshots'))
 const SnapshotPage = lazy(() => import('src/training/SnapshotPage'))
+const SnapshotDiff = lazy(() => import('src/training/SnapshotDiff'))
 const Jobs = lazy(() => import('src/training/Jobs'))
 const NewJob = lazy(() => import('src/training/NewJob'))
 const Run = lazy(() => import('src/training/Run'))
@@ -109,6 +112,7 @@ const ANNOTATE: [string, ReactNode][] = [
 
 const RESEARCH: [string, ReactNode][] = [
   ['', <Overview key="overview" />],
+  ['/setup', <SetUp key="setup" />],
   ['/data', <Prompts key="data" />],
   ['/imports', <Imports key="imports" />],
   ['/pairing', <Pairing key="pairing" />],
@@ -127,6 +131,7 @@ const RESEARCH: [string, ReactNode][] = [
   ['/rounds', <Rounds key="rounds" />],
   ['/snapshots', <Snapshots key="snapshots" />],
   ['/snapshots/:id', <SnapshotPage key="snapshot" />],
+  ['/snapshots/:id/diff/:other', <SnapshotDiff key="difference" />],
   ['/jobs', <Jobs key="jobs" />],
   ['/jobs/new', <NewJob key="new" />],
   ['/jobs/compare', <CompareJobs key="compare" />],
@@ -163,6 +168,11 @@ export function Routes() {
       <Route path="/invite">
         <Suspense fallback={<Waiting />}>
           <Invite />
+        </Suspense>
+      </Route>
+      <Route path="/projects/new">
+        <Suspense fallback={<Waiting />}>
+          <NewProject />
         </Suspense>
       </Route>
       <Route path="/r">

@@ -3,11 +3,11 @@ import { useInfiniteQuery } from '@tanstack/react-query'
 import { Mail, Plus } from 'lucide-react'
 import { useState } from 'react'
 import type { Invitation, InviteRequest, NewInvitation } from 'src/api/schema'
-import { invitationsQuery, invite, revokeInvitation } from 'src/api/setup'
+import { invitationLink, invitationsQuery, invite, revokeInvitation } from 'src/api/setup'
 import { useWrite } from 'src/api/useWrite'
-import { roleOptions } from 'src/quality/roles'
 import { exactTime } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { roleOptions } from 'src/ui/roles'
 import { Badge, CopyBox, Time, type Tone } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
@@ -19,9 +19,6 @@ import { ErrorPanel, Notice } from 'src/ui/widgets/States'
 import { readTags, TagsField } from 'src/ui/widgets/TagsField'
 
 const TONES: Record<string, Tone> = { open: 'live', accepted: 'ok' }
-
-/** The secret stands behind the #, which no server ever sees or logs. */
-const linkOf = (secret: string): string => `${window.location.origin}/invite#${secret}`
 
 export function Invitations({ slug }: { slug: string }) {
   const list = useInfiniteQuery(invitationsQuery(slug))
@@ -98,7 +95,7 @@ export function Invitations({ slug }: { slug: string }) {
           }
         >
           <Notice tone="warn">{t('tokens.once')}</Notice>
-          <CopyBox text={linkOf(made.secret)} label={t('invitations.link')} wrap />
+          <CopyBox text={invitationLink(made.secret)} label={t('invitations.link')} wrap />
           <p className="muted small">{t('invitations.linkNote', { when: exactTime(made.expires_at) })}</p>
         </Dialog>
       )}

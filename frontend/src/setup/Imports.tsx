@@ -1,9 +1,9 @@
 /** Files in: pick or drop, look at what would come in, then import; large files show how far they are. */
 import { useInfiniteQuery } from '@tanstack/react-query'
-import { FileUp, Inbox } from 'lucide-react'
-import { type DragEvent, useId, useState } from 'react'
-import { ApiError } from 'src/api/errors'
+import { Inbox } from 'lucide-react'
+import { useState } from 'react'
 import {
+  ACCEPTED,
   dryRun,
   IMPORT_KINDS,
   type ImportAsk,
@@ -18,7 +18,9 @@ import { useMembership } from 'src/api/membership'
 import type { DryRun, ImportBatch } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { Exports } from 'src/setup/Exports'
+import { FileDrop } from 'src/setup/FileDrop'
 import styles from 'src/setup/Imports.module.css'
+import { badRows, RowErrors } from 'src/setup/RowErrors'
 import { promptLine, type Turn } from 'src/ui/content/Conversation'
 import { bytes, count, DASH } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
@@ -43,8 +45,6 @@ export default function Imports() {
   )
 }
 
-type RowError = ImportBatch['errors'][number]
-
 /** `question` by `prompt`, a pair a line, as the server wants it. */
 export function readColumns(text: string): string {
   const pairs = text
@@ -54,18 +54,10 @@ export function readColumns(text: string): string {
   return pairs.length > 0 ? JSON.stringify(Object.fromEntries(pairs)) : ''
 }
 
-/** The rows that a refused import names. */
-function badRows(error: unknown): RowError[] {
-  if (!(error instanceof ApiError) || error.code !== 'bad_rows') return []
-  return Array.isArray(error.details.errors) ? (error.details.errors as RowError[]) : []
-}
-
 function NewImport({ slug }: { slug: string }) {
-  const id = useId()
   const [kind, setKind] = useState<ImportKind>('prompts')
   const [file, setFile] = useState<File | null>(null)
   const [columns, setColumns] = useState('')
-  const [over, setOver] = useState(false)
   const look = useWrite(slug, (ask: ImportAsk) => dryRun(slug, ask))
   const load = useWrite(
     slug,
@@ -83,39 +75,12 @@ function NewImport({ slug }: { slug: string }) {
     look.reset()
     load.reset()
   }
-  const drop = (event: DragEvent) => {
-    event.preventDefault()
-    setOver(false)
-    choose(event.dataTransfer.files[0] ?? null)
-  }
   const wrongName = file !== null && mediaType(file.name) === null
   const refused = badRows(load.error)
   const bad = refused.length > 0 || (look.data?.refused ?? 0) > 0
   return (
     <Card title={t('imports.new')}>
-      {/* biome-ignore lint/a11y/noStaticElementInteractions: a target for dropped files; the input inside takes keys. */}
-      <div
-        className={styles.drop}
-        data-over={over || undefined}
-        onDragOver={(event) => {
-          event.preventDefault()
-          setOver(true)
-        }}
-        onDragLeave={() => setOver(false)}
-        onDrop={drop}
-      >
-        <FileUp size={22} aria-hidden="true" />
-        <label htmlFor={id}>
-          {file ? t('imports.chosen', { name: file.name, size: bytes(file.size) }) : t('imports.drop')}
-        </label>
-        <input
-          id={id}
-          type="file"
-          accept=".jsonl,.ndjson,.csv,.parquet,.json"
-          onChange={(event) => choose(event.target.files?.[0] ?? null)}
-        />
-        <span className="muted small">{t('imports.formats')}</span>
-      </div>
+      <FileDrop file={file} accept={ACCEPTED} note={t('imports.formats')} onChoose={choose} />
       {wrongName && <Notice tone="error">{t('imports.wrongName', { name: file.name })}</Notice>}
       <div className={styles.fields}>
         <SelectField
@@ -183,25 +148,6 @@ function NewImport({ slug }: { slug: string }) {
       {look.isError && <ErrorPanel what={t('imports.lookFailed')} error={look.error} safe={t('import.nothing')} />}
       {look.data && !load.data && <DryRunResult found={look.data} />}
     </Card>
-  )
-}
-
-function RowErrors({ rows }: { rows: RowError[] }) {
-  const columns: Column<RowError>[] = [
-    { name: 'line', header: t('import.line'), align: 'end', cell: (row) => row.line },
-    { name: 'field', header: t('import.field'), cell: (row) => <code>{row.field}</code> },
-    { name: 'value', header: t('import.value'), wrap: true, cell: (row) => <code>{row.value}</code> },
-    { name: 'message', header: t('import.problem'), wrap: true, cell: (row) => row.message },
-  ]
-  return (
-    <div className={styles.errors}>
-      <DataTable
-        caption={t('import.problems')}
-        columns={columns}
-        rows={rows}
-        rowKey={(row) => `${row.line}-${row.field}`}
-      />
-    </div>
   )
 }
 

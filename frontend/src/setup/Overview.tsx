@@ -1,10 +1,11 @@
 /** The project at a glance: how far the data is, how well people agree, who works, and what needs a decision. */
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
-import { Pause, Play, Users } from 'lucide-react'
+import { ArrowRight, Pause, Play, UserPlus, Users } from 'lucide-react'
 import type { ReactNode } from 'react'
 import { useMembership } from 'src/api/membership'
 import { keys, overviewQuery, patchProject, projectQuery } from 'src/api/queries'
 import type { Overview, Person, Project } from 'src/api/schema'
+import { nextStep } from 'src/setup/nextStep'
 import styles from 'src/setup/Overview.module.css'
 import { alarmNames, alarmTotal } from 'src/ui/alarms'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
@@ -66,7 +67,8 @@ function Panels({ slug, data, project, canManage }: PanelsProps) {
   const { agreement, rates } = data
   return (
     <>
-      <Funnel slug={slug} counts={data.counts} />
+      <Next slug={slug} data={data} canManage={canManage} />
+      <Funnel slug={slug} counts={data.counts} round={data.round} />
       <div className={styles.top}>
         <Stack>
           <Card title={t('agreement.title')} note={t('agreement.note')}>
@@ -82,7 +84,7 @@ function Panels({ slug, data, project, canManage }: PanelsProps) {
               <EstimateFigure label={t('agreement.unanimous')} estimate={agreement.unanimous} unit="percent" bar />
             </div>
           </Card>
-          <People people={data.people} />
+          <People slug={slug} people={data.people} canManage={canManage} />
         </Stack>
         <Stack>
           <Needs slug={slug} data={data} canManage={canManage} />
@@ -124,51 +126,93 @@ function VotesWanted({ slug, overlap }: { slug: string; overlap: number }) {
   )
 }
 
-function Funnel({ slug, counts }: { slug: string; counts: Overview['counts'] }) {
+/** The one thing to do now, with why. */
+function Next({ slug, data, canManage }: { slug: string; data: Overview; canManage: boolean }) {
+  const { text, action, href } = nextStep(data, slug)
+  return (
+    <section className={styles.next} aria-label={t('nextStep.title')}>
+      <div>
+        <div className={styles.nextTitle}>{t('nextStep.title')}</div>
+        <p>{text}</p>
+      </div>
+      {canManage && (
+        <LinkButton look="primary" href={href.startsWith('~') ? href.slice(1) : `/r/${slug}${href}`}>
+          {action}
+          <ArrowRight size={16} aria-hidden="true" />
+        </LinkButton>
+      )}
+    </section>
+  )
+}
+
+type Step = { label: Key; value: number; href: string; notes: (string | false)[]; stuck?: boolean }
+
+/** How far the data is; what is stuck is said under its step. Each leads to its table, filtered. */
+function Funnel({ slug, counts, round }: { slug: string } & Pick<Overview, 'counts' | 'round'>) {
   const { prompts, completions, comparisons, votes, surplus, open, settled, disputed, withdrawn, leased } = counts
-  const steps: [Key, number, string, string][] = [
-    ['funnel.prompts', prompts, '/data', ''],
-    ['funnel.completions', completions, '/rounds', ''],
-    [
-      'funnel.comparisons',
-      comparisons,
-      '/comparisons',
-      [t('funnel.open', { n: open }), withdrawn > 0 && t('funnel.withdrawn', { n: withdrawn })]
-        .filter(Boolean)
-        .join(' · '),
-    ],
-    [
-      'funnel.votes',
-      votes,
-      '/comparisons',
-      [leased > 0 && t('funnel.leased', { n: leased }), surplus > 0 && t('funnel.surplus', { n: surplus })]
-        .filter(Boolean)
-        .join(' · '),
-    ],
-    [
-      'funnel.settled',
-      settled,
-      '/comparisons?state=settled',
-      disputed > 0 ? t('funnel.disputed', { n: disputed }) : '',
-    ],
+  const { adjudicated, wanted } = counts
+  const stopped = round !== null && (round.status === 'failed' || round.status === 'cancelled')
+  const steps: Step[] = [
+    { label: 'funnel.prompts', value: prompts, href: '/data', notes: [] },
+    {
+      label: 'funnel.completions',
+      value: completions,
+      href: '/rounds',
+      notes: [
+        round !== null && round.failed > 0 && t('funnel.leftOut', { n: round.failed }),
+        stopped && t('funnel.stopped', { number: round.number }),
+      ],
+      stuck: stopped,
+    },
+    {
+      label: 'funnel.comparisons',
+      value: comparisons,
+      href: open > 0 ? '/comparisons?state=open' : '/comparisons',
+      notes: [open > 0 && t('funnel.open', { n: open }), withdrawn > 0 && t('funnel.withdrawn', { n: withdrawn })],
+    },
+    {
+      label: 'funnel.votes',
+      value: votes,
+      href: '/comparisons?state=open',
+      notes: [
+        wanted > 0 && t('funnel.wanted', { n: wanted }),
+        leased > 0 && t('funnel.leased', { n: leased }),
+        surplus > 0 && t('funnel.surplus', { n: surplus }),
+      ],
+    },
+    {
+      label: 'funnel.settled',
+      value: settled + adjudicated,
+      href: disputed > 0 ? '/comparisons?state=disputed' : '/comparisons?state=settled',
+      notes: [
+        disputed > 0 && t('funnel.disputed', { n: disputed }),
+        adjudicated > 0 && t('funnel.adjudicated', { n: adjudicated }),
+      ],
+      stuck: disputed > 0,
+    },
   ]
-  const done = settled + disputed
   return (
     <Card flush>
       <ol className={styles.funnel} aria-label={t('funnel.label')}>
-        {steps.map(([label, value, href, note]) => (
+        {steps.map(({ label, value, href, notes, stuck }) => (
           <li key={label}>
             <Link href={`/r/${slug}${href}`} className={styles.step}>
               <span className={styles.stepLabel}>{t(label)}</span>
               <span className={styles.stepValue}>{count(value)}</span>
-              <span className={styles.stepNote}>{note}</span>
+              <span className={styles.stepNote} data-stuck={stuck || undefined}>
+                {notes.filter(Boolean).join(' · ')}
+              </span>
             </Link>
           </li>
         ))}
       </ol>
       {comparisons > 0 && (
         <div className={styles.settled}>
-          <Progress label={t('funnel.settledShare')} value={done} max={comparisons - withdrawn} />
+          <Progress
+            label={t('funnel.settledShare')}
+            value={settled + adjudicated + disputed}
+            max={comparisons - withdrawn}
+          />
         </div>
       )}
     </Card>
@@ -177,7 +221,7 @@ function Funnel({ slug, counts }: { slug: string; counts: Overview['counts'] }) 
 
 type Need = { text: string; action: ReactNode }
 
-function needs(slug: string, { counts, round, snapshot, jobs, alarms }: Overview): Need[] {
+function needs(slug: string, { counts, jobs, alarms }: Overview): Need[] {
   const link = (href: string, label: string) => (
     <LinkButton small href={`/r/${slug}${href}`}>
       {label}
@@ -193,10 +237,6 @@ function needs(slug: string, { counts, round, snapshot, jobs, alarms }: Overview
       action: link('/alarms', t('needs.look')),
     })
   }
-  if (counts.prompts === 0) list.push({ text: t('needs.prompts'), action: link('/imports', t('needs.import')) })
-  else if (counts.comparisons === 0 && !round) {
-    list.push({ text: t('needs.round'), action: link('/rounds?new=1', t('overview.sample')) })
-  }
   if (stalled)
     list.push({
       text: t('needs.stalled', { title: stalled.title }),
@@ -207,19 +247,7 @@ function needs(slug: string, { counts, round, snapshot, jobs, alarms }: Overview
   if (counts.disputed > 0) {
     list.push({
       text: t('needs.disputed', { n: counts.disputed }),
-      action: link('/comparisons?state=disputed', t('needs.look')),
-    })
-  }
-  if (counts.open === 0 && counts.settled > 0 && !snapshot) {
-    list.push({
-      text: t('needs.freeze', { n: counts.settled }),
-      action: link('/snapshots?freeze=1', t('overview.freeze')),
-    })
-  }
-  if (snapshot && snapshot.jobs === 0) {
-    list.push({
-      text: t('needs.train', { number: snapshot.number }),
-      action: link(`/jobs/new?snapshot=${snapshot.id}`, t('needs.trainAction')),
+      action: link('/adjudicate', t('nextStep.adjudicate.do')),
     })
   }
   return list
@@ -253,9 +281,20 @@ const personColumns = (): Column<Person>[] => [
   { name: 'last', header: t('people.last'), align: 'end', cell: (person) => <Time at={person.last_vote_at} /> },
 ]
 
-function People({ people }: { people: Person[] }) {
+function People({ slug, people, canManage }: { slug: string; people: Person[]; canManage: boolean }) {
   return (
-    <Card title={t('people.title')} flush>
+    <Card
+      title={t('people.title')}
+      actions={
+        canManage && (
+          <LinkButton small href={`/r/${slug}/setup?step=people`}>
+            <UserPlus size={15} aria-hidden="true" />
+            {t('overview.invite')}
+          </LinkButton>
+        )
+      }
+      flush
+    >
       {people.length === 0 ? (
         <Empty icon={Users} title={t('people.none')}>
           {t('people.noneText')}

@@ -1,16 +1,17 @@
 /** The prompts of a project. */
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
-import { MessageSquareText, Upload } from 'lucide-react'
+import { MessageSquareText, Plus } from 'lucide-react'
 import { useEffect, useState } from 'react'
 import { useMembership } from 'src/api/membership'
 import { promptReachQuery } from 'src/api/modelsApi'
 import { promptsQuery } from 'src/api/queries'
-import type { Prompt } from 'src/api/schema'
+import type { ImportBatch, Prompt } from 'src/api/schema'
+import { AddPrompts, importedText } from 'src/setup/AddPrompts'
 import styles from 'src/setup/Prompts.module.css'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { count, DASH } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
-import { Button, LinkButton } from 'src/ui/widgets/Button'
+import { Button } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
 import { TextField } from 'src/ui/widgets/Field'
@@ -69,14 +70,32 @@ export default function Prompts() {
     { name: 'completions', header: t('funnel.completions'), align: 'end', cell: (row) => count(row.completions) },
     { name: 'comparisons', header: t('funnel.comparisons'), align: 'end', cell: (row) => count(row.comparisons) },
   ]
-  const importButton = canManage && (
-    <LinkButton look="primary" href={`/r/${slug}/imports`}>
-      <Upload size={16} aria-hidden="true" />
-      {t('import.open')}
-    </LinkButton>
+  const [adding, setAdding] = useState(false)
+  const [added, setAdded] = useState<ImportBatch | null>(null)
+  const addButton = canManage && (
+    <Button look="primary" onClick={() => setAdding(true)}>
+      <Plus size={16} aria-hidden="true" />
+      {t('addPrompts.title')}
+    </Button>
   )
   return (
-    <Page title={t('nav.prompts')} intro={t('prompts.intro')} actions={importButton}>
+    <Page title={t('nav.prompts')} intro={t('prompts.intro')} actions={addButton}>
+      {added && (
+        <Notice tone="ok" role="status">
+          {importedText(added)}
+        </Notice>
+      )}
+      {adding && (
+        <Dialog title={t('addPrompts.title')} onClose={() => setAdding(false)} width={860}>
+          <AddPrompts
+            slug={slug}
+            onDone={(batch) => {
+              setAdding(false)
+              setAdded(batch)
+            }}
+          />
+        </Dialog>
+      )}
       <div className={styles.filters}>
         <TextField
           label={t('prompts.search')}
@@ -100,7 +119,7 @@ export default function Prompts() {
               <Empty
                 icon={MessageSquareText}
                 title={q ? t('prompts.noneFound') : t('prompts.none')}
-                action={!q && importButton}
+                action={!q && addButton}
               >
                 {q ? t('prompts.noneFoundText') : t('prompts.noneText')}
               </Empty>

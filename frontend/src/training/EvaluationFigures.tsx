@@ -135,7 +135,7 @@ export function Shares({ slug, evaluation }: SidesProps) {
     {
       name: 'split',
       header: t('verdict.split'),
-      cell: ({ figures }) => (figures ? <Split {...figures} /> : <Waiting />),
+      cell: (verdict) => (verdict.figures ? <Split {...verdict.figures} /> : <NoWord slug={slug} verdict={verdict} />),
     },
     { name: 'win', header: t('verdict.win'), cell: ({ figures }) => <Interval of={figures?.win} /> },
     { name: 'tie', header: t('verdict.tie'), cell: ({ figures }) => <Interval of={figures?.tie} /> },
@@ -152,7 +152,19 @@ export function Shares({ slug, evaluation }: SidesProps) {
   )
 }
 
-const Waiting = () => <span className="muted">{t('verdict.nothingYet')}</span>
+/** Why a judge has said nothing: its job failed or was stopped, or it is at work, or nobody has voted. */
+export function NoWord({ slug, verdict: { job } }: { slug: string; verdict: VerdictDetail }) {
+  if (job?.status !== 'failed' && job?.status !== 'cancelled') {
+    return <span className="muted">{t(job?.status === 'queued' ? 'verdict.waits' : 'verdict.nothingYet')}</span>
+  }
+  return (
+    <span className={job.status === 'failed' ? styles.error : undefined}>
+      {t(job.status === 'failed' ? 'verdict.failed' : 'verdict.stopped')}{' '}
+      <Link href={`/r/${slug}/jobs/${job.id}`}>{t('verdict.job', { number: job.number })}</Link>
+      {job.reason && <span className="small"> {job.reason}</span>}
+    </span>
+  )
+}
 
 /** How each judge judges, whatever it says of the policies: position bias, consistency, what it left out. */
 export function Judges({ slug, evaluation }: SidesProps) {

@@ -8,7 +8,7 @@ import { modelListQuery } from 'src/api/modelsApi'
 import { isOver } from 'src/api/queries'
 import type { EvaluationDetail, JudgeInputRequest } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
-import { AgreementTable, Judges, Shares, WinRates } from 'src/training/EvaluationFigures'
+import { AgreementTable, Judges, NoWord, Shares, WinRates } from 'src/training/EvaluationFigures'
 import styles from 'src/training/Evaluations.module.css'
 import { ServedJudgeFields } from 'src/training/JudgeFields'
 import { judgeName, rewardBody, type ServedJudge, servedBody } from 'src/training/judges'
@@ -81,6 +81,7 @@ function Shown({ slug, evaluation }: { slug: string; evaluation: EvaluationDetai
   return (
     <>
       <Sampling evaluation={evaluation} />
+      <FailedJudges slug={slug} verdicts={verdicts} />
       <Cautions evaluation={evaluation} />
       <Card title={t('verdict.title')} note={t('verdict.note', { first: first.name })} flush>
         <WinRates slug={slug} evaluation={evaluation} />
@@ -129,6 +130,22 @@ function Sampling({ evaluation }: { evaluation: EvaluationDetail }) {
         {isOver({ status }) && ` · ${t('evaluation.notFinished')}`}
       </p>
     </Card>
+  )
+}
+
+/** A judge whose job failed is said first, with its reason: its rows below are empty for no fault of the policies. */
+function FailedJudges({ slug, verdicts }: { slug: string; verdicts: EvaluationDetail['verdicts'] }) {
+  const failed = verdicts.filter(({ job }) => job?.status === 'failed')
+  if (failed.length === 0) return null
+  return (
+    <Notice tone="error" role="alert">
+      <strong>{t('verdict.someFailed', { n: failed.length })}</strong>
+      {failed.map((verdict) => (
+        <div key={verdict.id}>
+          {judgeName(verdict)}: <NoWord slug={slug} verdict={verdict} />
+        </div>
+      ))}
+    </Notice>
   )
 }
 

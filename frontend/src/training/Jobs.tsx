@@ -4,7 +4,7 @@ import { Copy, Cpu, GitCompareArrows, ListOrdered, MoreHorizontal, Plus, Siren }
 import { useState } from 'react'
 import { changePriority, changeQuota, type JobFilter, jobListQuery, MOST_COMPARED, quotaQuery } from 'src/api/jobsApi'
 import { useMembership } from 'src/api/membership'
-import { isOver } from 'src/api/queries'
+import { isOver, methodsQuery } from 'src/api/queries'
 import type { Job, Quota } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import styles from 'src/training/Jobs.module.css'
@@ -24,26 +24,8 @@ import { Notice } from 'src/ui/widgets/States'
 import { Link, useLocation, useParams, useSearchParams } from 'wouter'
 
 const STATUSES = ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const
-const METHODS = [
-  'reward',
-  'dpo',
-  'sft',
-  'kto',
-  'ppo',
-  'rloo',
-  'grpo',
-  'online_dpo',
-  'expert_iteration',
-  'best_of_n',
-  'feedme',
-  'binary_conditioning',
-  'quark',
-  'evaluate',
-  'score',
-  'serve',
-  'sample',
-  'convert',
-]
+/** Work that nobody launches by the form: it comes of rounds, promotions and chats. */
+const BESIDES = ['sample', 'convert', 'serve'] as const
 
 function Spent({ job }: { job: Job }) {
   const now = useNow()
@@ -57,9 +39,14 @@ export default function Jobs() {
   const { canManage } = useMembership(slug)
   const [search, setSearch] = useSearchParams()
   const [moved, setMoved] = useState<Job | null>(null)
+  const methods = useQuery(methodsQuery(slug, '')).data ?? []
+  const titles: [string, string][] = [
+    ...methods.map(({ name, title }): [string, string] => [name, title]),
+    ...BESIDES.map((name): [string, string] => [name, t(`jobs.method.${name}`)]),
+  ]
   const filter: JobFilter = {
     status: STATUSES.find((status) => status === search.get('status')),
-    method: METHODS.find((method) => method === search.get('method')),
+    method: search.get('method') ?? undefined,
     sweep: search.get('sweep') ?? undefined,
   }
   const list = useInfiniteQuery(jobListQuery(slug, filter))
@@ -97,7 +84,7 @@ export default function Jobs() {
           label={t('job.method')}
           value={filter.method ?? ''}
           onChange={(event) => set('method', event.target.value)}
-          options={[all, ...METHODS.map((method): [string, string] => [method, method])]}
+          options={[all, ...titles]}
         />
         <Picked slug={slug} picked={picked} clear={() => set('ids', '')} />
       </div>
@@ -129,7 +116,7 @@ export default function Jobs() {
         title={t('nav.jobs')}
         query={list}
         failed={t('job.listFailed')}
-        columns={columns(slug, { canManage, picked, pick, move: setMoved })}
+        columns={columns(slug, { canManage, picked, pick, move: setMoved, titles: new Map(titles) })}
         rowKey={(job) => job.id}
         empty={
           isFiltered
@@ -168,11 +155,13 @@ type Doing = {
   picked: string[]
   pick: (id: string, on: boolean) => void
   move: (job: Job) => void
+  /** Methods by name. */
+  titles: ReadonlyMap<string, string>
 }
 
 const isTraining = (job: Job): boolean => job.method !== 'sample' && job.method !== 'convert'
 
-function columns(slug: string, { canManage, picked, pick, move }: Doing): Column<Job>[] {
+function columns(slug: string, { canManage, picked, pick, move, titles }: Doing): Column<Job>[] {
   return [
     {
       name: 'pick',
@@ -190,7 +179,7 @@ function columns(slug: string, { canManage, picked, pick, move }: Doing): Column
     },
     { name: 'number', header: '#', align: 'end', cell: (job) => job.number },
     { name: 'title', header: t('job.title'), wrap: true, cell: (job) => <Title slug={slug} job={job} /> },
-    { name: 'method', header: t('job.method'), cell: (job) => job.method },
+    { name: 'method', header: t('job.method'), cell: (job) => titles.get(job.method) ?? job.method },
     { name: 'status', header: t('job.status'), cell: (job) => <JobStatus status={job.status} phase={job.phase} /> },
     { name: 'progress', header: t('job.progress'), cell: (job) => <HowFar job={job} /> },
     {

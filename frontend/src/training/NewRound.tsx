@@ -25,7 +25,8 @@ type NewRoundProps = { slug: string; preselected: string[]; onClose: () => void 
 export function NewRound({ slug, preselected, onClose }: NewRoundProps) {
   const models = useInfiniteQuery(modelsQuery(slug))
   const prompts = useQuery(overviewQuery(slug)).data?.counts.prompts
-  const [shares, setShares] = useState<Share[]>(() => preselected.slice(0, MOST_POLICIES).map(newShare))
+  const [chosen, setChosen] = useState<Share[] | null>(null)
+  const shares = chosen ?? firstChoice(preselected, models.data ?? [])
   const [plan, setPlan] = useState(NEW_PLAN)
   const [name, setName] = useState('')
   const [missing, setMissing] = useState(false)
@@ -70,7 +71,7 @@ export function NewRound({ slug, preselected, onClose }: NewRoundProps) {
               shares={shares}
               error={errors.policies ?? errors.mix ?? (missing && shares.length === 0 ? t('round.missing') : undefined)}
               errors={errors}
-              onChange={setShares}
+              onChange={setChosen}
             />
           )
         }}
@@ -90,6 +91,14 @@ export function NewRound({ slug, preselected, onClose }: NewRoundProps) {
       )}
     </Dialog>
   )
+}
+
+/** Those that the address names; else the policy that the project goes on from, or the only one that there is. */
+function firstChoice(named: string[], models: Model[]): Share[] {
+  if (named.length > 0) return named.slice(0, MOST_POLICIES).map(newShare)
+  const policies = models.filter((model) => model.kind === 'policy')
+  const usual = policies.find((model) => model.is_current) ?? (policies.length === 1 ? policies[0] : undefined)
+  return usual ? [newShare(usual.id)] : []
 }
 
 type PoliciesProps = {

@@ -30,6 +30,8 @@ export function RoundFields({ slug, draft, errors, allPrompts, onChange }: Props
       onChange={(event) => set({ [name]: event.target.value })}
     />
   )
+  const wrong = (...names: PlanText[]) => names.some((name) => errors[name] ?? errors[`sampling.${name}`])
+  const touched = (...names: PlanText[]) => names.some((name) => draft[name].trim() !== '') || wrong(...names)
   return (
     <>
       <Part title={t('round.part.prompts')}>
@@ -39,24 +41,24 @@ export function RoundFields({ slug, draft, errors, allPrompts, onChange }: Props
           t('round.promptsHelp'),
           allPrompts === undefined ? undefined : t('round.allPrompts', { n: allPrompts }),
         )}
-        {field('categories', t('round.categories'), t('round.onlyHelp'))}
-        {field('languages', t('round.languages'), t('round.onlyHelp'))}
-        <div className={styles.whole}>
-          <ChoiceCard
-            kind="checkbox"
-            label={t('round.fresh')}
-            note={t('round.freshHelp')}
-            checked={draft.fresh}
-            onChange={(event) => set({ fresh: event.target.checked })}
-          />
-        </div>
-      </Part>
-      <Part title={t('round.part.sampling')}>
         {field('completions', t('round.completionsField'), t('round.completionsHelp'))}
-        {field('temperature', t('round.temperatureField'))}
-        {field('top_p', t('round.topField'))}
         {field('max_new_tokens', t('round.tokensField'))}
-        {field('seed', t('round.seedField'))}
+        <Rest open={draft.fresh || touched('categories', 'languages') || wrong('temperature', 'top_p', 'seed')}>
+          {field('categories', t('round.categories'), t('round.onlyHelp'))}
+          {field('languages', t('round.languages'), t('round.onlyHelp'))}
+          <div className={styles.whole}>
+            <ChoiceCard
+              kind="checkbox"
+              label={t('round.fresh')}
+              note={t('round.freshHelp')}
+              checked={draft.fresh}
+              onChange={(event) => set({ fresh: event.target.checked })}
+            />
+          </div>
+          {field('temperature', t('round.temperatureField'))}
+          {field('top_p', t('round.topField'))}
+          {field('seed', t('round.seedField'))}
+        </Rest>
       </Part>
       <Part title={t('round.part.meeting')}>
         <SelectField
@@ -80,11 +82,13 @@ export function RoundFields({ slug, draft, errors, allPrompts, onChange }: Props
             {field('control_share', t('pairing.control'), t('pairing.controlHelp'))}
           </>
         )}
-        {field('per_prompt', t('round.perPrompt'), t('pairing.perPromptHelp'))}
         {field('overlap', t('round.overlapField'), t('round.overlapHelp'))}
-        {field('priority', t('pairing.priority'), t('pairing.priorityHelp'))}
-        {field('language', t('round.judgeLanguage'), t('round.judgeLanguageHelp'))}
-        {field('skills', t('pairing.skills'), t('pairing.skillsHelp'))}
+        <Rest open={touched('per_prompt', 'priority', 'language', 'skills')}>
+          {field('per_prompt', t('round.perPrompt'), t('pairing.perPromptHelp'))}
+          {field('priority', t('pairing.priority'), t('pairing.priorityHelp'))}
+          {field('language', t('round.judgeLanguage'), t('round.judgeLanguageHelp'))}
+          {field('skills', t('pairing.skills'), t('pairing.skillsHelp'))}
+        </Rest>
       </Part>
       <Opponents {...{ slug, draft, errors, onChange }} />
     </>
@@ -97,6 +101,16 @@ function Part({ title, children }: { title: string; children: ReactNode }) {
       <legend>{title}</legend>
       <div className={styles.form}>{children}</div>
     </fieldset>
+  )
+}
+
+/** What a usual round leaves as it is; open where something is set or wrong there. */
+function Rest({ open, children }: { open: boolean; children: ReactNode }) {
+  return (
+    <details className={`${styles.more} ${styles.whole}`} open={open || undefined}>
+      <summary>{t('round.more')}</summary>
+      <div className={styles.form}>{children}</div>
+    </details>
   )
 }
 

@@ -77,7 +77,9 @@ function Actions({ slug, job }: { slug: string; job: JobDetail }) {
       {job.can.retry && (
         <Button busy={retry.isPending} onClick={() => retry.mutate()}>
           <RotateCw size={15} aria-hidden="true" />
-          {job.checkpoints.length > 0 ? t('run.retryFrom', { step: lastStep(job) }) : t('run.retry')}
+          {lastStep(job) === 0
+            ? t('run.retry')
+            : t(job.status === 'cancelled' ? 'run.continueFrom' : 'run.retryFrom', { step: lastStep(job) })}
         </Button>
       )}
       {job.method !== 'sample' && job.method !== 'convert' && (

@@ -4,7 +4,7 @@ import { Activity, Download, FileText, History, MessageSquareText } from 'lucide
 import { type ReactNode, useDeferredValue, useEffect, useRef, useState } from 'react'
 import { csvPath, jobCurvesQuery, tensorBoardPath } from 'src/api/jobsApi'
 import { jobLogQuery, jobSamplesQuery, methodsQuery, metricsQuery, modelsQuery } from 'src/api/queries'
-import type { JobDetail, Mark, Method } from 'src/api/schema'
+import type { JobDetail, Mark, Method, Sample } from 'src/api/schema'
 import { flatten, shown } from 'src/training/config'
 import { roleTitle } from 'src/training/JobInputs'
 import styles from 'src/training/Run.module.css'
@@ -165,7 +165,12 @@ export function SamplesTab({ slug, job, active }: TabProps) {
           )
         }
         const step = steps.find((value) => String(value) === search.get('step')) ?? steps[0]
+        const start = steps[steps.length - 1] ?? 0
+        const beside = search.get('beside') === 'start' && step !== start
         const shownSamples = items.filter((sample) => sample.step === step).slice(0, SAMPLES_SHOWN)
+        const atStart = new Map(
+          items.filter((sample) => sample.step === start).map((sample) => [sample.prompt_id, sample]),
+        )
         return (
           <Stack>
             <div className={styles.steps}>
@@ -180,32 +185,82 @@ export function SamplesTab({ slug, job, active }: TabProps) {
                 }
                 options={steps.map((value): [string, string] => [String(value), t('chart.step', { step: value })])}
               />
+              {steps.length > 1 && (
+                <label className={styles.slider}>
+                  <input
+                    type="checkbox"
+                    style={{ width: 18 }}
+                    checked={beside}
+                    disabled={step === start}
+                    onChange={(event) =>
+                      setSearch((params) => {
+                        if (event.target.checked) params.set('beside', 'start')
+                        else params.delete('beside')
+                        return params
+                      })
+                    }
+                  />
+                  {t('run.besideStart', { step: start })}
+                </label>
+              )}
             </div>
-            <div className={styles.samples}>
+            <div className={styles.samples} data-beside={beside || undefined}>
               {shownSamples.map((sample) => (
-                <article
+                <OneSample
                   key={sample.seq}
-                  className={styles.sample}
-                  aria-label={t('run.sample', { id: sample.prompt_id })}
-                >
-                  <div className={styles.sampleHead}>
-                    <code>{sample.prompt_id.slice(0, 12)}</code>
-                    {sample.score !== null && <span>{t('run.score', { value: measured(sample.score) })}</span>}
-                    {sample.kl !== null && <span>{t('run.kl', { value: measured(sample.kl) })}</span>}
-                    {sample.length !== null && <span>{t('run.tokens', { n: sample.length })}</span>}
-                    {sample.finish === 'length' && <Badge tone="warn">{t('comparisons.cut')}</Badge>}
-                  </div>
-                  <Conversation turns={sample.prompt} prefix={`s${sample.seq}-p`} compact />
-                  <div className={styles.completion}>
-                    <Markdown text={sample.completion} prefix={`s${sample.seq}-`} />
-                  </div>
-                </article>
+                  sample={sample}
+                  before={beside ? atStart.get(sample.prompt_id) : undefined}
+                />
               ))}
             </div>
           </Stack>
         )
       }}
     </Loaded>
+  )
+}
+
+/** A completion with its figures; with `before`, what the model wrote for the same prompt at the start stands beside. */
+function OneSample({ sample, before }: { sample: Sample; before: Sample | undefined }) {
+  return (
+    <article className={styles.sample} aria-label={t('run.sample', { id: sample.prompt_id })}>
+      <div className={styles.sampleHead}>
+        <code>{sample.prompt_id.slice(0, 12)}</code>
+        {!before && <SampleFigures sample={sample} />}
+      </div>
+      <Conversation turns={sample.prompt} prefix={`s${sample.seq}-p`} compact />
+      {before ? (
+        <div className={styles.beside}>
+          {[before, sample].map((one) => (
+            <section key={one.seq} aria-label={t('chart.step', { step: one.step })}>
+              <div className={styles.sampleHead}>
+                <strong>{t('chart.step', { step: one.step })}</strong>
+                <SampleFigures sample={one} />
+              </div>
+              <div className={styles.completion}>
+                <Markdown text={one.completion} prefix={`s${one.seq}-`} />
+              </div>
+            </section>
+          ))}
+        </div>
+      ) : (
+        <div className={styles.completion}>
+          <Markdown text={sample.completion} prefix={`s${sample.seq}-`} />
+        </div>
+      )}
+      {before && before.completion === sample.completion && <p className="muted small">{t('run.sameText')}</p>}
+    </article>
+  )
+}
+
+function SampleFigures({ sample }: { sample: Sample }) {
+  return (
+    <>
+      {sample.score !== null && <span>{t('run.score', { value: measured(sample.score) })}</span>}
+      {sample.kl !== null && <span>{t('run.kl', { value: measured(sample.kl) })}</span>}
+      {sample.length !== null && <span>{t('run.tokens', { n: sample.length })}</span>}
+      {sample.finish === 'length' && <Badge tone="warn">{t('comparisons.cut')}</Badge>}
+    </>
   )
 }
 

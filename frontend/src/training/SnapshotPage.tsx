@@ -6,20 +6,23 @@ import { useMembership } from 'src/api/membership'
 import { snapshotReachQuery } from 'src/api/modelsApi'
 import { exportPath, snapshotQuery } from 'src/api/queries'
 import type { Snapshot } from 'src/api/schema'
+import { exportSumQuery } from 'src/api/snapshotsApi'
 import { flatten, shown } from 'src/training/config'
 import { joined, rowsGraph, sourcesGraph } from 'src/training/lineageNodes'
+import { DataCard } from 'src/training/SnapshotCard'
+import { SinceBefore } from 'src/training/SnapshotDiff'
 import styles from 'src/training/Snapshots.module.css'
 import { Splits } from 'src/training/Splits'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
 import { LineageGraph } from 'src/ui/charts/Lineage'
-import { count, exactTime, measured } from 'src/ui/format'
+import { bytes, count, exactTime, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { CopyBox, CopyButton, Stat } from 'src/ui/widgets/Bits'
 import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { SelectField } from 'src/ui/widgets/Field'
 import { Card, Columns, Facts, Page } from 'src/ui/widgets/Page'
 import { ReachLists } from 'src/ui/widgets/Reach'
-import { Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
+import { Loaded, Skeleton, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Link, useParams } from 'wouter'
 
 const LAYOUTS = ['trl', 'plain', 'winnow'] as const
@@ -115,6 +118,8 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
           )}
         </Card>
       </Columns>
+      <DataCard slug={slug} id={snapshot.id} />
+      <SinceBefore slug={slug} id={snapshot.id} />
       <Trained slug={slug} snapshot={snapshot} />
       <Columns width={380}>
         <Downloads slug={slug} snapshot={snapshot} />
@@ -182,10 +187,34 @@ function Downloads({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
           {t('export.download')}
         </DownloadLink>
       </div>
+      <Sum slug={slug} id={snapshot.id} layout={layout} split={split} />
       <CopyBox
         label={t('job.asCurl')}
         text={`curl -H "Authorization: Bearer $WINNOW_TOKEN" \\\n  "${window.location.origin}${path}" -o snapshot-${snapshot.number}-${split}.jsonl`}
       />
     </Card>
+  )
+}
+
+/** What the downloaded file must be, for whoever checks it. */
+function Sum({ slug, id, layout, split }: { slug: string; id: string; layout: string; split: string }) {
+  const sum = useQuery(exportSumQuery(slug, id, layout, split))
+  return (
+    <Loaded query={sum} what={t('export.sumFailed')} skeleton={<Skeleton rows={2} />}>
+      {({ name, lines, size_bytes, sha256 }) => (
+        <Facts
+          items={[
+            [t('export.file'), <span key="name">{name}</span>],
+            [t('export.lines'), `${count(lines)} · ${bytes(size_bytes)}`],
+            [
+              t('export.sum'),
+              <span key="sum" className={styles.full}>
+                {sha256}
+              </span>,
+            ],
+          ]}
+        />
+      )}
+    </Loaded>
   )
 }

@@ -3,6 +3,9 @@ import type { TranslationOf } from 'src/ui/i18n/t'
 
 /** German strings of the job, run and worker pages. */
 export const deJobs: TranslationOf<typeof enJobs> = {
+  'jobs.method.sample': 'Sampling',
+  'jobs.method.convert': 'Beförderung',
+  'jobs.method.serve': 'Bedienen des Chats',
   'jobs.all': 'Alle',
   'jobs.alarms': { one: '{n} Alarm', other: '{n} Alarme' },
   'jobs.waitsFor': 'wartet auf',
@@ -153,6 +156,8 @@ export const deJobs: TranslationOf<typeof enJobs> = {
   'run.csv': 'CSV',
   'run.tensorBoard': 'TensorBoard',
   'run.stride': 'von je {n} Zeilen wird eine gezeigt; die Dateien haben alle',
+  'run.besideStart': 'Neben Schritt {step}',
+  'run.sameText': 'Derselbe Text wie zu Beginn.',
   'run.inputs': 'Weitere Modelle',
   'run.promised': 'Was seine Übernahme ergibt',
   'mark.list': 'Was wann geschah',

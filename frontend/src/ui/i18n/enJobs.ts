@@ -1,5 +1,8 @@
 /** Strings of the job, run and worker pages: they come with those pages. */
 export const enJobs = {
+  'jobs.method.sample': 'Sampling',
+  'jobs.method.convert': 'Promotion',
+  'jobs.method.serve': 'Serving for chat',
   'jobs.all': 'All',
   'jobs.alarms': { one: '{n} alarm', other: '{n} alarms' },
   'jobs.waitsFor': 'waits for',
@@ -145,6 +148,8 @@ export const enJobs = {
   'run.csv': 'CSV',
   'run.tensorBoard': 'TensorBoard',
   'run.stride': 'of every {n} lines one is shown; the files have all',
+  'run.besideStart': 'Beside step {step}',
+  'run.sameText': 'The same text as at the start.',
   'run.inputs': 'Further models',
   'run.promised': 'What its promotion makes',
   'mark.list': 'What happened when',

@@ -1,0 +1,29 @@
+/** What a snapshot holds, how it differs from another, and what its exports must be. All of it facts. */
+import { keepPreviousData, queryOptions } from '@tanstack/react-query'
+import { at, get, key } from 'src/api/queries'
+import type { ExportSum, PreferenceChangeEnum, SnapshotCard, SnapshotDifference } from 'src/api/schema'
+
+const FACT = Number.POSITIVE_INFINITY
+
+export const snapshotCardQuery = (slug: string, id: string) =>
+  queryOptions({
+    queryKey: key(slug, 'snapshot', id, 'card'),
+    queryFn: ({ signal }) => get<SnapshotCard>(at(slug, `snapshots/${id}/card`), signal),
+    staleTime: FACT,
+  })
+
+/** Without `since`, against the one before. */
+export const snapshotDifferenceQuery = (slug: string, id: string, since = '', change: PreferenceChangeEnum | '' = '') =>
+  queryOptions({
+    queryKey: key(slug, 'snapshot', id, 'difference', since, change),
+    queryFn: ({ signal }) => get<SnapshotDifference>(at(slug, `snapshots/${id}/difference`), signal, { since, change }),
+    staleTime: FACT,
+    placeholderData: keepPreviousData,
+  })
+
+export const exportSumQuery = (slug: string, id: string, layout: string, split: string) =>
+  queryOptions({
+    queryKey: key(slug, 'snapshot', id, 'sum', layout, split),
+    queryFn: ({ signal }) => get<ExportSum>(at(slug, `snapshots/${id}/sum`), signal, { layout, split }),
+    staleTime: FACT,
+  })
