@@ -5,7 +5,7 @@ build's manifest. Times are measured inside the page: from the event's own time 
 that shows its effect (requestAnimationFrame, then a message). A figure past its target is shown as such; only one past
 the wide limit, which leaves room for a slow machine, ends the program with 1.
 
-Charts are drawn by a page of their own (`frontend/bench`), built from the application's own chart component.
+Charts are drawn, and texts compared, on a page of their own (`frontend/bench`), built from the application's own parts.
 """
 
 from __future__ import annotations
@@ -263,11 +263,11 @@ def voting(browser: Browser, site: Site, n: int, prefetched: int) -> list[Row]:
     ]
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def charts(browser: Browser, directory: Path, ticks: int) -> list[Row]:
-    """Six charts with four curves of 5,000 points: one more point each, redrawn."""
+def parts(browser: Browser, directory: Path, ticks: int) -> list[Row]:
+    """Six charts with four curves of 5,000 points: one more point each, redrawn. And two long texts, compared."""
     npm("bench", "--", "--outDir", str(directory), "--emptyOutDir")
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
@@ -291,6 +291,8 @@ def charts(browser: Browser, directory: Path, ticks: int) -> list[Row]:
         print(f"  chart tick {what}: p50 {quantile(took, 0.5):.0f} ms")
         rows.append(within(f"chart tick, 6 x 4 x 5,000 points {what}, p95 of {ticks}", "ms", quantile(took, 0.95),
                            target=50, limit=120))  # fmt: skip
+    compared = [float(page.evaluate("() => window.compare()")) for _ in range(5)]
+    rows.append(within("differences of unrelated texts, slowest of 5", "ms", max(compared), target=150, limit=250))
     context.close()
     return rows
 
@@ -315,7 +317,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="winnow-budgets-") as directory, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         version = browser.version
-        rows += charts(browser, Path(directory) / "bench", TICKS // share)
+        rows += parts(browser, Path(directory) / "bench", TICKS // share)
         data_dir = Path(directory) / "site"
         data_dir.mkdir()
         with running_site(data_dir) as site:
