@@ -31,6 +31,7 @@ class Address:
     def name(self) -> str:
         """A name for a test or a file."""
         shown = self.pattern.replace("/r/:slug", "research").replace("/p/:slug", "annotate").replace(":id", "one")
+        shown = shown.replace(":other", "other")
         return shown.strip("/").replace("/", "-") or "home"
 
     @property
@@ -41,16 +42,18 @@ class Address:
         """Where there is something to see."""
         ids = {field.name: str(getattr(filled, field.name)) for field in fields(filled)}
         path = self.pattern.replace(":slug", self.slug).replace(":id", ids.get(self.row, ""))
+        path = path.replace(":other", filled.other_snapshot)
         return path + self.query.format(**ids)
 
     def empty(self) -> str:
         """The same in the empty project; what an id names is not there."""
-        return self.pattern.replace(":slug", EMPTY).replace(":id", NOBODY)
+        return self.pattern.replace(":slug", EMPTY).replace(":id", NOBODY).replace(":other", NOBODY)
 
 
 ADDRESSES = (
     Address(pattern="/"),
     Address(pattern="/me"),
+    Address(pattern="/projects/new"),
     Address(pattern="/invite", query="#{invitation}"),
     Address(pattern="/settings/tokens"),
     Address(pattern="/p/:slug/task"),
@@ -61,6 +64,7 @@ ADDRESSES = (
     Address(pattern="/p/:slug/qualification", slug=QUALIFY),
     Address(pattern="/p/:slug/me"),
     Address(pattern="/r/:slug"),
+    Address(pattern="/r/:slug/setup"),
     Address(pattern="/r/:slug/data"),
     Address(pattern="/r/:slug/imports"),
     Address(pattern="/r/:slug/pairing"),
@@ -79,6 +83,7 @@ ADDRESSES = (
     Address(pattern="/r/:slug/rounds"),
     Address(pattern="/r/:slug/snapshots"),
     Address(pattern="/r/:slug/snapshots/:id", row="snapshot"),
+    Address(pattern="/r/:slug/snapshots/:id/diff/:other", row="snapshot"),
     Address(pattern="/r/:slug/jobs"),
     Address(pattern="/r/:slug/jobs/new"),
     Address(pattern="/r/:slug/jobs/compare", query="?ids={job},{other_job}"),

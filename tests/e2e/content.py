@@ -83,6 +83,7 @@ class Filled:
     """What was made: the ids that addresses need."""
 
     snapshot: str
+    other_snapshot: str
     job: str
     failed_job: str
     other_job: str
@@ -134,8 +135,10 @@ class Filler:
         thread = self._chat(policy)
         self._until("the jobs", self._all_ended)
         self._until("the alarms", lambda: self._of("alarms")["items"])
+        other_snapshot = self._of("snapshots", {"name": "with the second batch", "shares": shares})["id"]
         return Filled(
-            snapshot=snapshot, job=jobs[-1], failed_job=failed, other_job=failed if len(jobs) == 1 else jobs[0],
+            snapshot=snapshot, other_snapshot=other_snapshot, job=jobs[-1], failed_job=failed,
+            other_job=failed if len(jobs) == 1 else jobs[0],
             model=other if tuned else judge, evaluation=evaluation, thread=thread,
             invitation=self._invite(FULL, "viewer"),
         )  # fmt: skip
