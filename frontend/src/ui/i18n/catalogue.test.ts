@@ -24,6 +24,8 @@ const GERMAN: Record<string, Message> = { ...de, ...deResearch }
 const SAME = [
   'Score {score}',
   'Job {n}',
+  'Link {number}, {role}',
+  'v{before} → v{after}',
   'Import',
   'Playground',
   'Adapter',
