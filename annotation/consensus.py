@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Exists, OuterRef, QuerySet
 
 from annotation import overlap
 from annotation.gate import write
@@ -26,6 +26,7 @@ from annotation.models import (
     ComparisonCompletion,
     Consensus,
     ConsensusState,
+    Erasure,
     Flag,
     Membership,
     Project,
@@ -102,9 +103,11 @@ def refresh(comparison_ids: Sequence[int], *, now: datetime) -> int:
 def _settle(due: Mapping[int, datetime | None], *, now: datetime) -> int:
     if not due:
         return 0
+    erased = Erasure.objects.filter(prompt=OuterRef("comparison__prompt"))
     rows = list(
         Consensus.objects.filter(comparison_id__in=due)
         .select_related("project", "comparison")
+        .annotate(is_erased=Exists(erased))
         .order_by("comparison_id")
     )
     before = {row.pk: ConsensusState(row.state) for row in rows}
@@ -291,7 +294,9 @@ def _fill(row: Consensus, tally: Tally, facts: _Facts, now: datetime) -> None:
 
 
 def _state(row: Consensus, tally: Tally, facts: _Facts) -> ConsensusState:
-    """The newest adjudication decides; without one flags do, then the votes."""
+    """A prompt without texts is judged no more. Else the newest adjudication decides, without one flags, then votes."""
+    if vars(row)["is_erased"]:
+        return ConsensusState.WITHDRAWN
     decision = facts.decisions.get(row.comparison_id)
     if decision is not None and decision.is_ruling:
         assert decision.answer is not None

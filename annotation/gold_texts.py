@@ -232,7 +232,7 @@ def _drafts(
 def _pages(project: Project, *, start: str) -> Iterator[list[tuple[Prompt, list[Completion]]]]:
     """Prompts with their normal completions in the order of their hashes from `start` on, once round: a seeded draw
     that needs no list of all prompts."""
-    rows = Prompt.objects.filter(project=project).order_by("content_hash")
+    rows = Prompt.objects.filter(project=project, erasure=None).order_by("content_hash")
     after, wrapped = start, False
     for _ in range(_MOST_PAGES):
         found = rows.filter(content_hash__gt=after, content_hash__lte=start) if wrapped else rows.filter(

@@ -839,6 +839,25 @@ class Exclusion(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
 
 
+class Erasure(models.Model):
+    """A prompt whose texts were erased for privacy: a fact, the tombstone. Its rows stay, without their texts.
+
+    `finished_at` is set once no file that we know of holds them either.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="erasures")
+    prompt = models.OneToOneField(Prompt, on_delete=models.CASCADE, related_name="erasure")
+    reason = models.CharField(max_length=300)
+    completions = models.PositiveIntegerField(help_text="Of it, whose texts are gone.")
+    comparisons = models.PositiveIntegerField()
+    by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["id"], condition=Q(finished_at__isnull=True), name="erasure_due")]
+
+
 class Conversation(models.Model):
     """A person writes prompts by chatting: at each turn two fresh completions are compared, the better one goes on."""
 

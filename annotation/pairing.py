@@ -176,7 +176,7 @@ def _check_amount(meetings: Sequence[Meeting]) -> None:
 
 def _prompts(plan: Plan) -> Iterator[tuple[list[Prompt], dict[int, list[Completion]]]]:
     """Prompts with their completions, in an order that is the same in another database."""
-    rows = plan.prompts.filter(project=plan.project).order_by("content_hash")
+    rows = plan.prompts.filter(project=plan.project, erasure=None).order_by("content_hash")
     last = ""
     while batch := list(rows.filter(content_hash__gt=last)[:_PROMPTS_A_BATCH]):
         by_prompt: dict[int, list[Completion]] = defaultdict(list)

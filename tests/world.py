@@ -177,7 +177,7 @@ class World:
             **{f"evaluations_{verb}": self.evaluation.public_id for verb in ("show", "judge")},
             **{f"playground_{verb}": self.question.public_id for verb in ("show", "stop", "send")},
             **{f"alarms_{verb}": self.alarm.public_id for verb in ("show", "acknowledge", "act")},
-            "prompts_lineage": self.comparisons[0].prompt.public_id,
+            **{f"prompts_{verb}": self.comparisons[0].prompt.public_id for verb in ("lineage", "erase")},
             "snapshots_lineage": self.snapshot.public_id,
             **{
                 f"adjudication_{verb}": self.disputed.public_id
@@ -250,6 +250,7 @@ class World:
             "comparisons_prioritise": {"priority": 0},
             "members_change": {"languages": ["en"]},
             "members_exclude": {"reason": "asleep"},
+            "prompts_erase": {"confirm": "another project", "reason": "a person asked"},
             "members_readmit": {"reason": "awake"},
             "adjudication_answer": {"choice": "a"},
             "adjudication_rule": {"choice": "a", "reason": "clearer"},

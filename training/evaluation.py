@@ -306,9 +306,12 @@ def _server(job: Job) -> dict[str, Any]:
 def _write_pairs(evaluation: Evaluation, file: Path) -> None:
     compared = verdicts.load_pairs([evaluation])[evaluation.pk]
     texts = dict(Completion.objects.filter(origin=evaluation.round.public_id).values_list("pk", "text"))
-    asked = {row.pk: row.messages for row in Prompt.objects.filter(pk__in={pair.prompt for pair in compared.pairs})}
+    prompts = Prompt.objects.filter(pk__in={pair.prompt for pair in compared.pairs}, erasure=None)
+    asked = dict(prompts.values_list("pk", "messages"))
     with file.open("w", encoding="utf-8") as handle:
         for pair in compared.pairs:
+            if pair.prompt not in asked:  # its texts were erased
+                continue
             record = {
                 "id": f"{pair.first}-{pair.second}",
                 "prompt": asked[pair.prompt],
@@ -319,7 +322,7 @@ def _write_pairs(evaluation: Evaluation, file: Path) -> None:
 
 
 def _write_completions(made: Round, file: Path) -> None:
-    rows = Completion.objects.filter(origin=made.public_id).order_by("pk")
+    rows = Completion.objects.filter(origin=made.public_id, prompt__erasure=None).order_by("pk")
     columns = ("source__public_id", "prompt__public_id", "index", "text", "finish")
     with file.open("w", encoding="utf-8") as handle:
         for source, prompt, index, text, finish in rows.values_list(*columns).iterator():

@@ -124,7 +124,8 @@ def _write_given(job: Job, directory: Path) -> None:
 
 def _of_round(job: Job) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every completion of a round in the order they came; `policy` is its source's public id."""
-    rows = Completion.objects.filter(origin=job.inputs["round"], project=job.project).select_related("prompt", "source")
+    there = Completion.objects.filter(origin=job.inputs["round"], project=job.project, prompt__erasure=None)
+    rows = there.select_related("prompt", "source")
     for row in rows.order_by("pk").iterator(chunk_size=1000):
         prompt = {
             "id": str(row.prompt.public_id),

@@ -21,6 +21,7 @@ from django.db.models import Q
 from annotation.models import (
     Comparison,
     Completion,
+    Erasure,
     ImportBatch,
     Membership,
     Project,
@@ -103,14 +104,16 @@ class VoteReach:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptReach:
-    """What hangs on a prompt, before it is taken away: rows that hold its text, and what was trained on it.
+    """What hangs on a prompt, before it is erased and after: rows that hold its text, and what was trained on it.
 
     Attributes:
-        frozen: comparisons in a snapshot, whose files hold the texts for good.
+        erasure: its tombstone, with what was erased of each snapshot; None: its texts are there.
+        frozen: comparisons in a snapshot.
         rounds: those that sampled for it.
     """
 
     prompt: Prompt
+    erasure: Erasure | None
     completions: int
     comparisons: int
     frozen: int
@@ -188,13 +191,15 @@ def of_person(project: Project, user: User) -> Reach:
 
 
 def of_prompt(prompt: Prompt) -> PromptReach:
-    """What hangs on a prompt: to be read before it is taken away. A fixed number of queries."""
+    """What hangs on a prompt: to be read before it is erased. A fixed number of queries."""
     graph = _Graph(prompt.project)
     rows = list(Comparison.objects.filter(prompt=prompt).values_list("public_id", "frozen_at"))
     frozen: dict[bytes, datetime | None] = {public_id.bytes: None for public_id, frozen_at in rows if frozen_at}
     completions = Completion.objects.filter(prompt=prompt)
+    tombstone = Erasure.objects.filter(prompt=prompt).select_related("by")
     return PromptReach(
         prompt=prompt,
+        erasure=tombstone.prefetch_related("snapshots__snapshot").first(),
         completions=completions.count(),
         comparisons=len(rows),
         frozen=len(frozen),

@@ -2,8 +2,8 @@
 playground, alarms.
 
 A job is the request and the only mutable state machine (`training.jobs` holds its transitions); a run is one attempt, a
-fact that is closed once. Snapshots, runs and checkpoints are never edited. Of a registered model only what people say
-of it (tags, notes, licence, archived, current) may change.
+fact that is closed once. Snapshots, runs and checkpoints are never edited; what was erased of a snapshot is a fact
+beside it. Of a registered model only what people say of it (tags, notes, licence, archived, current) may change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
-from annotation.models import Project, Source, User
+from annotation.models import Erasure, Project, Source, User
 
 
 class Snapshot(models.Model):
@@ -39,6 +39,17 @@ class Snapshot(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "number"], name="snapshot_number")]
+
+
+class SnapshotErasure(models.Model):
+    """Lines of a snapshot that were erased with a prompt: the tombstone of its files."""
+
+    snapshot = models.ForeignKey(Snapshot, on_delete=models.CASCADE, related_name="erasures")
+    erasure = models.ForeignKey(Erasure, on_delete=models.CASCADE, related_name="snapshots")
+    lines = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["snapshot", "erasure"], name="snapshot_erasure_once")]
 
 
 class ModelKind(models.TextChoices):

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 
 from annotation.models import Comparison, Completion, Project
@@ -29,6 +29,7 @@ from training.models import (
     RunMetric,
     RunSample,
     Snapshot,
+    SnapshotErasure,
 )
 from training.rounds import completions_of_prompt
 
@@ -196,8 +197,11 @@ def abilities_of_round(made: Round) -> dict[str, bool]:
 
 
 def snapshots(project: Project) -> QuerySet[Snapshot]:
-    """Snapshots with how many jobs use each."""
-    return Snapshot.objects.filter(project=project).select_related("created_by").annotate(n_jobs=Count("jobs"))
+    """Snapshots with how many jobs use each, and how many of its lines were erased."""
+    gone = SnapshotErasure.objects.filter(snapshot=OuterRef("pk")).order_by().values("snapshot")
+    erased = Coalesce(Subquery(gone.annotate(n=Sum("lines")).values("n")), 0)
+    rows = Snapshot.objects.filter(project=project).select_related("created_by")
+    return rows.annotate(n_jobs=Count("jobs"), n_erased=erased)
 
 
 def lineage(model: ModelVersion) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from annotation.meetings import Candidate, Meeting, Rule, Strategy, candidates, 
 from annotation.models import (
     Comparison,
     Completion,
+    Erasure,
     OverlapRule,
     Project,
     Prompt,
@@ -227,7 +228,7 @@ def _shown_overlap(project: Project, meeting: MeetingPlan) -> int:
 
 def _prompts_of(project: Project, meeting: MeetingPlan, *, at: datetime) -> QuerySet[Prompt]:
     """The prompts that a plan speaks of, as things stood at a moment."""
-    rows = Prompt.objects.filter(project=project, created_at__lte=at)
+    rows = Prompt.objects.filter(project=project, created_at__lte=at).exclude(erasure__created_at__lte=at)
     if meeting.prompts is not None:
         rows = rows.filter(public_id__in=meeting.prompts)
     if meeting.categories:
@@ -357,11 +358,15 @@ def _check(policies: Sequence[ModelVersion], plans: Sequence[PolicyPlan], plan: 
 
 
 def round_prompts(made: Round) -> list[Prompt]:
-    """The prompts of a round, in sampling order: by a hash of its seed, among those there when it started."""
+    """The prompts of a round, in sampling order: by a hash of its seed, among those there when it started.
+
+    Without those that were erased since, in whose place no other comes.
+    """
     rows = _prompts_of(made.project, read_plan(made.pairing), at=made.created_at)
+    gone = set(Erasure.objects.filter(project=made.project_id).values_list("prompt_id", flat=True))
     seed = made.sampling["seed"]
     ordered = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row.content_hash}".encode()).digest())
-    return ordered[: made.prompts]
+    return [row for row in ordered[: made.prompts] if row.pk not in gone]
 
 
 def write_prompts(job: Job, file: Path) -> None:
@@ -396,9 +401,9 @@ def ingest(job: Job, lines: Sequence[dict[str, Any]], *, now: datetime) -> int:
         How many comparisons were made.
     """
     made: Round = job.round
-    prompts = {
-        str(row.public_id): row for row in Prompt.objects.filter(public_id__in={line["prompt_id"] for line in lines})
-    }
+    asked = Prompt.objects.filter(public_id__in={line["prompt_id"] for line in lines}, erasure=None)
+    prompts = {str(row.public_id): row for row in asked}
+    lines = [line for line in lines if line["prompt_id"] in prompts]  # the others were erased while it sampled
     policies = {str(row.source.public_id): row for row in _policies_of(made)}
     with write(), transaction.atomic():
         Completion.objects.bulk_create(

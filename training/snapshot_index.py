@@ -14,8 +14,10 @@ from uuid import UUID
 
 from django.conf import settings
 
+from training.engine.records import read_manifest
 from training.models import Snapshot
 from training.snapshot_contents import records, unreadable
+from training.snapshots import snapshot_path
 
 WIDTH = 16  # bytes of an id
 _SEARCH_BELOW = 1 / 32  # for so small a share of a snapshot bisecting is quicker than going through all of it
@@ -70,6 +72,8 @@ def index_of(snapshot: Snapshot) -> SnapshotIndex:
 def _read(snapshot: Snapshot) -> bytes:
     try:
         found = {UUID(line["meta"]["comparison"]).bytes for line in records(snapshot)}
+        erased = read_manifest(snapshot_path(snapshot)).erased
+        found.update(UUID(item.comparison).bytes for item in erased if item.comparison)
     except (ValueError, KeyError, TypeError) as error:
         raise unreadable(snapshot, error) from None
     return b"".join(sorted(found))

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from annotation.tasks import wake
-from training import chat, jobs, label_alarms, runner
+from training import chat, erasure, jobs, label_alarms, runner
 from training.models import Job, Queue
 from training.workers import NOWHERE_KNOWN, Presence
 
@@ -52,6 +52,18 @@ def wake_label_alarms() -> None:
     """The tick's part: wake a worker for projects whose votes have changed; the statistics are too long for a tick."""
     if label_alarms.due(timezone.now()):
         wake(look_at_labels, what="alarms about labels")
+
+
+@shared_task(name="training.erase_files", ignore_result=True)  # type: ignore[untyped-decorator]
+def erase_files() -> None:
+    """Erase from files the texts of prompts that were erased."""
+    erasure.run_due(timezone.now())
+
+
+def wake_erasures() -> None:
+    """The tick's part, and that of who erases: wake a worker for the files that are due."""
+    if erasure.is_due():
+        wake(erase_files, what="an erasure")
 
 
 def work(queue: str) -> None:

@@ -376,7 +376,7 @@ def _verify(backup: Backup, *, rows: int, pruned: int) -> Restored:
     frozen, models, outside = list(Snapshot.objects.all()), list(ModelVersion.objects.all()), []
     for snapshot in frozen:
         try:
-            if verify_snapshot(snapshots.snapshot_path(snapshot)).content_hash != snapshot.content_hash:
+            if verify_snapshot(snapshots.snapshot_path(snapshot)).frozen_hash != snapshot.content_hash:
                 problems.append(f"snapshot {snapshot.public_id} has another content hash than its row")
         except SnapshotError as error:
             problems.append(f"snapshot {snapshot.public_id}: {error}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -39,6 +39,7 @@ from annotation.models import (
     Completion,
     CompletionScore,
     Consensus,
+    Erasure,
     GuidelineVersion,
     ImportBatch,
     Project,
@@ -270,6 +271,17 @@ class _Call:
             self.known.prompts[row.prompt] if isinstance(row.prompt, str) else (found.get(own, 0), own)
             for row, own in zip(self.rows, hashes, strict=True)
         ]
+        self._leave_erased_alone()
+
+    def _leave_erased_alone(self) -> None:
+        """Nothing more comes to a prompt whose texts were erased: its rows count as known."""
+        wanted = {pk for pk, _ in self.prompts if pk}
+        erased = set(Erasure.objects.filter(prompt__in=wanted).values_list("prompt_id", flat=True))
+        if erased:
+            self.rows = [
+                replace(row, completions=(), comparisons=(), votes=()) if pk in erased else row
+                for row, (pk, _) in zip(self.rows, self.prompts, strict=True)
+            ]
 
     def _prompt(self, own: str, prompt: PromptRow, taken: set[str]) -> tuple[Any, ...]:
         return (

@@ -82,6 +82,7 @@ ROUTES = {
     "adjudication_escalate": "rule", "adjudication_send": "write",
     "members_exclusion": "read", "members_exclude": "write", "members_readmit": "write",
     "members_lineage": "read", "models_lineage": "read", "votes_lineage": "read", "prompts_lineage": "read",
+    "prompts_erase": "owner",
     "snapshots_lineage": "read", "models_show": "read", "models_change": "write", "models_verify": "write",
     "models_download": "read", "models_votes": "read",
     "annotate_onboarding": "told", "annotate_guideline_changes": "told", "annotate_guideline_confirm": "queue",
@@ -108,6 +109,7 @@ OWN_REFUSALS = {  # what was sent cannot be done, whoever asks
     "annotate_qualification": 409, "annotate_qualification_next": 409,  # the project asks for none
     "models_verify": 409, "models_download": 409,  # its files are not there
     "rounds_continue": 409,  # it was not stopped
+    "prompts_erase": 400,  # not confirmed
     "annotators_resume": 409, "annotators_requalify": 409,  # nobody is paused, and there is no qualification
 }  # fmt: skip
 SITE_WIDE = {"models_lineage"}  # of a base model, which every project sees

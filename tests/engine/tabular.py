@@ -377,7 +377,7 @@ class Bench:
             out=out,
             supervision=Supervision(),
             status=Status(out, writes=False),
-            manifest=Manifest(kind="preferences", content_hash="", files=(), label_policy={}, split={}),
+            manifest=Manifest(kind="preferences", content_hash="", files=(), label_policy={}, split={}, frozen_hash=""),
             device=torch.device("cpu"),
             saved=None,
             base=out,

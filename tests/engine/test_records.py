@@ -9,11 +9,19 @@ import pytest
 
 from tests.engine.planted import LABEL_POLICY, SPLIT, planted_snapshot, preference
 from training.engine.errors import SnapshotError
-from training.engine.records import canonical_json, iter_lines, read_manifest, verify_snapshot, write_snapshot
+from training.engine.records import (
+    Manifest,
+    canonical_json,
+    erase_lines,
+    iter_lines,
+    read_manifest,
+    verify_snapshot,
+    write_snapshot,
+)
 
 
-def write(directory: Path, *records: dict[str, Any], part: str = "train", kind: str = "preferences") -> None:
-    write_snapshot(directory, kind=kind, label_policy=LABEL_POLICY, split=SPLIT, lines={part: records})
+def write(directory: Path, *records: dict[str, Any], part: str = "train", kind: str = "preferences") -> Manifest:
+    return write_snapshot(directory, kind=kind, label_policy=LABEL_POLICY, split=SPLIT, lines={part: records})
 
 
 def test_a_snapshot_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -134,6 +142,52 @@ def test_a_changed_manifest_is_found(tmp_path: Path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(SnapshotError, match="no part of a snapshot"):
         verify_snapshot(tmp_path / "s")
+
+
+def erase(directory: Path, *ids: str) -> Manifest:
+    return erase_lines(directory, doomed=lambda record: record["id"] in ids)
+
+
+def test_erased_lines_are_gone_and_the_manifest_says_which(tmp_path: Path) -> None:
+    frozen = write(
+        tmp_path / "s", preference(1, meta={"comparison": "c1"}), preference(2, chosen="a secret"), preference(3)
+    )
+    left = erase(tmp_path / "s", "p001", "p002")
+    assert left == verify_snapshot(tmp_path / "s") == read_manifest(tmp_path / "s")
+    assert (left.frozen_hash, left.counts["train"]) == (frozen.content_hash, 1)
+    assert left.content_hash == write(tmp_path / "other", preference(3)).content_hash != frozen.content_hash
+    assert [(item.id, item.split, item.comparison) for item in left.erased] == [
+        ("p001", "train", "c1"), ("p002", "train", "")
+    ]  # fmt: skip
+    assert "secret" not in "".join(file.read_text() for file in (tmp_path / "s").iterdir())
+    assert erase(tmp_path / "s", "p001", "p002") == left
+    empty = erase(tmp_path / "s", "p003")
+    assert verify_snapshot(tmp_path / "s") == empty
+    assert [file.name for file in (tmp_path / "s").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("ids", [("p001",), ("p001", "p002")], ids=["some", "all"])
+def test_an_erasure_that_was_cut_short_is_ended_by_the_next_call(tmp_path: Path, monkeypatch: Any, ids: Any) -> None:
+    write(tmp_path / "s", preference(1), preference(2))
+    real = Path.replace
+
+    def cut(self: Path, target: Path) -> Path:
+        if target.name == "train.jsonl":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    def never(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", cut)
+        patch.setattr(Path, "unlink", never)
+        erase(tmp_path / "s", *ids)
+    left = erase(tmp_path / "s", *ids)
+    assert verify_snapshot(tmp_path / "s") == left
+    assert {item.id for item in left.erased} == set(ids)
+    assert left.counts["train"] == 2 - len(ids)
+    assert not (tmp_path / "s" / "train.jsonl").exists() or len(ids) == 1
 
 
 def test_prompts_are_a_kind_of_their_own(tmp_path: Path) -> None:

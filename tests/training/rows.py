@@ -120,7 +120,7 @@ class Runner:
         return execute(sql, params, many, context)
 
     def join(self) -> JobStatus | None:
-        self._thread.join(60)
+        self._thread.join(300)  # a real engine on a busy machine takes its time to start
         assert not self._thread.is_alive(), "the runner does not end"
         return self.status
 
@@ -134,7 +134,7 @@ def run(job: Job, toy: dict[str, Any], *, timing: Timing = TIMING, **hooks: Any)
     return status
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
     """Wait until it holds; the value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

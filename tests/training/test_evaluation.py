@@ -13,7 +13,7 @@ from django.core.cache import cache
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from annotation import exporting
+from annotation import erasure, exporting
 from annotation.consensus import settle_due
 from annotation.errors import Invalid
 from annotation.exclusion import exclude
@@ -336,6 +336,19 @@ def test_completions_of_evaluations_from_before_the_mark_get_it(migrate):
     new = migrate([("training", "0004_mark_evaluation_completions")])
     rows = new.get_model("annotation", "Completion").objects.values_list("text", "for_evaluation")
     assert dict(rows) == {"training": False, "evaluation": True}
+
+
+def test_an_erased_prompt_keeps_its_votes_and_is_sent_to_no_judge(project, policies, tmp_path, allowed):
+    made = start(project, policies, PEOPLE, JudgeSpec(kind=JudgeKind.JUDGE))
+    sampled(made)
+    vote(made, builders.member(project, "ann"), "1122")
+    before = figures(made)
+    gone, *others = rounds.round_prompts(made.round)
+    erasure.erase(prompt=gone, reason="r", confirm=project.slug, by=project.created_by, now=NOW)
+    assert figures(made)["pairs"] == before["pairs"]
+    evaluation._write_pairs(made, tmp_path / "pairs.jsonl")  # the inputs are this file and an address
+    asked = [json.loads(line)["prompt"] for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert sorted(map(str, asked)) == sorted(str(prompt.messages) for prompt in others)
 
 
 def test_prompts_that_a_policy_was_trained_on_are_counted(project, policies):

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
+from django.db.models import Model, QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from annotation.api.access import ProjectView
+from annotation.api.access import OwnerView, ProjectView, user_of
 from annotation.models import Membership, Prompt, Vote
-from training import lineage, registry
+from training import erasure, lineage, registry
 from training.models import ModelVersion, Snapshot
+from training.tasks import wake_erasures
+
+Row = TypeVar("Row", bound=Model)
 
 
 class LineageJobSerializer(serializers.Serializer[Any]):
@@ -91,10 +96,9 @@ class ReachSerializer(serializers.Serializer[Any]):
     links = LineageLinkSerializer(many=True, help_text="Between snapshots, jobs and models.")
 
 
-class SnapshotReachSerializer(serializers.Serializer[Any]):
-    """What came of a snapshot, and what brought its comparisons."""
+class OwnReachSerializer(serializers.Serializer[Any]):
+    """The reach of what has facts of its own beside it."""
 
-    sources = BroughtSerializer(many=True)
     snapshots = UsedSerializer(source="reach.snapshots", many=True)
     jobs = LineageJobSerializer(source="reach.jobs", many=True)
     runs = LineageRunSerializer(source="reach.runs", many=True)
@@ -102,29 +106,48 @@ class SnapshotReachSerializer(serializers.Serializer[Any]):
     links = LineageLinkSerializer(source="reach.links", many=True)
 
 
-class VoteReachSerializer(serializers.Serializer[Any]):
+class SnapshotReachSerializer(OwnReachSerializer):
+    """What came of a snapshot, and what brought its comparisons."""
+
+    sources = BroughtSerializer(many=True)
+
+
+class VoteReachSerializer(OwnReachSerializer):
     vote = serializers.UUIDField(source="vote.public_id")
     comparison = serializers.UUIDField(source="vote.comparison.public_id")
     created_at = serializers.DateTimeField(source="vote.created_at")
     annotator = serializers.CharField(source="pseudonym", help_text="A pseudonym.")
     counts = serializers.BooleanField(help_text="False for a surplus vote, one taken back, gold, and practice.")
-    snapshots = UsedSerializer(source="reach.snapshots", many=True)
-    jobs = LineageJobSerializer(source="reach.jobs", many=True)
-    runs = LineageRunSerializer(source="reach.runs", many=True)
-    models = LineageModelSerializer(source="reach.models", many=True)
 
 
-class PromptReachSerializer(serializers.Serializer[Any]):
+class SnapshotTombstoneSerializer(serializers.Serializer[Any]):
+    snapshot = LineageSnapshotSerializer()
+    lines = serializers.IntegerField(help_text="That were erased of it.")
+
+
+class ErasureSerializer(serializers.Serializer[Any]):
+    """The tombstone of a prompt."""
+
+    reason = serializers.CharField()
+    by = serializers.CharField(source="by.name")
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True, help_text="Null while files may still hold its texts.")
+    snapshots = SnapshotTombstoneSerializer(source="snapshots.all", many=True)
+
+
+class PromptReachSerializer(OwnReachSerializer):
     prompt = serializers.UUIDField(source="prompt.public_id")
+    erasure = ErasureSerializer(allow_null=True)
     completions = serializers.IntegerField()
     comparisons = serializers.IntegerField()
-    frozen = serializers.IntegerField(help_text="Comparisons in a snapshot, whose files keep the texts.")
+    frozen = serializers.IntegerField(help_text="Comparisons in a snapshot.")
     votes = serializers.IntegerField()
     rounds = LineageRoundSerializer(many=True)
-    snapshots = UsedSerializer(source="reach.snapshots", many=True)
-    jobs = LineageJobSerializer(source="reach.jobs", many=True)
-    runs = LineageRunSerializer(source="reach.runs", many=True)
-    models = LineageModelSerializer(source="reach.models", many=True)
+
+
+class PromptEraseSerializer(serializers.Serializer[Any]):
+    confirm = serializers.CharField(max_length=60, help_text="The project's short name, typed.")
+    reason = serializers.CharField(max_length=300)
 
 
 class ShareSerializer(serializers.Serializer[Any]):
@@ -153,16 +176,21 @@ class OriginSerializer(serializers.Serializer[Any]):
     links = LineageLinkSerializer(many=True, help_text="Between snapshots, jobs and models.")
 
 
+def _of_project(view: ProjectView, rows: QuerySet[Row], **fields: object) -> Row:
+    """A row of the view's project, else 404."""
+    found = rows.filter(project=view.project, **fields).select_related("project").first()
+    if found is None:
+        raise Http404
+    return found
+
+
 class VoteLineageView(ProjectView):
     """Forward from a vote."""
 
     @extend_schema(operation_id="votes_lineage", responses=VoteReachSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Every snapshot that used this vote, and every job, run and model that was trained on it."""
-        rows = Vote.objects.filter(project=self.project, public_id=public_id).select_related("project", "comparison")
-        vote = rows.first()
-        if vote is None:
-            raise Http404
+        vote = _of_project(self, Vote.objects.select_related("comparison"), public_id=public_id)
         return Response(VoteReachSerializer(lineage.of_vote(vote)).data)
 
 
@@ -172,11 +200,8 @@ class MemberLineageView(ProjectView):
     @extend_schema(operation_id="members_lineage", responses=ReachSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Snapshots that used this person's votes, and jobs, runs and models of them: read it before excluding."""
-        member = Membership.objects.filter(project=self.project, user__public_id=public_id).select_related("user")
-        found = member.first()
-        if found is None:
-            raise Http404
-        return Response(ReachSerializer(lineage.of_person(self.project, found.user)).data)
+        member = _of_project(self, Membership.objects.select_related("user"), user__public_id=public_id)
+        return Response(ReachSerializer(lineage.of_person(self.project, member.user)).data)
 
 
 class PromptLineageView(ProjectView):
@@ -184,11 +209,27 @@ class PromptLineageView(ProjectView):
 
     @extend_schema(operation_id="prompts_lineage", responses=PromptReachSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
-        """What hangs on this prompt, and every snapshot, job, run and model touched: read it before taking it away."""
-        rows = Prompt.objects.filter(project=self.project, public_id=public_id).select_related("project")
-        prompt = rows.first()
-        if prompt is None:
-            raise Http404
+        """What hangs on this prompt, and every snapshot, job, run and model touched: read it before erasing."""
+        prompt = _of_project(self, Prompt.objects.all(), public_id=public_id)
+        return Response(PromptReachSerializer(lineage.of_prompt(prompt)).data)
+
+
+class PromptEraseView(OwnerView):
+    """Erasing for privacy."""
+
+    @extend_schema(operation_id="prompts_erase", request=PromptEraseSerializer, responses=PromptReachSerializer)
+    def post(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """Erase the texts of this prompt, of its completions, and what people wrote about them, for good.
+
+        A tombstone stays, votes and lineage too. Snapshots lose its lines, files of runs its samples, once a worker has
+        been through them (`erasure.finished_at`). Models that were trained on it, their checkpoints and backups stay:
+        the answer names them.
+        """
+        prompt = _of_project(self, Prompt.objects.all(), public_id=public_id)
+        data = PromptEraseSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        erasure.erase(prompt=prompt, **data.validated_data, by=user_of(request), now=timezone.now())
+        wake_erasures()
         return Response(PromptReachSerializer(lineage.of_prompt(prompt)).data)
 
 
@@ -198,10 +239,7 @@ class SnapshotLineageView(ProjectView):
     @extend_schema(operation_id="snapshots_lineage", responses=SnapshotReachSerializer)
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Jobs, runs and models that were trained on this snapshot, and on what came of it."""
-        rows = Snapshot.objects.filter(project=self.project, public_id=public_id).select_related("project")
-        snapshot = rows.first()
-        if snapshot is None:
-            raise Http404
+        snapshot = _of_project(self, Snapshot.objects.all(), public_id=public_id)
         return Response(SnapshotReachSerializer(lineage.of_snapshot(snapshot)).data)
 
 
@@ -251,6 +289,7 @@ urlpatterns: list[URLPattern] = [
     path(f"{_PROJECT}/votes/<uuid:public_id>/lineage", VoteLineageView.as_view()),
     path(f"{_PROJECT}/members/<uuid:public_id>/lineage", MemberLineageView.as_view()),
     path(f"{_PROJECT}/prompts/<uuid:public_id>/lineage", PromptLineageView.as_view()),
+    path(f"{_PROJECT}/prompts/<uuid:public_id>/erase", PromptEraseView.as_view()),
     path(f"{_PROJECT}/snapshots/<uuid:public_id>/lineage", SnapshotLineageView.as_view()),
     path(f"{_PROJECT}/models/<uuid:public_id>/lineage", ModelLineageView.as_view()),
     path(f"{_PROJECT}/models/<uuid:public_id>/votes", ModelVotesView.as_view()),

@@ -104,6 +104,7 @@ class SnapshotSerializer(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField()
     created_by = serializers.SerializerMethodField()
     jobs = serializers.SerializerMethodField()
+    erased = serializers.SerializerMethodField()
 
     @extend_schema_field(LeakSerializer(allow_null=True))
     def get_leak(self, snapshot: Snapshot) -> Any:
@@ -116,6 +117,11 @@ class SnapshotSerializer(serializers.Serializer[Any]):
     def get_jobs(self, snapshot: Snapshot) -> int:
         counted: int | None = vars(snapshot).get("n_jobs")  # annotated by `queries.snapshots`
         return snapshot.jobs.count() if counted is None else counted
+
+    def get_erased(self, snapshot: Snapshot) -> int:
+        """Lines that were erased for privacy since it was frozen; `counts` are those of then."""
+        counted: int | None = vars(snapshot).get("n_erased")  # annotated by `queries.snapshots`
+        return counted or 0
 
 
 class SnapshotListSerializer(serializers.Serializer[Any]):

@@ -6,6 +6,10 @@
 `content_hash` is sha256 over kind, label policy and split rule (one canonical line) and then, part by part in the
 order train, validation, test, the part's name and its lines, each ended by a newline. It knows neither times nor
 names of people, so a snapshot rebuilt from the same votes has the same hash.
+
+Lines may be erased for privacy, and nothing else is ever changed: the manifest then lists their ids as `erased`, keeps
+the hash under which the snapshot was frozen, and says the hash of what is left. What was trained on it cannot be
+resumed, since it is another snapshot to the engine.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +44,30 @@ class SnapshotFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tombstone:
+    """A line that was erased: its id and part, and the comparison that it came from, if it said so."""
+
+    id: str
+    split: str
+    comparison: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What `manifest.json` says. `counts` has every part and `total`, zero where a part is absent."""
+    """What `manifest.json` says. `counts` has every part and `total`, zero where a part is absent.
+
+    Attributes:
+        content_hash: of the lines that are there. frozen_hash: of those that were frozen; the same unless some of
+            them were erased.
+    """
 
     kind: str
     content_hash: str
     files: tuple[SnapshotFile, ...]
     label_policy: dict[str, Any]
     split: dict[str, Any]
+    frozen_hash: str
+    erased: tuple[Tombstone, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -245,12 +265,16 @@ def _write_files(
     for item in files:
         digest.update(f"{item.split}\n".encode())
         digest.update((directory / item.name).read_bytes())
+    content_hash = digest.hexdigest()
     manifest = Manifest(
-        kind=kind, content_hash=digest.hexdigest(), files=tuple(files), label_policy=label_policy, split=split
+        kind=kind,
+        content_hash=content_hash,
+        files=tuple(files),
+        label_policy=label_policy,
+        split=split,
+        frozen_hash=content_hash,
     )
-    _write_synced(
-        directory / MANIFEST, (json.dumps(_manifest_dict(manifest), indent=1, sort_keys=True) + "\n").encode()
-    )
+    _write_synced(directory / MANIFEST, _manifest_bytes(manifest))
     return manifest
 
 
@@ -261,19 +285,75 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    return (json.dumps(_manifest_dict(manifest), indent=1, sort_keys=True) + "\n").encode()
+
+
 def _manifest_dict(manifest: Manifest) -> dict[str, Any]:
+    erased = {"content_hash": manifest.content_hash, "lines": [asdict(item) for item in manifest.erased]}
     return {
         "format": FORMAT,
         "version": VERSION,
         "kind": manifest.kind,
-        "content_hash": manifest.content_hash,
+        "content_hash": manifest.frozen_hash,
         "label_policy": manifest.label_policy,
         "split": manifest.split,
         "files": [
             {"name": item.name, "split": item.split, "sha256": item.sha256, "lines": item.lines, "bytes": item.bytes}
             for item in manifest.files
         ],
+        **({"erased": erased} if manifest.erased else {}),
     }
+
+
+def erase_lines(directory: str | os.PathLike[str], *, doomed: Callable[[dict[str, Any]], bool]) -> Manifest:
+    """Erase lines for privacy; the manifest of what is left. A second call finds no more.
+
+    The manifest lists what goes before it goes: a call that is cut short leaves a snapshot that does not verify, and
+    the next call ends what it began.
+
+    Raises:
+        SnapshotError: the directory is no snapshot, or a line cannot be read.
+    """
+    root = Path(directory)
+    manifest = read_manifest(root)
+    digest = _content_digest(manifest.kind, manifest.label_policy, manifest.split)
+    gone: list[Tombstone] = []
+    files: list[SnapshotFile] = []
+    for item in sorted(manifest.files, key=lambda item: PARTS.index(item.split)):
+        kept: list[bytes] = []
+        with (root / item.name).open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                record = check_line(
+                    _parse_line(raw, file=item.name, line=number), kind=manifest.kind, file=item.name, line=number
+                )
+                if doomed(record):
+                    comparison = str(record.get("meta", {}).get("comparison", ""))
+                    gone.append(Tombstone(id=record["id"], split=item.split, comparison=comparison))
+                else:
+                    kept.append(raw)
+        data = b"".join(kept)
+        _write_synced(root / f".partial-{item.name}", data)
+        if kept:
+            digest.update(f"{item.split}\n".encode() + data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        files.append(SnapshotFile(name=item.name, split=item.split, sha256=sha256, lines=len(kept), bytes=len(data)))
+    known = {item.id for item in manifest.erased}
+    left = replace(
+        manifest,
+        content_hash=digest.hexdigest() if gone else manifest.content_hash,
+        files=tuple(item for item in files if item.lines),
+        erased=(*manifest.erased, *(item for item in gone if item.id not in known)),
+    )
+    if gone:
+        _write_synced(root / f".partial-{MANIFEST}", _manifest_bytes(left))
+        (root / f".partial-{MANIFEST}").replace(root / MANIFEST)
+    for item in left.files:
+        (root / f".partial-{item.name}").replace(root / item.name)
+    for name in {f"{part}.jsonl" for part in PARTS} - {item.name for item in left.files}:
+        (root / name).unlink(missing_ok=True)
+        (root / f".partial-{name}").unlink(missing_ok=True)
+    return left
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -305,12 +385,17 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
             raise SnapshotError("lists a file that is no part of a snapshot", file=str(path))
         if raw["kind"] not in _REQUIRED:
             raise SnapshotError(f"unknown kind {raw['kind']!r}", file=str(path))
+        erased = raw.get("erased", {"content_hash": raw["content_hash"], "lines": []})
         return Manifest(
             kind=raw["kind"],
-            content_hash=raw["content_hash"],
+            content_hash=erased["content_hash"],
             files=files,
             label_policy=raw["label_policy"],
             split=raw["split"],
+            frozen_hash=raw["content_hash"],
+            erased=tuple(
+                Tombstone(id=item["id"], split=item["split"], comparison=item["comparison"]) for item in erased["lines"]
+            ),
         )
     except (KeyError, TypeError) as error:
         raise SnapshotError(f"lacks or misuses {error}", file=str(path)) from None

@@ -1121,6 +1121,20 @@ export type EndRequest = {
     rating: number;
 };
 
+/**
+ * The tombstone of a prompt.
+ */
+export type Erasure = {
+    reason: string;
+    by: string;
+    created_at: string;
+    /**
+     * Null while files may still hold its texts.
+     */
+    finished_at: string | null;
+    snapshots: Array<SnapshotTombstone>;
+};
+
 export type Estimate = {
     value: number | null;
     low: number | null;
@@ -3000,6 +3014,14 @@ export type Prompt = {
     created_at: string;
 };
 
+export type PromptEraseRequest = {
+    /**
+     * The project's short name, typed.
+     */
+    confirm: string;
+    reason: string;
+};
+
 /**
  * Which prompts; without any, all.
  */
@@ -3014,20 +3036,25 @@ export type PromptList = {
     next: string | null;
 };
 
+/**
+ * The reach of what has facts of its own beside it.
+ */
 export type PromptReach = {
-    prompt: string;
-    completions: number;
-    comparisons: number;
-    /**
-     * Comparisons in a snapshot, whose files keep the texts.
-     */
-    frozen: number;
-    votes: number;
-    rounds: Array<LineageRound>;
     snapshots: Array<Used>;
     jobs: Array<LineageJob>;
     runs: Array<LineageRun>;
     models: Array<LineageModel>;
+    links: Array<LineageLink>;
+    prompt: string;
+    erasure: Erasure | null;
+    completions: number;
+    comparisons: number;
+    /**
+     * Comparisons in a snapshot.
+     */
+    frozen: number;
+    votes: number;
+    rounds: Array<LineageRound>;
 };
 
 export type QualificationTask = {
@@ -3697,6 +3724,10 @@ export type Snapshot = {
     created_at: string;
     readonly created_by: string | null;
     readonly jobs: number;
+    /**
+     * Lines that were erased for privacy since it was frozen; `counts` are those of then.
+     */
+    readonly erased: number;
 };
 
 /**
@@ -3764,18 +3795,26 @@ export type SnapshotList = {
  * What came of a snapshot, and what brought its comparisons.
  */
 export type SnapshotReach = {
-    sources: Array<Brought>;
     snapshots: Array<Used>;
     jobs: Array<LineageJob>;
     runs: Array<LineageRun>;
     models: Array<LineageModel>;
     links: Array<LineageLink>;
+    sources: Array<Brought>;
 };
 
 export type SnapshotRef = {
     id: string;
     number: number;
     name: string;
+};
+
+export type SnapshotTombstone = {
+    snapshot: LineageSnapshot;
+    /**
+     * That were erased of it.
+     */
+    lines: number;
 };
 
 export type Source = {
@@ -4195,7 +4234,15 @@ export type VoteList = {
 
 export type VotePurposeEnum = 'wanted' | 'gold' | 'repeat' | 'practice' | 'qualification' | 'reference';
 
+/**
+ * The reach of what has facts of its own beside it.
+ */
 export type VoteReach = {
+    snapshots: Array<Used>;
+    jobs: Array<LineageJob>;
+    runs: Array<LineageRun>;
+    models: Array<LineageModel>;
+    links: Array<LineageLink>;
     vote: string;
     comparison: string;
     created_at: string;
@@ -4207,10 +4254,6 @@ export type VoteReach = {
      * False for a surplus vote, one taken back, gold, and practice.
      */
     counts: boolean;
-    snapshots: Array<Used>;
-    jobs: Array<LineageJob>;
-    runs: Array<LineageRun>;
-    models: Array<LineageModel>;
 };
 
 /**
@@ -7371,6 +7414,22 @@ export type PromptsListResponses = {
 };
 
 export type PromptsListResponse = PromptsListResponses[keyof PromptsListResponses];
+
+export type PromptsEraseData = {
+    body: PromptEraseRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/prompts/{public_id}/erase';
+};
+
+export type PromptsEraseResponses = {
+    200: PromptReach;
+};
+
+export type PromptsEraseResponse = PromptsEraseResponses[keyof PromptsEraseResponses];
 
 export type PromptsLineageData = {
     body?: never;

@@ -90,6 +90,7 @@ def run_round(*, analyze: bool) -> None:
     workers.note_lost()
     alarms.raise_for_platform(now)
     training_tasks.wake_label_alarms()
+    training_tasks.wake_erasures()
     if chat.server_is_wanted(now=now):
         tasks.wake_sampling()
     if webhooks.is_due(now=now):
