@@ -64,6 +64,8 @@ ROUTES = {
     "jobs_alarms": "read",
     "evaluations_list": "read", "evaluations_start": "jobs", "evaluations_show": "read", "evaluations_judge": "jobs",
     "policies_ranking": "read",
+    "playground_list": "read", "playground_ask": "jobs", "playground_show": "read", "playground_stop": "jobs",
+    "playground_send": "write",
     "rounds_list": "read", "rounds_start": "jobs", "rounds_show": "read", "rounds_stop": "jobs",
     "rounds_continue": "jobs", "rounds_freshness": "read", "schedule_show": "read", "schedule_change": "jobs",
     "jobs_curves": "read", "jobs_compare": "read", "jobs_metrics_csv": "read", "jobs_tensorboard": "read",
