@@ -75,7 +75,7 @@ test('coefficients stand with their intervals, and the shares of the answers bes
   expect(await overall.findByText('[0.379, 0.467]')).toBeDefined()
   expect(overall.getByText('Gwet AC1')).toBeDefined()
   expect(overall.getByText('A is better')).toBeDefined()
-  expect(overall.getByText('3 tasks, of which 1 could not be judged')).toBeDefined()
+  expect(overall.getByText('3, of which 1 could not be judged')).toBeDefined()
 })
 
 test('what is undefined says why, in words', async () => {
