@@ -52,7 +52,11 @@ function Offer({ invitation, secret, user, onSignIn }: OfferProps) {
   })
   const errors = fieldErrors(accept.error)
   if (invitation.state !== 'open') {
-    return <Notice tone="warn">{t('invite.over', { state: invitation.state, who: invitation.invited_by })}</Notice>
+    return (
+      <Notice tone="warn">
+        {t('invite.over', { state: t(`invite.state.${invitation.state}`), who: invitation.invited_by })}
+      </Notice>
+    )
   }
   return (
     <form

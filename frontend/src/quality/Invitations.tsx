@@ -6,7 +6,7 @@ import type { Invitation, InviteRequest, NewInvitation } from 'src/api/schema'
 import { invitationLink, invitationsQuery, invite, revokeInvitation } from 'src/api/setup'
 import { useWrite } from 'src/api/useWrite'
 import { exactTime } from 'src/ui/format'
-import { t } from 'src/ui/i18n/t'
+import { hasWords, t } from 'src/ui/i18n/t'
 import { roleOptions } from 'src/ui/roles'
 import { Badge, CopyBox, Time, type Tone } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
@@ -20,6 +20,12 @@ import { readTags, TagsField } from 'src/ui/widgets/TagsField'
 
 const TONES: Record<string, Tone> = { open: 'live', accepted: 'ok' }
 
+/** A state of a newer server is shown by its code rather than hidden. */
+function stateText(state: string): string {
+  const key = `invite.state.${state}`
+  return hasWords(key) ? t(key as 'invite.state.open') : state
+}
+
 export function Invitations({ slug }: { slug: string }) {
   const list = useInfiniteQuery(invitationsQuery(slug))
   const [inviting, setInviting] = useState(false)
@@ -31,7 +37,7 @@ export function Invitations({ slug }: { slug: string }) {
     {
       name: 'state',
       header: t('comparisons.state'),
-      cell: (row) => <Badge tone={TONES[row.state]}>{row.state}</Badge>,
+      cell: (row) => <Badge tone={TONES[row.state]}>{stateText(row.state)}</Badge>,
     },
     { name: 'by', header: t('invitations.by'), cell: (row) => row.created_by },
     { name: 'at', header: t('tokens.created'), cell: (row) => <Time at={row.created_at} /> },

@@ -36,7 +36,7 @@ function answerOf({ choice, scale, ranking }: Last['answer']): string {
 
 const voteColumns = (): Column<Last>[] => [
   { name: 'at', header: t('people.last'), cell: (row) => <Time at={row.created_at} /> },
-  { name: 'purpose', header: t('records.purpose'), cell: (row) => row.purpose },
+  { name: 'purpose', header: t('records.purpose'), cell: (row) => t(`purpose.${row.purpose}`) },
   { name: 'answer', header: t('adjudicate.vote'), cell: (row) => answerOf(row.answer) },
   {
     name: 'time',

@@ -17,7 +17,7 @@ type Vote = InspectedComparison['votes'][number]
 
 const voteColumns = (): Column<Vote>[] => [
   { name: 'who', header: t('behind.annotator'), cell: (row) => row.annotator },
-  { name: 'purpose', header: t('records.purpose'), cell: (row) => row.purpose },
+  { name: 'purpose', header: t('records.purpose'), cell: (row) => t(`purpose.${row.purpose}`) },
   { name: 'choice', header: t('adjudicate.vote'), cell: (row) => row.choice || DASH },
   {
     name: 'rest',

@@ -10,7 +10,7 @@ import styles from 'src/setup/Overview.module.css'
 import { alarmNames, alarmTotal } from 'src/ui/alarms'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
 import { count, duration } from 'src/ui/format'
-import { type Key, t } from 'src/ui/i18n/t'
+import { hasWords, type Key, t } from 'src/ui/i18n/t'
 import { Hash, Progress, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -275,7 +275,15 @@ function Needs({ slug, data, canManage }: { slug: string; data: Overview; canMan
 
 const personColumns = (): Column<Person>[] => [
   { name: 'name', header: t('people.name'), cell: (person) => person.name },
-  { name: 'role', header: t('people.role'), cell: (person) => <span className="muted">{person.role}</span> },
+  {
+    name: 'role',
+    header: t('people.role'),
+    cell: (person) => (
+      <span className="muted">
+        {hasWords(`role.${person.role}`) ? t(`role.${person.role}` as 'role.owner') : person.role}
+      </span>
+    ),
+  },
   { name: 'votes', header: t('people.votes'), align: 'end', cell: (person) => count(person.votes) },
   { name: 'median', header: t('people.median'), align: 'end', cell: (person) => duration(person.median_seconds) },
   { name: 'last', header: t('people.last'), align: 'end', cell: (person) => <Time at={person.last_vote_at} /> },

@@ -18,7 +18,7 @@ import styles from 'src/training/Snapshots.module.css'
 import { Splits } from 'src/training/Splits'
 import { EstimateInline } from 'src/ui/charts/Estimate'
 import { count } from 'src/ui/format'
-import { t } from 'src/ui/i18n/t'
+import { hasWords, t } from 'src/ui/i18n/t'
 import { Hash, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -200,7 +200,8 @@ function FreezeDialog({ slug, onClose }: { slug: string; onClose: () => void }) 
   )
 }
 
-/** The server's reasons are codes; these are the ones of today, and a new one is shown as it is. */
+/** A reason of a newer server is shown by its code rather than hidden. */
 function dropReason(reason: string): string {
-  return reason.replaceAll('_', ' ')
+  const key = `freeze.reason.${reason}`
+  return hasWords(key) ? t(key as 'freeze.reason.tie') : reason.replaceAll('_', ' ')
 }
