@@ -64,7 +64,7 @@ export const de: TranslationOf<typeof en> = {
   'form.changed': 'geändert',
   'form.yes': 'Ja',
   'form.no': 'Nein',
-  'form.none': 'Keine Angabe',
+  'form.none': 'Keine',
   'content.image': '[Bild: {alt}]',
   'role.user': 'Nutzer',
   'role.assistant': 'Assistent',

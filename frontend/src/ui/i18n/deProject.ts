@@ -14,7 +14,7 @@ export const deProject: TranslationOf<typeof enProject> = {
   'nav.alarms': 'Alarme',
   'nav.evaluations': 'Evaluationen',
   'nav.playground': 'Playground',
-  'nav.strengths': 'Rangliste der Policies',
+  'nav.strengths': 'Policy-Rangliste',
   'nav.project': 'Projekt',
   'nav.imports': 'Import und Export',
   'nav.pairing': 'Paarung',
