@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import require_or_skip
 from tests.e2e.site import CHROMIUM_FLAGS, Site, manage, running_site
 from tests.engine.tiny import tiny_model
 from winnow.env import BASE_DIR
 
+# What must come true of itself may take a worker, on a machine that does much else.
+expect.set_options(timeout=20_000)
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+
+@contextmanager
+def fresh_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with a tiny model and no project yet."""
     if not (BASE_DIR / "frontend" / "dist" / "index.html").is_file():
         require_or_skip("the frontend is not built (make frontend)")
     data_dir = tmp_path_factory.mktemp("site")
     with running_site(data_dir) as running:
         manage(running.environ, "register_model", "tiny", str(tiny_model(data_dir / "tiny")))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One site for all modules that say nothing else."""
+    with fresh_site(tmp_path_factory) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site for one module, whose tests count what is there; as its `site`, the pages' fixtures use it too."""
+    with fresh_site(tmp_path_factory) as running:
         yield running
 
 

@@ -20,6 +20,12 @@ OF_PROJECTS = [address for address in ADDRESSES if address.is_of_a_project]
 
 
 @pytest.fixture(scope="module")
+def site(own_site: Site) -> Site:
+    """Its own: the content names people and projects that must not be there yet."""
+    return own_site
+
+
+@pytest.fixture(scope="module")
 def filled(site: Site) -> Filled:
     return Filler(site).fill()
 

@@ -28,6 +28,12 @@ WORK_MS = 300_000  # for what a worker does, on a machine that does much else
 CONTRARY = 2  # of Ben's answers
 
 
+@pytest.fixture(scope="module")
+def site(own_site: Site) -> Site:
+    """Its own: with nothing but the one model, as a newcomer finds it."""
+    return own_site
+
+
 @dataclass
 class Person:
     """Somebody's browser, and what went wrong in it. `is_offline` forgives what a missing network causes."""
@@ -226,7 +232,7 @@ def adjudicate(page: Page, site: Site, shots: Shots) -> None:
         .get_by_role("listitem")
         .filter(has_text=f"{CONTRARY} comparisons are disputed")
     )
-    expect(due).to_be_visible()
+    expect(due).to_be_visible(timeout=WORK_MS)  # a worker settles what was voted on
     shots.take(page, "overview-disputed")
     due.get_by_role("link").click()
     for _ in range(CONTRARY):
