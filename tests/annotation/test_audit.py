@@ -14,9 +14,9 @@ from tests.builders import NOW
 
 pytestmark = pytest.mark.django_db
 BASE = "/api/v1/projects/helpful/audit"
-# Votes (an adjudicator's first answer too), skips, flags and readings are facts of their own; signing in changes no
-# project.
-FACTS = ("annotate_", "session_", "adjudication_answer")
+# Votes (an adjudicator's first answer too), skips, flags, readings and what the playground is asked are facts of their
+# own; signing in changes no project.
+FACTS = ("annotate_", "session_", "adjudication_answer", "playground_ask", "playground_stop")
 NO_WRITES = {"invitations_look", "jobs_estimate"}
 REFUSED = {  # what the world sends cannot be done by olga; said in tests of their own
     "models_register",  # the operator's

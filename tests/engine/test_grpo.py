@@ -35,7 +35,7 @@ BETA = 0.2
 def test_the_planted_preference_is_learned(
     average: str, scale: str, sampled_places: dict[str, Path], tmp_path: Path
 ) -> None:
-    raw = sampled_config("grpo", sampled_places, grpo={"average": average, "scale": scale}, batch={"iterations": 4})
+    raw = sampled_config("grpo", sampled_places, grpo={"average": average, "scale": scale}, batch={"iterations": 12})
     raw["optim"]["learning_rate"] = 5e-3
     assert run_here(raw, tmp_path / "out") == 0
     before, after = learned(tmp_path / "out")
