@@ -26,6 +26,7 @@ REFUSED = {  # what the world sends cannot be done by olga; said in tests of the
     "annotators_requalify",  # there is no qualification
     "rounds_continue",  # its round has ended
     "models_verify",  # its files are not there
+    "prompts_erase",  # not confirmed
 }
 
 
