@@ -11,6 +11,7 @@ import styles from 'src/setup/Prompts.module.css'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { count, DASH } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Button } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
@@ -18,31 +19,22 @@ import { TextField } from 'src/ui/widgets/Field'
 import { Card, Facts, Page } from 'src/ui/widgets/Page'
 import { ReachLists } from 'src/ui/widgets/Reach'
 import { Empty, Loaded, Notice, Skeleton } from 'src/ui/widgets/States'
-import { useParams, useSearchParams } from 'wouter'
+import { useParams } from 'wouter'
 
 const TYPING_MS = 200
 
 export default function Prompts() {
   const { slug = '' } = useParams<{ slug: string }>()
   const { canManage } = useMembership(slug)
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const q = search.get('q') ?? ''
   const [text, setText] = useState(q)
   const list = useInfiniteQuery(promptsQuery(slug, { q }))
   const [open, setOpen] = useState<Prompt | null>(null)
-  const change = (name: string, value: string) =>
-    setSearch(
-      (params) => {
-        if (value) params.set(name, value)
-        else params.delete(name)
-        return params
-      },
-      { replace: true },
-    )
   // biome-ignore lint/correctness/useExhaustiveDependencies: only the person's typing moves the address.
   useEffect(() => {
     if (text === q) return
-    const timer = setTimeout(() => change('q', text), TYPING_MS)
+    const timer = setTimeout(() => change({ q: text }), TYPING_MS)
     return () => clearTimeout(timer)
   }, [text])
 

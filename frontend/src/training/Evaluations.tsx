@@ -10,29 +10,22 @@ import { judgeName } from 'src/training/judges'
 import { NewEvaluation } from 'src/training/NewEvaluation'
 import { count } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Badge, Time, type Tone } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
 import { JobStatus } from 'src/ui/widgets/JobStatus'
 import { ListCard } from 'src/ui/widgets/ListCard'
 import { Page } from 'src/ui/widgets/Page'
-import { Link, useParams, useSearchParams } from 'wouter'
+import { Link, useParams } from 'wouter'
 
 export default function Evaluations() {
   const { slug = '' } = useParams<{ slug: string }>()
   const { canManage } = useMembership(slug)
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const list = useInfiniteQuery(evaluationsQuery(slug))
   const open = search.get('new') === '1'
-  const toggle = (on: boolean) =>
-    setSearch(
-      (params) => {
-        if (on) params.set('new', '1')
-        else for (const name of ['new', 'first', 'second']) params.delete(name)
-        return params
-      },
-      { replace: true },
-    )
+  const toggle = (on: boolean) => change(on ? { new: '1' } : { new: '', first: '', second: '' })
   const button = canManage && (
     <Button look="primary" onClick={() => toggle(true)}>
       <Plus size={16} aria-hidden="true" />

@@ -11,6 +11,7 @@ import styles from 'src/training/Jobs.module.css'
 import { numberOf } from 'src/training/wish'
 import { count, duration } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Badge, Progress, Time, useNow } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
@@ -21,7 +22,7 @@ import { ListCard } from 'src/ui/widgets/ListCard'
 import { Menu, type MenuItem } from 'src/ui/widgets/Menu'
 import { Page } from 'src/ui/widgets/Page'
 import { Notice } from 'src/ui/widgets/States'
-import { Link, useLocation, useParams, useSearchParams } from 'wouter'
+import { Link, useLocation, useParams } from 'wouter'
 
 const STATUSES = ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const
 /** Work that nobody launches by the form: it comes of rounds, promotions and chats. */
@@ -37,7 +38,7 @@ function Spent({ job }: { job: Job }) {
 export default function Jobs() {
   const { slug = '' } = useParams<{ slug: string }>()
   const { canManage } = useMembership(slug)
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const [moved, setMoved] = useState<Job | null>(null)
   const methods = useQuery(methodsQuery(slug, '')).data ?? []
   const titles: [string, string][] = [
@@ -51,15 +52,7 @@ export default function Jobs() {
   }
   const list = useInfiniteQuery(jobListQuery(slug, filter))
   const picked = (search.get('ids') ?? '').split(',').filter((id) => id !== '')
-  const set = (name: string, value: string) =>
-    setSearch(
-      (params) => {
-        if (value) params.set(name, value)
-        else params.delete(name)
-        return params
-      },
-      { replace: true },
-    )
+  const set = (name: string, value: string) => change({ [name]: value })
   const pick = (id: string, on: boolean) =>
     set('ids', (on ? [...picked, id] : picked.filter((one) => one !== id)).join(','))
   const isFiltered = filter.status !== undefined || filter.method !== undefined || filter.sweep !== undefined

@@ -13,31 +13,21 @@ import { STRATEGIES } from 'src/training/roundPlan'
 import { ScheduleCard } from 'src/training/Schedule'
 import { duration, measured, percent } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Badge, Progress, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { JobStatus } from 'src/ui/widgets/JobStatus'
 import { Card, Columns, Page } from 'src/ui/widgets/Page'
 import { Empty, ErrorPanel, Loaded, Skeleton } from 'src/ui/widgets/States'
-import { Link, useParams, useSearchParams } from 'wouter'
+import { Link, useParams } from 'wouter'
 
 export default function Rounds() {
   const { slug = '' } = useParams<{ slug: string }>()
   const { canManage } = useMembership(slug)
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const list = useInfiniteQuery(roundsQuery(slug))
   const open = search.get('new') === '1'
-  const toggle = (on: boolean) =>
-    setSearch(
-      (params) => {
-        if (on) params.set('new', '1')
-        else {
-          params.delete('new')
-          params.delete('policy')
-        }
-        return params
-      },
-      { replace: true },
-    )
+  const toggle = (on: boolean) => change(on ? { new: '1' } : { new: '', policy: '' })
   const button = canManage && (
     <Button look="primary" onClick={() => toggle(true)}>
       <Plus size={16} aria-hidden="true" />

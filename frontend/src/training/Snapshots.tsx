@@ -19,6 +19,7 @@ import { Splits } from 'src/training/Splits'
 import { EstimateInline } from 'src/ui/charts/Estimate'
 import { count } from 'src/ui/format'
 import { hasWords, t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Hash, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -26,23 +27,15 @@ import { Dialog } from 'src/ui/widgets/Dialog'
 import { SelectField, TextField } from 'src/ui/widgets/Field'
 import { Card, Columns, Page } from 'src/ui/widgets/Page'
 import { Empty, ErrorPanel, Loaded, Skeleton } from 'src/ui/widgets/States'
-import { Link, useLocation, useParams, useSearchParams } from 'wouter'
+import { Link, useLocation, useParams } from 'wouter'
 
 export default function Snapshots() {
   const { slug = '' } = useParams<{ slug: string }>()
   const { canManage } = useMembership(slug)
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const list = useInfiniteQuery(snapshotsQuery(slug))
   const open = search.get('freeze') === '1'
-  const toggle = (on: boolean) =>
-    setSearch(
-      (params) => {
-        if (on) params.set('freeze', '1')
-        else params.delete('freeze')
-        return params
-      },
-      { replace: true },
-    )
+  const toggle = (on: boolean) => change({ freeze: on ? '1' : '' })
   const columns: Column<Snapshot>[] = [
     {
       name: 'name',
