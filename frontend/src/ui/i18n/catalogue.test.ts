@@ -116,6 +116,14 @@ test('no string is in both parts', () => {
   expect(Object.keys(en).filter((key) => key in enResearch)).toEqual([])
 })
 
+test('what annotators read is in the part that they load', () => {
+  const theirs = /^\/src\/(?:annotate|app\/(?!ResearchFrame)|ui\/(?:answer|content|keys))/
+  const sources = Object.entries(SOURCES).filter(([path]) => theirs.test(path))
+  const said = sources.flatMap(([, source]) => [...source.matchAll(/'([\w.]+)'/g)].map(([, key = '']) => key))
+  expect(said).toContain('task.undo')
+  expect(said.filter((key) => key in enResearch)).toEqual([])
+})
+
 test('both languages have the same strings', () => {
   expect(Object.keys(GERMAN).toSorted()).toEqual(Object.keys(ENGLISH).toSorted())
 })

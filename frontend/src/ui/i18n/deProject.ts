@@ -639,4 +639,23 @@ export const deProject: TranslationOf<typeof enProject> = {
   'chatSettings.policies': 'Wer antwortet',
   'chatSettings.server': 'Der Modellserver dieser Site',
   'chatSettings.turns': 'Runden höchstens',
+
+  'nav.label': 'Projekt',
+  'nav.overview': 'Übersicht',
+  'nav.data': 'Daten',
+  'nav.training': 'Training',
+  'nav.prompts': 'Prompts',
+  'nav.rounds': 'Runden',
+  'nav.comparisons': 'Vergleiche',
+  'nav.snapshots': 'Snapshots',
+  'nav.jobs': 'Jobs',
+  'nav.models': 'Modelle',
+
+  'form.yes': 'Ja',
+  'form.no': 'Nein',
+  'form.none': 'Keine',
+
+  'action.save': 'Speichern',
+  'action.actions': 'Aktionen',
+  'action.menu': 'Aktionen für {what}',
 }

@@ -234,4 +234,25 @@ export const deStatistics: TranslationOf<typeof enStatistics> = {
   'arms.restsOn': 'je {votes} Stimmen; n {n}',
   'arms.none':
     'Noch wurden keine Paare gewählt. Die Paarung nach Information behält eine zufällige Kontrolle zum Vergleich.',
+
+  'estimate.interval': '95-%-Intervall',
+  'estimate.n': 'n {n}',
+
+  'chart.empty': 'Noch keine Werte',
+  'chart.caption': '{title}, Schritt {first} bis {last}, zuletzt {name} {value}',
+  'chart.bandCaption': '{title}, {first} bis {last}',
+  'chart.onePoint': '{title}, {at}',
+  'chart.time': 'Datum',
+  'chart.step': 'Schritt {step}',
+  'chart.stepColumn': 'Schritt',
+  'chart.asTable': 'Tabelle',
+  'chart.asCurve': 'Kurve',
+  'chart.tableNamed': '{title} als Tabelle anzeigen',
+  'chart.curveNamed': '{title} als Kurve anzeigen',
+
+  'agreement.title': 'Übereinstimmung',
+  'agreement.note': 'Mit 95-%-Intervallen; n zählt Vergleiche mit mindestens zwei Stimmen.',
+  'agreement.percent': 'Prozentuale Übereinstimmung',
+  'agreement.alpha': 'Krippendorffs Alpha',
+  'agreement.unanimous': 'Einstimmig',
 }

@@ -614,4 +614,23 @@ export const enProject = {
   'chatSettings.policies': 'Who answers',
   'chatSettings.server': 'The model server of this site',
   'chatSettings.turns': 'Turns at most',
+
+  'nav.label': 'Project',
+  'nav.overview': 'Overview',
+  'nav.data': 'Data',
+  'nav.training': 'Training',
+  'nav.prompts': 'Prompts',
+  'nav.rounds': 'Rounds',
+  'nav.comparisons': 'Comparisons',
+  'nav.snapshots': 'Snapshots',
+  'nav.jobs': 'Jobs',
+  'nav.models': 'Models',
+
+  'form.yes': 'Yes',
+  'form.no': 'No',
+  'form.none': 'None',
+
+  'action.save': 'Save',
+  'action.actions': 'Actions',
+  'action.menu': 'Actions for {what}',
 } as const

@@ -224,4 +224,25 @@ export const enStatistics = {
   'arms.gain': 'Gain in log loss; above 0, choosing helps',
   'arms.restsOn': '{votes} votes of each; n {n}',
   'arms.none': 'No pairs were chosen yet. Pairing by information keeps a random control to compare with.',
+
+  'estimate.interval': '95 % interval',
+  'estimate.n': 'n {n}',
+
+  'chart.empty': 'No values yet',
+  'chart.caption': '{title}, step {first} to {last}, last {name} {value}',
+  'chart.bandCaption': '{title}, {first} to {last}',
+  'chart.onePoint': '{title}, {at}',
+  'chart.time': 'Date',
+  'chart.step': 'step {step}',
+  'chart.stepColumn': 'Step',
+  'chart.asTable': 'Table',
+  'chart.asCurve': 'Curve',
+  'chart.tableNamed': 'Show {title} as table',
+  'chart.curveNamed': 'Show {title} as curve',
+
+  'agreement.title': 'Agreement',
+  'agreement.note': 'With 95 % intervals; n counts comparisons with two votes or more.',
+  'agreement.percent': 'Percent agreement',
+  'agreement.alpha': 'Krippendorff alpha',
+  'agreement.unanimous': 'Unanimous',
 } as const
