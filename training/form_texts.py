@@ -12,6 +12,7 @@ LABELS = {
     "adapter": "LoRA adapter",
     "adapter.rank": "LoRA rank",
     "adapter.alpha": "LoRA alpha",
+    "adapter.last_layers": "Last layers only",
     "data.target": "Label",
     "data.max_tokens": "Longest example",
     "data.max_prompt_tokens": "Longest prompt",
@@ -99,6 +100,7 @@ MAIN = frozenset(
 HELPS = {
     "adapter": "Train a small adapter beside the weights, which stay as they are. Off: all weights are trained.",
     "adapter.alpha": "Scale of the adapter's update, divided by its rank.",
+    "adapter.last_layers": "Adapt only the last so many layers: less time and memory, and less is learned. Empty: all.",
     "batch.minibatch": "Completions of one optimizer step. Empty: all of the iteration.",
     "batch.per_prompt": "Completions of each prompt, which are compared with each other.",
     "best_of_n.samples": "Completions drawn for each prompt, at least n, for the curve over n. Empty: n.",

@@ -125,6 +125,20 @@ def test_an_adapter_saved_and_loaded_is_the_same_and_names_no_base(tmp_path: Pat
         models.load_adapter(models.load_policy(tiny_model(tmp_path / "n", hidden=16)), tmp_path / "adapter")
 
 
+def test_an_adapter_of_the_last_layers_leaves_the_others_alone_and_can_be_saved(tmp_path: Path) -> None:
+    directory = tiny_model(tmp_path / "m")
+    adapted = models.add_lora(models.load_policy(directory), seed=1, last_layers=1)
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(trained) == 7 * 2
+    assert all(".layers.1." in name for name in trained)
+    _disturb(adapted)
+    models.save_adapter(adapted, tmp_path / "adapter")
+    again = models.load_adapter(models.load_policy(directory), tmp_path / "adapter")
+    assert torch.equal(_logits(again), _logits(adapted))
+    everywhere = models.add_lora(models.load_policy(directory), seed=1, last_layers=9)
+    assert models.count_parameters(everywhere).trainable == 2 * models.count_parameters(adapted).trainable
+
+
 def test_merging_keeps_the_logits(tmp_path: Path) -> None:
     adapted = models.add_lora(models.load_policy(tiny_model(tmp_path / "m")), seed=1)
     _disturb(adapted)

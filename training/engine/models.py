@@ -228,14 +228,27 @@ def count_parameters(model: Any) -> ParameterCounts:
     )
 
 
-def add_lora(model: Any, *, seed: int, rank: int = 16, alpha: int = 32) -> Any:
-    """Wrap a model so that only low-rank adapters of every linear layer of the trunk train (and a reward head).
+def add_lora(model: Any, *, seed: int, rank: int = 16, alpha: int = 32, last_layers: int | None = None) -> Any:
+    """Wrap a model so that only low-rank adapters of the trunk's linear layers train (and a reward head).
 
     The wrapped model equals the bare one until the first step (B = 0). Its A matrices are drawn from `seed`.
+
+    Args:
+        last_layers: adapt only so many layers, the last ones; None or more than there are: all.
+
+    Raises:
+        ModelError: `last_layers` is set and the trunk keeps its layers in no list of that name.
     """
-    targets = {
-        name.rsplit(".", 1)[-1] for name, module in trunk(model).named_modules() if isinstance(module, nn.Linear)
-    }
+    linear = [name for name, module in trunk(model).named_modules() if isinstance(module, nn.Linear)]
+    if last_layers is None:
+        targets = {name.rsplit(".", 1)[-1] for name in linear}
+    else:
+        layers = getattr(trunk(model), "layers", None)
+        if layers is None:
+            raise ModelError("adapter.last_layers: this kind of model does not number its layers; leave it out")
+        first = max(0, len(layers) - last_layers)
+        # Whole names: PEFT takes a target for every module whose name ends in it.
+        targets = {name for name in linear if name.startswith("layers.") and int(name.split(".")[1]) >= first}
     return _wrap(model, rank=rank, alpha=alpha, targets=sorted(targets), seed=seed)
 
 

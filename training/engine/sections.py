@@ -296,10 +296,14 @@ class AdapterConfig:
     """Size of the low-rank update: more of it learns more, and takes more memory."""
     alpha: int = 32
     """Scale of the update, divided by `rank`."""
+    last_layers: int | None = None
+    """Adapt only the last so many layers: the backward pass ends there, which saves time and memory. null: all."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, "rank", self.rank, "must be at least 1")
         require(self.alpha > 0, "alpha", self.alpha, "must be positive")
+        last = self.last_layers
+        require(last is None or last >= 1, "last_layers", last, "must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
