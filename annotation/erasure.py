@@ -69,7 +69,8 @@ def erase(*, prompt: Prompt, reason: str, confirm: str, by: User, now: datetime)
     if not reason.strip():
         raise Invalid("reason: say why, for those who find the tombstone", details={"reason": ["may not be empty"]})
     with write(), transaction.atomic():
-        prompts = _repeating(prompt, now)
+        prompts = repeating(prompt)
+        Conversation.objects.filter(turns__prompt=prompt, ended_at=None).update(ended_at=now)
         comparisons = list(Comparison.objects.filter(prompt__in=prompts).values_list("pk", flat=True))
         lock(comparisons)
         made = [row for row in (_tombstone(item, reason.strip(), by, now) for item in prompts) if row is not None]
@@ -90,14 +91,13 @@ def erase(*, prompt: Prompt, reason: str, confirm: str, by: User, now: datetime)
     return made
 
 
-def _repeating(prompt: Prompt, now: datetime) -> list[Prompt]:
-    """The prompt, and those of later turns of its chats, which hold the conversation up to them; the chats end."""
+def repeating(prompt: Prompt) -> list[Prompt]:
+    """The prompt, and those of later turns of its chats, which hold the conversation up to them. Three queries."""
     turns = ConversationTurn.objects.filter(prompt=prompt).values_list("conversation_id", "number")
     later = Q(pk__in=())
     for conversation_id, number in turns:
         later |= Q(conversation_id=conversation_id, number__gt=number)
     found = ConversationTurn.objects.filter(later).values_list("prompt_id", flat=True)
-    Conversation.objects.filter(turns__prompt=prompt, ended_at=None).update(ended_at=now)
     others = Prompt.objects.filter(pk__in=list(found)).exclude(pk=prompt.pk).select_related("project").order_by("pk")
     return [prompt, *others]
 

@@ -169,9 +169,11 @@ def comparisons(project: Project, *, state: str = "", origin: str = "") -> Query
 
 
 def prompts(project: Project, *, search: str = "", category: str = "") -> QuerySet[Prompt]:
-    """Prompts with how many completions and comparisons each has."""
+    """Prompts with how many completions and comparisons each has, and when it was erased."""
     rows = Prompt.objects.filter(project=project).annotate(
-        n_completions=Count("completions", distinct=True), n_comparisons=Count("comparisons", distinct=True)
+        n_completions=Count("completions", distinct=True),
+        n_comparisons=Count("comparisons", distinct=True),
+        erased_at=F("erasure__created_at"),
     )
     if search:
         # SQLite keeps JSON as Python wrote it, PostgreSQL as UTF-8; both escape quotes and line breaks.

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from django.db.models import Q
 
+from annotation.erasure import repeating
 from annotation.models import (
     Comparison,
     Completion,
@@ -107,12 +108,14 @@ class PromptReach:
     """What hangs on a prompt, before it is erased and after: rows that hold its text, and what was trained on it.
 
     Attributes:
+        later: prompts of later turns of its chats. They repeat it and are erased with it, so all else counts them too.
         erasure: its tombstone, with what was erased of each snapshot; None: its texts are there.
         frozen: comparisons in a snapshot.
         rounds: those that sampled for it.
     """
 
     prompt: Prompt
+    later: int
     erasure: Erasure | None
     completions: int
     comparisons: int
@@ -193,17 +196,19 @@ def of_person(project: Project, user: User) -> Reach:
 def of_prompt(prompt: Prompt) -> PromptReach:
     """What hangs on a prompt: to be read before it is erased. A fixed number of queries."""
     graph = _Graph(prompt.project)
-    rows = list(Comparison.objects.filter(prompt=prompt).values_list("public_id", "frozen_at"))
+    prompts = repeating(prompt)
+    rows = list(Comparison.objects.filter(prompt__in=prompts).values_list("public_id", "frozen_at"))
     frozen: dict[bytes, datetime | None] = {public_id.bytes: None for public_id, frozen_at in rows if frozen_at}
-    completions = Completion.objects.filter(prompt=prompt)
+    completions = Completion.objects.filter(prompt__in=prompts)
     tombstone = Erasure.objects.filter(prompt=prompt).select_related("by")
     return PromptReach(
         prompt=prompt,
+        later=len(prompts) - 1,
         erasure=tombstone.prefetch_related("snapshots__snapshot").first(),
         completions=completions.count(),
         comparisons=len(rows),
         frozen=len(frozen),
-        votes=Vote.objects.filter(comparison__prompt=prompt).count(),
+        votes=Vote.objects.filter(comparison__prompt__in=prompts).count(),
         rounds=list(Round.objects.filter(public_id__in=completions.order_by().values("origin")).order_by("number")),
         reach=graph.forward(_used(graph, frozen)),
     )

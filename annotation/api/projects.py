@@ -190,6 +190,7 @@ class PromptSerializer(serializers.Serializer[Any]):
     completions = serializers.IntegerField(source="n_completions")
     comparisons = serializers.IntegerField(source="n_comparisons")
     created_at = serializers.DateTimeField()
+    erased_at = serializers.DateTimeField(allow_null=True, help_text="When its texts were erased for privacy.")
 
 
 class PromptListSerializer(serializers.Serializer[Any]):

@@ -66,6 +66,7 @@ ADDRESSES = (
     Address(pattern="/r/:slug"),
     Address(pattern="/r/:slug/setup"),
     Address(pattern="/r/:slug/data"),
+    Address(pattern="/r/:slug/data/:id/erase", row="prompt"),
     Address(pattern="/r/:slug/imports"),
     Address(pattern="/r/:slug/pairing"),
     Address(pattern="/r/:slug/comparisons"),

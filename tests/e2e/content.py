@@ -82,6 +82,7 @@ SAMPLING: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 16, "seed": SE
 class Filled:
     """What was made: the ids that addresses need."""
 
+    prompt: str
     snapshot: str
     other_snapshot: str
     job: str
@@ -137,6 +138,7 @@ class Filler:
         self._until("the alarms", lambda: self._of("alarms")["items"])
         other_snapshot = self._of("snapshots", {"name": "with the second batch", "shares": shares})["id"]
         return Filled(
+            prompt=self._of("prompts")["items"][-1]["id"],
             snapshot=snapshot, other_snapshot=other_snapshot, job=jobs[-1], failed_job=failed,
             other_job=failed if len(jobs) == 1 else jobs[0],
             model=other if tuned else judge, evaluation=evaluation, thread=thread,

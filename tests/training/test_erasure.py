@@ -46,6 +46,7 @@ from tests import builders, world
 from tests.builders import NOW
 from training import erasure, rounds
 from training.engine.records import iter_lines, verify_snapshot
+from training.lineage import of_prompt
 from training.models import (
     Checkpoint,
     Job,
@@ -157,6 +158,11 @@ def test_an_owner_erases_a_prompt_and_nothing_holds_its_texts_but_all_is_named(p
     assert [item["snapshot"]["id"] for item in told["snapshots"]] == [str(snapshot.public_id)]
     assert [item["id"] for item in told["jobs"]] == [str(job.public_id)]
     assert [item["id"] for item in told["models"]] == [str(model.public_id)]
+    assert told["messages"] == [{"role": "user", "content": ERASED}]
+    listed = olga.get(URL).json()["items"]
+    assert {row["id"]: row["erased_at"] for row in listed} == {
+        str(made.prompt.public_id): told["erasure"]["created_at"], str(other.prompt.public_id): None,
+    }  # fmt: skip
     again = olga.post(url, {"confirm": "helpful", "reason": "twice"})
     assert (again.status_code, again.json()["code"]) == (409, "already_erased")
 
@@ -245,6 +251,10 @@ def test_the_later_prompts_of_a_chat_repeat_it_and_go_with_it(project):
     before = builders.prompt(project, "Hello")
     for number, prompt in enumerate((before, first, later), start=1):
         ConversationTurn.objects.create(conversation=chat, number=number, prompt=prompt)
+        builders.completion(prompt, "Hm.")
+    assert [(found.later, found.completions) for found in map(of_prompt, (before, first, later))] == [
+        (2, 3), (1, 2), (0, 1),
+    ]  # fmt: skip
     texts.erase(prompt=first, reason="r", confirm="helpful", by=project.created_by, now=NOW)
     assert set(Erasure.objects.values_list("prompt_id", flat=True)) == {first.pk, later.pk}
     assert SECRET not in everything()

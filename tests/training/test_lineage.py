@@ -301,7 +301,7 @@ def test_the_number_of_queries_does_not_grow(project, people, django_assert_max_
         assert len(of_vote(vote).reach.models) == 6
     with django_assert_max_num_queries(9):
         assert len(of_person(project, people["ann"]).models) == 6
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(12):
         assert len(of_prompt(made[0].prompt).reach.models) == 6
     last = ModelVersion.objects.select_related("project").get(pk=last.pk)
     with django_assert_max_num_queries(13):

@@ -19,9 +19,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation.api.access import OwnerView, ProjectView, user_of
+from annotation.api.task import MessageSerializer
 from annotation.models import Membership, Prompt, Vote
 from training import erasure, lineage, registry
-from training.models import ModelVersion, Snapshot
+from training.models import JobStatus, ModelVersion, Snapshot
 from training.tasks import wake_erasures
 
 Row = TypeVar("Row", bound=Model)
@@ -32,7 +33,7 @@ class LineageJobSerializer(serializers.Serializer[Any]):
     number = serializers.IntegerField()
     method = serializers.CharField()
     title = serializers.CharField()
-    status = serializers.CharField()
+    status = serializers.ChoiceField(choices=JobStatus.choices)
 
 
 class LineageRunSerializer(serializers.Serializer[Any]):
@@ -137,6 +138,10 @@ class ErasureSerializer(serializers.Serializer[Any]):
 
 class PromptReachSerializer(OwnReachSerializer):
     prompt = serializers.UUIDField(source="prompt.public_id")
+    messages = MessageSerializer(source="prompt.messages", many=True)
+    later = serializers.IntegerField(
+        help_text="Prompts of later turns of its chats: they repeat it, are erased with it, and are counted here too."
+    )
     erasure = ErasureSerializer(allow_null=True)
     completions = serializers.IntegerField()
     comparisons = serializers.IntegerField()
@@ -230,6 +235,7 @@ class PromptEraseView(OwnerView):
         data.is_valid(raise_exception=True)
         erasure.erase(prompt=prompt, **data.validated_data, by=user_of(request), now=timezone.now())
         wake_erasures()
+        prompt.refresh_from_db(fields=["messages"])  # not the texts that are gone
         return Response(PromptReachSerializer(lineage.of_prompt(prompt)).data)
 
 

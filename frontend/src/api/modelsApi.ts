@@ -12,6 +12,7 @@ import type {
   ModelCard,
   Origin,
   PatchedModelChangeRequest,
+  PromptEraseRequest,
   PromptReach,
   SnapshotReach,
   VoteReach,
@@ -53,7 +54,12 @@ export const promptReachQuery = (slug: string, id: string) =>
   queryOptions({
     queryKey: key(slug, 'reach', 'prompt', id),
     queryFn: ({ signal }) => get<PromptReach>(at(slug, `prompts/${id}/lineage`), signal),
+    staleTime: 0,
+    // Texts go at once, files by a worker.
+    refetchInterval: pollWhile<PromptReach>(({ erasure }) => erasure !== null && erasure.finished_at === null),
   })
+export const erasePrompt = (slug: string, id: string, body: PromptEraseRequest) =>
+  call<PromptReach>('POST', at(slug, `prompts/${id}/erase`), { body })
 export const snapshotReachQuery = (slug: string, id: string) =>
   queryOptions({
     queryKey: key(slug, 'reach', 'snapshot', id),

@@ -195,11 +195,11 @@ export const createRound = (slug: string, body: RoundCreateRequest) => call<Roun
 
 export const snapshotsQuery = (slug: string) => listQuery<Snapshot>(key(slug, 'snapshots'), at(slug, 'snapshots'))
 
+/** Frozen, but an erasure may still take lines out of it. */
 export const snapshotQuery = (slug: string, id: string) =>
   queryOptions({
     queryKey: key(slug, 'snapshot', id),
     queryFn: ({ signal }) => get<Snapshot>(at(slug, `snapshots/${id}`), signal),
-    staleTime: FACT,
   })
 
 export type TieRule = NonNullable<FreezeRequest['tie_rule']>

@@ -1952,7 +1952,7 @@ export type LineageJob = {
     number: number;
     method: string;
     title: string;
-    status: string;
+    status: StatusEnum;
 };
 
 /**
@@ -3012,6 +3012,10 @@ export type Prompt = {
     completions: number;
     comparisons: number;
     created_at: string;
+    /**
+     * When its texts were erased for privacy.
+     */
+    erased_at: string | null;
 };
 
 export type PromptEraseRequest = {
@@ -3046,6 +3050,11 @@ export type PromptReach = {
     models: Array<LineageModel>;
     links: Array<LineageLink>;
     prompt: string;
+    messages: Array<Message>;
+    /**
+     * Prompts of later turns of its chats: they repeat it, are erased with it, and are counted here too.
+     */
+    later: number;
     erasure: Erasure | null;
     completions: number;
     comparisons: number;

@@ -1,13 +1,14 @@
-/** What a snapshot holds, how it differs from another, and what its exports must be. All of it facts. */
+/** What a snapshot holds, how it differs from another, and what its exports must be. All of it facts, until lines are erased. */
 import { keepPreviousData, queryOptions } from '@tanstack/react-query'
 import { at, get, key } from 'src/api/queries'
 import type { ExportSum, PreferenceChangeEnum, SnapshotCard, SnapshotDifference } from 'src/api/schema'
 
 const FACT = Number.POSITIVE_INFINITY
 
-export const snapshotCardQuery = (slug: string, id: string) =>
+/** `erased`: how many lines of it were, for what is left changes with them. */
+export const snapshotCardQuery = (slug: string, id: string, erased: number) =>
   queryOptions({
-    queryKey: key(slug, 'snapshot', id, 'card'),
+    queryKey: key(slug, 'snapshot', id, 'card', erased),
     queryFn: ({ signal }) => get<SnapshotCard>(at(slug, `snapshots/${id}/card`), signal),
     staleTime: FACT,
   })
@@ -21,9 +22,9 @@ export const snapshotDifferenceQuery = (slug: string, id: string, since = '', ch
     placeholderData: keepPreviousData,
   })
 
-export const exportSumQuery = (slug: string, id: string, layout: string, split: string) =>
+export const exportSumQuery = (slug: string, id: string, erased: number, layout: string, split: string) =>
   queryOptions({
-    queryKey: key(slug, 'snapshot', id, 'sum', layout, split),
+    queryKey: key(slug, 'snapshot', id, 'sum', erased, layout, split),
     queryFn: ({ signal }) => get<ExportSum>(at(slug, `snapshots/${id}/sum`), signal, { layout, split }),
     staleTime: FACT,
   })

@@ -41,6 +41,7 @@ const NewProject = researchPage(() => import('src/setup/NewProject'))
 const SetUp = lazy(() => import('src/setup/SetUp'))
 const Overview = lazy(() => import('src/setup/Overview'))
 const Prompts = lazy(() => import('src/setup/Prompts'))
+const ErasePrompt = lazy(() => import('src/setup/ErasePrompt'))
 const Comparisons = lazy(() => import('src/setup/Comparisons'))
 const Tokens = researchPage(() => import('src/setup/Tokens'))
 const Rounds = lazy(() => import('src/training/Rounds'))
@@ -114,6 +115,7 @@ const RESEARCH: [string, ReactNode][] = [
   ['', <Overview key="overview" />],
   ['/setup', <SetUp key="setup" />],
   ['/data', <Prompts key="data" />],
+  ['/data/:id/erase', <ErasePrompt key="erase" />],
   ['/imports', <Imports key="imports" />],
   ['/pairing', <Pairing key="pairing" />],
   ['/comparisons', <Comparisons key="comparisons" />],

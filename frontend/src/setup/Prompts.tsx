@@ -1,6 +1,6 @@
 /** The prompts of a project. */
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
-import { MessageSquareText, Plus } from 'lucide-react'
+import { Eraser, MessageSquareText, Plus } from 'lucide-react'
 import { useEffect, useState } from 'react'
 import { useMembership } from 'src/api/membership'
 import { promptReachQuery } from 'src/api/modelsApi'
@@ -12,7 +12,7 @@ import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { count, DASH } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { useAddress } from 'src/ui/useAddress'
-import { Button } from 'src/ui/widgets/Button'
+import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
 import { TextField } from 'src/ui/widgets/Field'
@@ -25,7 +25,7 @@ const TYPING_MS = 200
 
 export default function Prompts() {
   const { slug = '' } = useParams<{ slug: string }>()
-  const { canManage } = useMembership(slug)
+  const { canManage, isOwner } = useMembership(slug)
   const [search, change] = useAddress()
   const q = search.get('q') ?? ''
   const [text, setText] = useState(q)
@@ -50,7 +50,7 @@ export default function Prompts() {
           onClick={() => setOpen(row)}
           style={{ textAlign: 'start', justifyContent: 'start', fontWeight: 400, fontSize: 14, paddingInline: 0 }}
         >
-          {promptLine(row.messages)}
+          {row.erased_at ? <span className="muted">{t('erasure.erasedText')}</span> : promptLine(row.messages)}
         </Button>
       ),
     },
@@ -128,8 +128,24 @@ export default function Prompts() {
         </Loaded>
       </Card>
       {open && (
-        <Dialog title={open.category || t('comparisons.prompt')} onClose={() => setOpen(null)} width={760}>
-          <Conversation turns={open.messages} prefix={open.id} compact />
+        <Dialog
+          title={open.category || t('comparisons.prompt')}
+          onClose={() => setOpen(null)}
+          width={760}
+          footer={
+            (isOwner || open.erased_at) && (
+              <LinkButton href={`/r/${slug}/data/${open.id}/erase`}>
+                <Eraser size={16} aria-hidden="true" />
+                {open.erased_at ? t('erasure.see') : t('erasure.action')}
+              </LinkButton>
+            )
+          }
+        >
+          {open.erased_at ? (
+            <Notice>{t('erasure.erasedText')}</Notice>
+          ) : (
+            <Conversation turns={open.messages} prefix={open.id} compact />
+          )}
           <Hanging slug={slug} id={open.id} />
         </Dialog>
       )}

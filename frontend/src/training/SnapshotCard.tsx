@@ -1,6 +1,6 @@
 /** The data card of a snapshot: where its texts come from, how long they are, and how sure its labels are. */
 import { useQuery } from '@tanstack/react-query'
-import type { SnapshotCard } from 'src/api/schema'
+import type { Snapshot, SnapshotCard } from 'src/api/schema'
 import { snapshotCardQuery } from 'src/api/snapshotsApi'
 import styles from 'src/training/Snapshots.module.css'
 import { count, DASH, fixed, percent } from 'src/ui/format'
@@ -10,10 +10,13 @@ import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Card, Columns, Facts } from 'src/ui/widgets/Page'
 import { Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
 
-export function DataCard({ slug, id }: { slug: string; id: string }) {
-  const card = useQuery(snapshotCardQuery(slug, id))
+type DataCardProps = { slug: string; snapshot: Pick<Snapshot, 'id' | 'erased'> }
+
+export function DataCard({ slug, snapshot: { id, erased } }: DataCardProps) {
+  const card = useQuery(snapshotCardQuery(slug, id, erased))
   return (
     <Card title={t('dataCard.title')} note={t('dataCard.note')}>
+      {erased > 0 && <p className="muted">{t('dataCard.erased', { n: erased })}</p>}
       <Loaded query={card} what={t('dataCard.failed')} skeleton={<SkeletonBoxes boxes={2} height={120} />}>
         {(found) => <Shown card={found} />}
       </Loaded>

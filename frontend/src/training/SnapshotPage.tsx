@@ -7,7 +7,7 @@ import { snapshotReachQuery } from 'src/api/modelsApi'
 import { exportPath, snapshotQuery } from 'src/api/queries'
 import type { Snapshot } from 'src/api/schema'
 import { exportSumQuery } from 'src/api/snapshotsApi'
-import { flatten, shown } from 'src/training/config'
+import { ruleFacts } from 'src/training/labelRule'
 import { joined, rowsGraph, sourcesGraph } from 'src/training/lineageNodes'
 import { DataCard } from 'src/training/SnapshotCard'
 import { SinceBefore } from 'src/training/SnapshotDiff'
@@ -16,13 +16,13 @@ import { Splits } from 'src/training/Splits'
 import { EstimateFigure } from 'src/ui/charts/Estimate'
 import { LineageGraph } from 'src/ui/charts/Lineage'
 import { bytes, count, exactTime, measured } from 'src/ui/format'
-import { t } from 'src/ui/i18n/t'
+import { hasWords, t } from 'src/ui/i18n/t'
 import { CopyBox, CopyButton, Stat } from 'src/ui/widgets/Bits'
 import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { SelectField } from 'src/ui/widgets/Field'
 import { Card, Columns, Facts, Page } from 'src/ui/widgets/Page'
 import { ReachLists } from 'src/ui/widgets/Reach'
-import { Loaded, Skeleton, SkeletonBoxes } from 'src/ui/widgets/States'
+import { Loaded, Notice, Skeleton, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Link, useParams } from 'wouter'
 
 const LAYOUTS = ['trl', 'plain', 'winnow'] as const
@@ -68,14 +68,17 @@ export default function SnapshotPage() {
 
 function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
   const { counts, ties, agreement, content_hash: hash } = snapshot
+  const kind = `snapshot.kind.${snapshot.kind}`
   return (
     <>
+      {snapshot.erased > 0 && <Notice tone="warn">{t('snapshot.erased', { n: snapshot.erased })}</Notice>}
       <Columns width={380}>
         <Card title={t('snapshot.contents')}>
           <div className={styles.figures}>
             <Stat label={t('snapshot.preferencesColumn')} value={count(counts.total)} />
             <Stat label={t('snapshot.ties')} value={count(ties)} />
             <Stat label={t('snapshot.jobs')} value={count(snapshot.jobs)} />
+            {snapshot.erased > 0 && <Stat label={t('snapshot.erasedStat')} value={count(snapshot.erased)} />}
           </div>
           <Splits train={counts.train} validation={counts.validation} test={counts.test} />
           <Facts
@@ -86,7 +89,7 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
                   {hash}
                 </span>,
               ],
-              [t('snapshot.kind'), snapshot.kind],
+              [t('snapshot.kind'), hasWords(kind) ? t(kind as 'snapshot.kind.preferences') : snapshot.kind],
               ...(snapshot.leak
                 ? [
                     [
@@ -118,18 +121,19 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
           )}
         </Card>
       </Columns>
-      <DataCard slug={slug} id={snapshot.id} />
+      <DataCard slug={slug} snapshot={snapshot} />
       <SinceBefore slug={slug} id={snapshot.id} />
       <Trained slug={slug} snapshot={snapshot} />
       <Columns width={380}>
         <Downloads slug={slug} snapshot={snapshot} />
         <Card title={t('snapshot.rule')} note={t('snapshot.ruleNote')}>
-          <Facts
-            items={[...flatten(snapshot.label_policy), ...flatten(snapshot.split, 'split.')].map(([path, value]) => [
-              path,
-              <code key={path}>{shown(value) || '–'}</code>,
-            ])}
-          />
+          <Facts items={ruleFacts(snapshot)} />
+          <details>
+            <summary className={styles.summary}>{t('rule.raw')}</summary>
+            <section className={styles.raw} tabIndex={0} aria-label={t('rule.raw')}>
+              <pre>{JSON.stringify({ label_policy: snapshot.label_policy, split: snapshot.split }, null, 2)}</pre>
+            </section>
+          </details>
         </Card>
       </Columns>
     </>
@@ -187,7 +191,7 @@ function Downloads({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
           {t('export.download')}
         </DownloadLink>
       </div>
-      <Sum slug={slug} id={snapshot.id} layout={layout} split={split} />
+      <Sum slug={slug} snapshot={snapshot} layout={layout} split={split} />
       <CopyBox
         label={t('job.asCurl')}
         text={`curl -H "Authorization: Bearer $WINNOW_TOKEN" \\\n  "${window.location.origin}${path}" -o snapshot-${snapshot.number}-${split}.jsonl`}
@@ -196,9 +200,11 @@ function Downloads({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
   )
 }
 
+type SumProps = { slug: string; snapshot: Snapshot; layout: string; split: string }
+
 /** What the downloaded file must be, for whoever checks it. */
-function Sum({ slug, id, layout, split }: { slug: string; id: string; layout: string; split: string }) {
-  const sum = useQuery(exportSumQuery(slug, id, layout, split))
+function Sum({ slug, snapshot, layout, split }: SumProps) {
+  const sum = useQuery(exportSumQuery(slug, snapshot.id, snapshot.erased, layout, split))
   return (
     <Loaded query={sum} what={t('export.sumFailed')} skeleton={<Skeleton rows={2} />}>
       {({ name, lines, size_bytes, sha256 }) => (

@@ -47,7 +47,17 @@ export default function Snapshots() {
         </Link>
       ),
     },
-    { name: 'total', header: t('snapshot.preferencesColumn'), align: 'end', cell: (row) => count(row.counts.total) },
+    {
+      name: 'total',
+      header: t('snapshot.preferencesColumn'),
+      align: 'end',
+      cell: (row) => (
+        <>
+          {count(row.counts.total)}
+          {row.erased > 0 && <div className="muted small nowrap">{t('snapshot.erasedOf', { n: row.erased })}</div>}
+        </>
+      ),
+    },
     {
       name: 'splits',
       header: t('snapshot.splits'),

@@ -30,7 +30,7 @@ export function rowsGraph(slug: string, { snapshots, jobs, models, links }: Rows
             kindName: t('lineage.job', { n: job.number }),
             name: job.title || job.method,
             href: `/r/${slug}/jobs/${job.id}`,
-            note: job.status,
+            note: t(`status.${job.status}`),
           }),
         ),
       ...snapshots.map(

@@ -35,6 +35,44 @@ export const deModels: TranslationOf<typeof enModels> = {
   'dataCard.won': 'Gewählt von',
   'dataCard.lost': 'Abgelehnt von',
 
+  'snapshot.erased': {
+    one: '{n} Zeile wurde seit dem Einfrieren aus Datenschutzgründen gelöscht. Zahlen und Hash sind die von damals; in Downloads fehlt sie.',
+    other:
+      '{n} Zeilen wurden seit dem Einfrieren aus Datenschutzgründen gelöscht. Zahlen und Hash sind die von damals; in Downloads fehlen sie.',
+  },
+  'snapshot.erasedStat': 'Gelöscht',
+  'snapshot.erasedOf': '{n} gelöscht',
+  'dataCard.erased': {
+    one: 'Ohne die {n} Zeile, die aus Datenschutzgründen gelöscht wurde.',
+    other: 'Ohne die {n} Zeilen, die aus Datenschutzgründen gelöscht wurden.',
+  },
+  'rule.none': 'keine',
+  'rule.any': 'beliebig',
+  'rule.never': 'nie',
+  'rule.versioned': '{name}, Version {version}',
+  'rule.disputeBelow': 'Strittig, wo weniger einig sind als',
+  'rule.minConfidence': 'Anteil der führenden Antwort, mindestens',
+  'rule.guidelines': 'Versionen der Richtlinie',
+  'rule.excluded': 'Ausgeschlossene Personen',
+  'rule.margin': 'Stärke der Präferenz in den Zeilen',
+  'rule.marginYes': 'als Margin',
+  'rule.marginPerStep': 'Margin eines Schritts der Skala',
+  'rule.nats': '{nats} Nats',
+  'rule.fittedOn': 'Annotatoren modelliert auf',
+  'rule.fitPeople': 'Personen in diesem Modell',
+  'rule.fitVotes': 'Stimmen in diesem Modell',
+  'rule.classShares': 'Antworten nach seiner Schätzung',
+  'rule.prior': 'Stimmen, die es für alle annimmt',
+  'rule.priorCounts': '{right} richtige und {wrong} je falscher Antwort; insgesamt {classes} je Antwort',
+  'rule.converged': 'Ist konvergiert',
+  'rule.notConverged': 'Nein, es wurde abgebrochen',
+  'rule.split': 'Aufteilung',
+  'rule.byGroup': 'nach Prompt-Gruppe, durch einen Hash',
+  'rule.splitSeed': 'Seed der Aufteilung',
+  'rule.shares': 'Anteile',
+  'rule.raw': 'Als JSON',
+  'snapshot.kind.preferences': 'Präferenzen: eine bevorzugte und eine abgelehnte Completion',
+
   'diff.title': 'v{before} → v{after}',
   'diff.intro':
     'Präferenzen gehören nach ihrem Vergleich zusammen. Gekippt heißt: Eine andere Seite gewinnt, oder ein Gleichstand kam oder ging.',
@@ -183,10 +221,9 @@ export const deModels: TranslationOf<typeof enModels> = {
     'Diese Stimme zählt nirgends: Sie war überzählig, zurückgenommen, Gold oder Übung. Nichts wurde damit trainiert.',
   'lineage.voteNothing': 'Sie zählt, aber seither wurde kein Snapshot eingefroren.',
   'lineage.prompt': 'Was an diesem Prompt hängt',
-  'lineage.promptText':
-    'Lesen Sie das, bevor der Prompt aus den Daten genommen wird: Was eingefroren und trainiert ist, bleibt, wie es ist.',
+  'lineage.promptText': 'Was die Daten und das Training seinetwegen enthalten.',
   'lineage.completions': 'Completions',
-  'lineage.frozen': 'In Snapshots, die die Texte behalten',
+  'lineage.frozen': 'In Snapshots',
 
   'alarms.intro':
     'Was ein Mensch ansehen sollte, bevor er einem Lauf vertraut: warum es ausgelöst hat und was zu tun ist.',
