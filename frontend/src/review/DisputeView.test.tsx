@@ -41,7 +41,7 @@ test('votes are asked for only once the own answer is stored, and the ruling spe
         id: 'one',
         state: 'disputed',
         question: 'Which is better?',
-        form: form({ kind: 'scale', points: 5 }),
+        form: form({ kind: 'scale', points: 5, reasons: [{ key: 'true', label: 'Nothing false in it' }] }),
         prompt: [{ role: 'user', content: 'Why?' }],
         completions: [
           { letter: 'a', text: 'First text', finish: 'end' },
@@ -70,7 +70,7 @@ test('votes are asked for only once the own answer is stored, and the ruling spe
             ranking: null,
             ratings: null,
             criteria: {},
-            reasons: [],
+            reasons: ['true'],
             rationale: 'It is right.',
           },
         ],
@@ -98,6 +98,7 @@ test('votes are asked for only once the own answer is stored, and the ruling spe
   expect(api.calls('GET', '/votes')).toHaveLength(0)
   await keys.click(screen.getByRole('button', { name: 'Store my answer and show the votes' }))
   expect(await screen.findByText('It is right.')).toBeDefined()
+  expect(screen.getByText('Nothing false in it')).toBeDefined()
   expect(api.calls('POST', '/answer')[0]?.body).toEqual({ choice: 'b' })
   await keys.type(screen.getByRole('textbox', { name: 'Reason' }), 'The second names its source.')
   await keys.click(screen.getByRole('button', { name: 'Give the ruling' }))

@@ -3,12 +3,13 @@ import { useQuery } from '@tanstack/react-query'
 import { useMemo, useState } from 'react'
 import { answerDispute, disputeVotesQuery, escalate, reopen, rule } from 'src/api/adjudication'
 import { fieldErrors } from 'src/api/errors'
-import type { DisputeDetail, DisputeVotes } from 'src/api/schema'
+import type { DisputeDetail, DisputeVotes, Form } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import styles from 'src/review/Adjudicate.module.css'
 import { draftOfStored, rulingForm, said, storedText } from 'src/review/stored'
 import { type Draft, emptyDraft, letterOf, lettersOf, place, takeBack } from 'src/ui/answer/answer'
 import { Choices } from 'src/ui/answer/Choices'
+import { labelOf } from 'src/ui/answer/fields'
 import { Ranking } from 'src/ui/answer/Ranking'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
@@ -125,7 +126,7 @@ function Decision({ slug, dispute, onDone }: Props) {
   return (
     <>
       <Loaded query={votes} what={t('adjudicate.votesFailed')}>
-        {(found) => <Votes found={found} />}
+        {(found) => <Votes form={dispute.form} found={found} />}
       </Loaded>
       <Ruling slug={slug} dispute={dispute} onDone={onDone} />
     </>
@@ -134,7 +135,7 @@ function Decision({ slug, dispute, onDone }: Props) {
 
 type VoteRow = DisputeVotes['votes'][number]
 
-function Votes({ found }: { found: DisputeVotes }) {
+function Votes({ form, found }: { form: Form; found: DisputeVotes }) {
   const columns: Column<VoteRow & { n: number }>[] = [
     { name: 'answer', header: t('adjudicate.vote'), cell: (row) => storedText(row) },
     {
@@ -143,10 +144,15 @@ function Votes({ found }: { found: DisputeVotes }) {
       wrap: true,
       cell: (row) =>
         Object.entries(row.criteria)
-          .map(([name, value]) => `${name}: ${String(value)}`)
+          .map(([key, value]) => `${labelOf(form.criteria, key)}: ${String(value)}`)
           .join(', '),
     },
-    { name: 'reasons', header: t('words.reasons'), cell: (row) => row.reasons.join(', ') },
+    {
+      name: 'reasons',
+      header: t('words.reasons'),
+      wrap: true,
+      cell: (row) => row.reasons.map((key) => labelOf(form.reasons, key)).join(', '),
+    },
     { name: 'why', header: t('words.why'), wrap: true, cell: (row) => row.rationale },
   ]
   return (

@@ -40,7 +40,7 @@ const divided: DividedComparison = {
   share: 0.5,
   top_share: 0.5,
   posterior: 0.52,
-  ballots: [ballot('person-1', 'a', 'It is right.'), ballot('person-2', 'b')],
+  ballots: [{ ...ballot('person-1', 'a', 'It is right.'), reasons: ['wrong', 'gone'] }, ballot('person-2', 'b')],
 }
 
 const serve = (items: DividedComparison[]) =>
@@ -48,6 +48,7 @@ const serve = (items: DividedComparison[]) =>
     'GET session': () => ({
       body: { user: { id: 'u', projects: [{ slug: 'p', name: 'P', role: 'owner', can_research: true }] } },
     }),
+    'GET projects/p': () => ({ body: { slug: 'p', form: { reasons: [{ key: 'wrong', label: 'A mistake' }] } } }),
     'GET projects/p/statistics/worst': () => ({
       body: { definition: 'Least sure.', items, next: null } satisfies DividedList,
     }),
@@ -64,6 +65,8 @@ test('votes stand side by side under pseudonyms, below the texts they are about'
     expect.stringMatching(/^person-2B is better/),
   ])
   expect(screen.getByText('52 %')).toBeDefined()
+  // In the words of the form; one that the form has no more keeps its key.
+  expect(screen.getByText('A mistake, gone')).toBeDefined()
 })
 
 test('what is chosen is sent to adjudication with a reason', async () => {

@@ -1,15 +1,17 @@
 /** The comparisons whose outcome is least clear: texts and votes side by side, and the way to a ruling. */
-import { useInfiniteQuery } from '@tanstack/react-query'
+import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
 import { Gavel, Scale } from 'lucide-react'
 import { useState } from 'react'
 import { sendToAdjudication } from 'src/api/adjudication'
 import { useMembership } from 'src/api/membership'
-import type { DividedComparison } from 'src/api/schema'
+import { projectQuery } from 'src/api/queries'
+import type { DividedComparison, ReasonChip } from 'src/api/schema'
 import { type DividedBy, dividedQuery, dividedSource } from 'src/api/statistics'
 import { useWrite } from 'src/api/useWrite'
 import { Foot } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
+import { labelOf } from 'src/ui/answer/fields'
 import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
 import { DASH, duration, percent } from 'src/ui/format'
@@ -31,6 +33,7 @@ export default function Divided() {
   const [by, setBy] = useChoice('by', ORDERS)
   const source = dividedSource(slug, by)
   const list = useInfiniteQuery(dividedQuery(source))
+  const chips = useQuery(projectQuery(slug)).data?.form.reasons ?? []
   const [chosen, setChosen] = useState<readonly string[]>([])
   const [sending, setSending] = useState(false)
   const [sent, setSent] = useState<number | null>(null)
@@ -83,6 +86,7 @@ export default function Divided() {
                 <One
                   key={row.id}
                   comparison={row}
+                  chips={chips}
                   chosen={chosen.includes(row.id)}
                   onChoose={canManage ? (on) => choose(row.id, on) : undefined}
                 />
@@ -124,16 +128,21 @@ function ballotText({ choice, both_bad, answer }: Ballot): string {
   return key ? t(key) : choice || JSON.stringify(answer)
 }
 
-const wordColumns = (): Column<Ballot>[] => [
-  { name: 'reasons', header: t('words.reasons'), cell: ({ reasons }) => reasons.join(', ') },
+const wordColumns = (chips: readonly ReasonChip[]): Column<Ballot>[] => [
+  {
+    name: 'reasons',
+    header: t('words.reasons'),
+    wrap: true,
+    cell: ({ reasons }) => reasons.map((key) => labelOf(chips, key)).join(', '),
+  },
   { name: 'why', header: t('words.why'), wrap: true, cell: ({ rationale }) => rationale },
 ]
 
 /** Without the columns in which nobody said anything. */
-const ballotColumns = (ballots: Ballot[]): Column<Ballot>[] => [
+const ballotColumns = (ballots: Ballot[], chips: readonly ReasonChip[]): Column<Ballot>[] => [
   { name: 'who', header: t('behind.annotator'), cell: ({ annotator }) => annotator },
   { name: 'vote', header: t('adjudicate.vote'), cell: ballotText },
-  ...(ballots.some(({ reasons, rationale }) => reasons.length > 0 || rationale !== '') ? wordColumns() : []),
+  ...(ballots.some(({ reasons, rationale }) => reasons.length > 0 || rationale !== '') ? wordColumns(chips) : []),
   {
     name: 'time',
     header: t('records.time'),
@@ -142,9 +151,15 @@ const ballotColumns = (ballots: Ballot[]): Column<Ballot>[] => [
   },
 ]
 
-type OneProps = { comparison: DividedComparison; chosen: boolean; onChoose?: (on: boolean) => void }
+type OneProps = {
+  comparison: DividedComparison
+  /** The reasons of the form, which votes name by key. */
+  chips: readonly ReasonChip[]
+  chosen: boolean
+  onChoose?: (on: boolean) => void
+}
 
-function One({ comparison, chosen, onChoose }: OneProps) {
+function One({ comparison, chips, chosen, onChoose }: OneProps) {
   const { id, prompt, category, completions, ballots, posterior, top_share, frozen } = comparison
   const measures: [string, string][] = [
     [t('divided.posterior'), posterior === null ? DASH : percent(posterior)],
@@ -199,7 +214,7 @@ function One({ comparison, chosen, onChoose }: OneProps) {
       </div>
       <DataTable
         caption={t('people.votes')}
-        columns={ballotColumns(ballots)}
+        columns={ballotColumns(ballots, chips)}
         rows={ballots}
         rowKey={({ annotator, created_at }) => annotator + created_at}
       />

@@ -118,12 +118,18 @@ function kindName(id: string): string {
 
 function RestsOn({ ranking: { kind, contests, prompts, verdicts, policies, warnings } }: { ranking: OneRanking }) {
   const judge = t(`strengths.by.${kind}`)
+  const on = t('strengths.prompts', { n: prompts })
   return (
     <>
       <p className="muted">
         {verdicts === null
-          ? t('strengths.restsOnPeople', { judge, contests, prompts })
-          : t('strengths.restsOn', { judge, contests, prompts, verdicts })}
+          ? t('strengths.restsOnPeople', { judge, votes: t('strengths.votes', { n: contests }), prompts: on })
+          : t('strengths.restsOn', {
+              judge,
+              answers: t('strengths.answers', { n: contests }),
+              prompts: on,
+              verdicts: t('strengths.verdicts', { n: verdicts }),
+            })}
       </p>
       {isSplit(policies) && (
         <Notice tone="warn">

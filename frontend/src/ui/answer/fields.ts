@@ -73,3 +73,7 @@ export function answerRow(form: Form, draft: Draft, field: string, value: string
       return draft
   }
 }
+
+/** A reason or a criterion by the words of the form; one that the form has no more, by its key. */
+export const labelOf = (items: readonly { key: string; label: string }[], key: string): string =>
+  items.find((item) => item.key === key)?.label || key
