@@ -1,8 +1,10 @@
-"""Simulated annotators with a planted preference, for the headless demo and for tests.
+"""Simulated annotators: votes from any utility, for the headless demo, for experiments with a known truth, and tests.
 
-What they say is not data about anything: `utility` is a short list of rules about the surface of a text, written down
-here so that everybody can see what a model trained on such votes has learned. It cannot tell whether a completion is
-true. Never mix these votes with votes of people, and never report a result on them as one about people.
+An annotator sees the difference of two utilities through noise and bias; whose utilities they are the caller says, for
+example the scores of a gold reward model. What annotators say is not data about anything. The `utility` of this module
+is a short list of rules about the surface of a text, written down here so that everybody can see what a model trained
+on such votes has learned; it cannot tell whether a completion is true. Never mix these votes with votes of people, and
+never report a result on them as one about people.
 
 Pure functions: no database, no clock, no random state. Votes are drawn from a hash, so the same call is the same vote.
 """
@@ -14,6 +16,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 Choice = Literal["left", "right", "tie"]
@@ -46,26 +49,90 @@ _FUNCTION_WORDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatedAnnotator:
-    """Somebody who sees the difference of two utilities through noise.
+    """Somebody who sees the difference of two utilities through noise; with `skill` alone, Bradley and Terry's model.
+
+    Logits are in nats.
 
     Attributes:
-        skill: how strongly a logit of utility moves the choice; 0 is a coin, 1 follows the planted preference as it is.
-        left_bias: logits in favour of whatever is on the left.
-        tie_band: utilities closer than this, in logits, may be called a tie; 0 for never.
+        skill: how strongly a logit of utility moves the choice; 0 is a coin, 1 follows the utility as it is. The
+            discrimination of item response theory (Birnbaum 1968).
+        left_bias: logits in favour of whatever is on the left (Davidson and Beaver 1977).
+        tie_band: utilities closer than this, in logits, may be called a tie; 0 for never. The demo's own rule.
+        tie_width: half the width, in logits, of what feels equal to somebody with this skill and these biases: log θ of
+            Rao and Kupper (1967); 0 for nothing. Not together with `tie_band`.
+        length_bias: logits in favour of the longer one for each doubling of the ratio of lengths, as the bias report
+            measures it.
+        lapse: share of votes that are a coin between left and right whatever is shown (λ of Wichmann and Hill 2001).
     """
 
     name: str
     skill: float
     left_bias: float = 0.0
     tie_band: float = 0.0
+    tie_width: float = 0.0
+    length_bias: float = 0.0
+    lapse: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.skill) or self.skill < 0:
-            raise ValueError(f"skill must be finite and not negative, got {self.skill}")
-        if not math.isfinite(self.left_bias):
-            raise ValueError(f"left_bias must be finite, got {self.left_bias}")
-        if not math.isfinite(self.tie_band) or self.tie_band < 0:
-            raise ValueError(f"tie_band must be finite and not negative, got {self.tie_band}")
+        for field, value in (("left_bias", self.left_bias), ("length_bias", self.length_bias)):
+            if not math.isfinite(value):
+                raise ValueError(f"{field} must be finite, got {value}")
+        for field, value in (("skill", self.skill), ("tie_band", self.tie_band), ("tie_width", self.tie_width)):
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{field} must be finite and not negative, got {value}")
+        if not 0 <= self.lapse <= 1:
+            raise ValueError(f"lapse must be a share from 0 to 1, got {self.lapse}")
+        if self.tie_band and self.tie_width:
+            raise ValueError(f"tie_band must be 0 where tie_width is not, got {self.tie_band} and {self.tie_width}")
+
+
+def panel(
+    seed: int,
+    people: int,
+    *,
+    skill: float = 1.0,
+    skill_spread: float = 0.5,
+    lapse: float = 0.05,
+    left_bias: float = 0.0,
+    left_bias_spread: float = 0.2,
+    length_bias: float = 0.0,
+    length_bias_spread: float = 0.2,
+    tie_width: float = 0.0,
+) -> tuple[SimulatedAnnotator, ...]:
+    """Annotators who differ, `simulated-001` and on; the first of a larger panel are the panel of fewer people.
+
+    The distributions are the usual ones; their defaults are assumptions, not measurements of anybody.
+
+    Args:
+        skill, skill_spread: mean, and SD of the logarithm; log-normal, as a discrimination is in Mislevy 1986.
+        lapse: mean, less than 1; Beta(1, 1/mean − 1), so that most lapse less often than the mean and few far more.
+        left_bias, length_bias: means, and SDs of normal distributions, in logits.
+        tie_width: everybody's.
+    """
+    if people < 1:
+        raise ValueError(f"people must be 1 or more, got {people}")
+    for field, value in (
+        ("skill_spread", skill_spread),
+        ("left_bias_spread", left_bias_spread),
+        ("length_bias_spread", length_bias_spread),
+    ):
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{field} must be finite and not negative, got {value}")
+    if not 0 <= lapse < 1:
+        raise ValueError(f"lapse must be a share from 0 to less than 1, got {lapse}")
+
+    def member(name: str) -> SimulatedAnnotator:
+        of_skill, of_lapse, of_side, of_length = _uniforms(f"panel:{seed}", name)
+        return SimulatedAnnotator(
+            name=name,
+            skill=skill * math.exp(skill_spread * _normal(of_skill) - skill_spread**2 / 2),
+            left_bias=left_bias + left_bias_spread * _normal(of_side),
+            tie_width=tie_width,
+            length_bias=length_bias + length_bias_spread * _normal(of_length),
+            lapse=1 - (1 - of_lapse) ** (lapse / (1 - lapse)),
+        )
+
+    return tuple(member(f"simulated-{number:03d}") for number in range(1, people + 1))
 
 
 def from_default_panel(seed: int) -> tuple[SimulatedAnnotator, SimulatedAnnotator, SimulatedAnnotator]:
@@ -75,7 +142,7 @@ def from_default_panel(seed: int) -> tuple[SimulatedAnnotator, SimulatedAnnotato
     """
 
     def shift(name: str) -> tuple[float, float]:
-        first, second = _uniforms(f"panel:{seed}", name)
+        first, second, *_ = _uniforms(f"panel:{seed}", name)
         return 1 + 0.2 * (first - 0.5), 0.1 * (second - 0.5)
 
     def member(name: str, *, skill: float, left_bias: float, tie_band: float) -> SimulatedAnnotator:
@@ -89,27 +156,47 @@ def from_default_panel(seed: int) -> tuple[SimulatedAnnotator, SimulatedAnnotato
     )
 
 
-def choose(annotator: SimulatedAnnotator, *, left_utility: float, right_utility: float, seed_key: str) -> Choice:
-    """One vote: P(left) = σ(skill·(u_left − u_right) + left_bias), and perhaps a tie when the two are close.
+def choose(
+    annotator: SimulatedAnnotator,
+    *,
+    left_utility: float,
+    right_utility: float,
+    seed_key: str,
+    length_doublings: float = 0.0,
+) -> Choice:
+    """One vote, drawn with the `probabilities`.
 
     Args:
-        left_utility, right_utility: in logits, from `utility`.
+        left_utility, right_utility: in logits, from `utility` or anything else.
         seed_key: names the draw, for example f"{seed}:{comparison}"; the same annotator and key give the same vote.
+        length_doublings: log2 of the left one's length over the right one's (`statistics.bias.log2_ratio`).
     """
-    difference = left_utility - right_utility
-    if not math.isfinite(difference):
-        raise ValueError(f"utilities must be finite, got {left_utility} and {right_utility}")
-    tie_draw, side_draw = _uniforms(seed_key, annotator.name)
+    difference, logit = _seen(annotator, left_utility, right_utility, length_doublings)
+    tie_draw, side_draw, lapse_draw, coin_draw = _uniforms(seed_key, annotator.name)
+    if lapse_draw < annotator.lapse:
+        return "left" if coin_draw < 0.5 else "right"
     if abs(difference) < annotator.tie_band and tie_draw < TIE_PROBABILITY:
         return "tie"
-    return "left" if side_draw < probability_left(annotator, difference=difference) else "right"
+    if side_draw < _logistic(logit - annotator.tie_width):
+        return "left"
+    return "tie" if side_draw < _logistic(logit + annotator.tie_width) else "right"
 
 
-def probability_left(annotator: SimulatedAnnotator, *, difference: float) -> float:
-    """P(left | no tie) for u_left − u_right = `difference`."""
-    logit = annotator.skill * difference + annotator.left_bias
-    # Written with tanh, which does not overflow.
-    return (1 + math.tanh(logit / 2)) / 2
+def probabilities(
+    annotator: SimulatedAnnotator, *, left_utility: float, right_utility: float, length_doublings: float = 0.0
+) -> dict[Choice, float]:
+    """How likely each vote is.
+
+    With x = skill·(u_left − u_right) + left_bias + length_bias·doublings, half width w and lapses λ:
+    P(left) = λ/2 + (1 − λ)·σ(x − w) and P(right) = λ/2 + (1 − λ)·σ(−x − w); the rest are ties. Inside a tie band
+    `TIE_PROBABILITY` of the votes that are no lapse are ties, and the others are drawn so with w = 0.
+    """
+    difference, logit = _seen(annotator, left_utility, right_utility, length_doublings)
+    attended = 1 - annotator.lapse
+    decided = attended * (1 - TIE_PROBABILITY if abs(difference) < annotator.tie_band else 1)
+    left = annotator.lapse / 2 + decided * _logistic(logit - annotator.tie_width)
+    right = annotator.lapse / 2 + decided * _logistic(-logit - annotator.tie_width)
+    return {"left": left, "tie": max(0.0, 1 - left - right), "right": right}
 
 
 def utility(text: str, *, prompt: str | Sequence[Mapping[str, str]], finish: Finish) -> float:
@@ -174,10 +261,32 @@ def _stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
-def _uniforms(seed_key: str, name: str) -> tuple[float, float]:
-    """Two independent uniforms in [0, 1) that depend on nothing but the arguments."""
+def _seen(
+    annotator: SimulatedAnnotator, left_utility: float, right_utility: float, length_doublings: float
+) -> tuple[float, float]:
+    """u_left − u_right, and the logit of left over right that the annotator makes of it and of what is shown."""
+    difference = left_utility - right_utility
+    if not math.isfinite(difference):
+        raise ValueError(f"utilities must be finite, got {left_utility} and {right_utility}")
+    if not math.isfinite(length_doublings):
+        raise ValueError(f"length_doublings must be finite, got {length_doublings}")
+    return difference, (annotator.skill * difference + annotator.left_bias + annotator.length_bias * length_doublings)
+
+
+def _logistic(logit: float) -> float:
+    # Written with tanh, which does not overflow.
+    return (1 + math.tanh(logit / 2)) / 2
+
+
+def _normal(uniform: float) -> float:
+    """The standard normal deviate at this place of a draw in [0, 1)."""
+    return NormalDist().inv_cdf(max(uniform, 2**-54))  # 0 would be −∞
+
+
+def _uniforms(seed_key: str, name: str) -> tuple[float, float, float, float]:
+    """Four independent uniforms in [0, 1) that depend on nothing but the arguments."""
     # The length in front keeps ("a", "b:c") and ("a:b", "c") apart.
     digest = hashlib.sha256(f"{len(seed_key)}:{seed_key}:{name}".encode()).digest()
     # 53 bits: what a float holds exactly, so that 1.0 cannot come out.
-    first, second = (int.from_bytes(digest[i : i + 8], "big") >> 11 for i in (0, 8))
-    return first / 2**53, second / 2**53
+    first, second, third, fourth = (int.from_bytes(digest[i : i + 8], "big") >> 11 for i in (0, 8, 16, 24))
+    return first / 2**53, second / 2**53, third / 2**53, fourth / 2**53
