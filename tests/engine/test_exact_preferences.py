@@ -27,6 +27,7 @@ from training.engine import dpo, online
 from training.engine.held_out import HeldOut
 from training.engine.logprobs import completion_logprobs
 from training.engine.reference import ReferenceCache
+from training.engine.similarity import measure_similarity
 
 torch.set_num_threads(1)
 WHOLE = {"micro_tokens": 10**6}
@@ -161,8 +162,8 @@ def test_a4_ipo_ends_where_its_margin_is_the_share_over_tau(bench: Bench, q: flo
 # --- A11 --------------------------------------------------------------------------------------------------------------
 
 
-def displace(bench: Bench, *, alike: bool) -> tuple[float, float, float, float]:
-    """Change of log π of chosen and rejected, of the margin, and of another token where the chosen one ends.
+def displace(bench: Bench, *, alike: bool, **options: Any) -> tuple[float, float, float, float, float]:
+    """Change of log π of chosen and rejected, of the margin, and of another token where the chosen one ends; and CHES.
 
     Two completions (0, 2) and (1, 2) of which nothing is learned at the first token (its features are 0): what
     differs is the state before the last one. CHES is ⟨h_w, h_l⟩ − ‖h_w‖², so alike features push both down.
@@ -183,6 +184,7 @@ def displace(bench: Bench, *, alike: bool) -> tuple[float, float, float, float]:
         beta=0.1,
     )
     pairs = [pair_of(world, 0, 1, q=1.0, name="pair")]
+    (similarity,) = measure_similarity(model, pairs, device=torch.device("cpu"), micro_tokens=64, between=lambda: None)
     session = bench.session(
         "dpo",
         model,
@@ -190,7 +192,7 @@ def displace(bench: Bench, *, alike: bool) -> tuple[float, float, float, float]:
         size=1,
         rate=1.0,
         momentum=0.0,
-        dpo={"beta": 0.1},
+        dpo={"beta": 0.1, **options},
         batch={"pairs": 1, "epochs": 20},
         memory=WHOLE,
     )
@@ -199,15 +201,22 @@ def displace(bench: Bench, *, alike: bool) -> tuple[float, float, float, float]:
     chosen, rejected = (world.logp(after) - world.logp(world.reference)).tolist()
     other = (after.log_softmax(1) - world.reference.log_softmax(1))[1, [0, 1, 3]].max()
     assert session.progress.latest["policy/logp_chosen_change"] == pytest.approx(chosen, rel=0.1)
-    return chosen, rejected, chosen - rejected, float(other)
+    return chosen, rejected, chosen - rejected, float(other), similarity.ches
 
 
 def test_a11_alike_features_push_both_completions_down_while_the_margin_grows(bench: Bench) -> None:
-    chosen, rejected, margin, other = displace(bench, alike=True)
-    assert chosen < 0
+    chosen, rejected, margin, other, ches = displace(bench, alike=True)
+    assert chosen < 0 < ches
     assert rejected < chosen
     assert margin > 0
     assert other > 0
     apart = displace(bench, alike=False)
-    assert apart[0] > 0
+    assert apart[0] > 0 > apart[4]
     assert apart[1] < 0
+
+
+def test_the_nll_term_lifts_the_chosen_completion_of_an_alike_pair(bench: Bench) -> None:
+    """At the price of margin: what lifts the chosen completion of an alike pair lifts the rejected one too."""
+    plain, lifted, too_much = (displace(bench, alike=True, nll_weight=weight) for weight in (0.0, 0.05, 0.5))
+    assert plain[0] < 0 < lifted[0] < too_much[0]
+    assert plain[2] > lifted[2] > 0 > too_much[2]

@@ -22,10 +22,10 @@ from tests.engine.engine_runs import (
     wait_until,
 )
 from tests.engine.planted import planted_config
-from training.engine import dpo, kto, reward
+from training.engine import dpo, kto, reward, starting
 from training.engine.checkpoint import newest_checkpoint, verify_checkpoint
 from training.engine.config import DpoConfig, KtoConfig, RewardConfig, parse_config
-from training.engine.errors import ModelError
+from training.engine.errors import ConfigError, ModelError
 from training.engine.files import sha256_of_file
 from training.engine.supervision import StopRun, Supervision
 
@@ -178,3 +178,20 @@ def test_old_checkpoints_go_and_the_best_stays(places: dict[str, Path], tmp_path
     best = result_of(tmp_path / "out")["checkpoints"]["best"]["step"]
     kept = {int(path.name.removeprefix("step-")) for path in (tmp_path / "out" / "checkpoints").iterdir()}
     assert kept == {22, 24, best}
+
+
+def test_an_option_newer_than_the_checkpoint_has_its_default(places: dict[str, Path], tmp_path: Path) -> None:
+    raw = planted_config("dpo", **places, batch={"epochs": 1})
+    assert run_here(raw, tmp_path / "out") == 0
+    saved = newest_checkpoint(tmp_path / "out" / "checkpoints")
+    assert saved is not None
+    del saved.state["config"]["dpo"]["drop_similar"]
+    starting.check_same_run(parsed_run(raw), saved)
+    with pytest.raises(ConfigError, match=r"dpo\.drop_similar is 0\.1, but the checkpoint was made with 0\.0"):
+        starting.check_same_run(parsed_run({**raw, "dpo": {**raw["dpo"], "drop_similar": 0.1}}), saved)
+
+
+def parsed_run(raw: dict[str, Any]) -> DpoConfig:
+    config = parse_config(raw)
+    assert isinstance(config, DpoConfig)
+    return config

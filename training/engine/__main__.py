@@ -84,9 +84,12 @@ The smallest configs, reward models on preferences and a policy beside its refer
   {"method": "evaluate", "models": {"rewards": ["REWARD_DIR"]}, "data": {"snapshot": "SNAPSHOT_DIR"}}
   {"method": "evaluate", "models": {"policy": "POLICY_DIR", "reference": "SFT_DIR", "rewards": ["REWARD_DIR"]},
    "data": {"snapshot": "SNAPSHOT_DIR"}, "evaluate": {"prompts": 64, "samples": 4}}
+or, without a sample, how alike a policy finds the two completions of each preference that it may be trained on (CHES):
+  {"method": "evaluate", "models": {"policy": "POLICY_DIR"},
+   "data": {"snapshot": "SNAPSHOT_DIR", "part": "train"}, "evaluate": {"similarity": true}}
 DIR/result.json holds the figures with their 95 % intervals: accuracy, calibration, agreement of several reward models;
 KL to the reference, scores, win rate as it stands and at equal length, and with more than one sample a prompt the
-expected best of n. DIR/samples.jsonl holds what was written: read it.""",
+expected best of n. DIR/samples.jsonl holds what was written: read it. DIR/similarity.jsonl has a line a preference.""",
 }
 """What `--help` says of a command beyond its line."""
 FORMER = ("config.json", "environment.json", "result.json")

@@ -198,6 +198,9 @@ class DpoOptions:
     """γ of `margin`, nats that each side must win by; 0 for every other link."""
     nll_weight: float = 0.0
     """α of the added α·(−log π(y_w)/T_w) over pairs with q > ½."""
+    drop_similar: float = 0.0
+    """Share of the training pairs left out: those whose completions are most alike to the model that training starts
+    from (length-normalised CHES, `similarity.py`), which drive likelihood displacement."""
     odds_weight: float = 0.1
     """λ of `orpo`, whose loss is −log π(y_w)/T_w + λ·link; the other logits do not read it."""
     nll_on_prompt: bool = False
@@ -210,6 +213,7 @@ class DpoOptions:
         require(self.beta > 0, "beta", self.beta, "must be positive")
         require(self.tau > 0, "tau", self.tau, "must be positive")
         require(self.nll_weight >= 0, "nll_weight", self.nll_weight, "must not be negative")
+        require(0 <= self.drop_similar < 1, "drop_similar", self.drop_similar, "must be in [0, 1)")
         require(self.odds_weight > 0, "odds_weight", self.odds_weight, "must be positive")
         if self.link in (Link.SMOOTHED, Link.ROBUST):
             require(0 < self.epsilon < 0.5, "epsilon", self.epsilon, f"must be in (0, 0.5) for link {self.link}")
@@ -993,6 +997,8 @@ class EvaluateOptions:
     """Prompts sampled, the first ones by id."""
     samples: int = 1
     """Completions a prompt; above 1 a best-of-n curve is drawn."""
+    similarity: bool = False
+    """Sample nothing: measure how alike the two completions of each preference are to the policy (CHES)."""
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "prompts", self.prompts, "must be at least 1")
@@ -1001,7 +1007,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """Figures of a policy or of reward models on held-out lines (`evaluation.py`)."""
+    """Figures of a policy or of reward models on lines of a snapshot (`evaluation.py`)."""
 
     method: Literal["evaluate"] = "evaluate"
     seed: int = 1
@@ -1015,6 +1021,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.evaluate.similarity:
+            policy, reference = self.models.policy, self.models.reference
+            require(policy is not None, "models.policy", policy, "must be set for evaluate.similarity")
+            require(reference is None, "models.reference", reference, "must be null for evaluate.similarity")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,10 @@ orpo's own loss is −log π(y_w)/T_w + λ·link; with `nll_on_prompt` its first
 prompts and chosen completions of the batch, as in its authors' code. The link ipo takes Δ (or its form per token)
 without β.
 
+Likelihood displacement, a chosen completion that becomes less likely while the margin grows, has two remedies here:
+the NLL term, and `drop_similar`, which leaves out the pairs that drive it most by the start's own states
+(`similarity.py`); which ones is settled once, before step 1, and kept in the checkpoints.
+
 The reference is the model that training starts from; its log-probabilities are computed once, before step 1. simpo and
 orpo need none, so nothing is computed or held for them: with an adapter, evaluations still measure KL (the adapter off
 is the reference, for nothing); with all weights trained they do so where `dpo.measure_kl` asks for a frozen copy. What
@@ -33,19 +37,20 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from training.engine import loop, losses, starting
+from training.engine import loop, losses, ranks, starting
 from training.engine.compared import judged_pairs
 from training.engine.config import DpoConfig, DpoOptions, Link, Logit
 from training.engine.displacement import displacement_metrics
 from training.engine.evaluate import Judged, accuracy_metrics, preference_metrics, probability_metrics
 from training.engine.logprobs import completion_logprobs, sum_by_completion, target_logprobs, target_statistics
 from training.engine.loop import Batch, Run
-from training.engine.models import lm_head_weight
+from training.engine.models import lm_head_weight, load_policy
 from training.engine.packing import Pack, hidden_states
-from training.engine.pairs import Pair, check_scored_tokens, data_figures, load_part
+from training.engine.pairs import Pair, Part, check_scored_tokens, data_figures, load_part
 from training.engine.reference import TOLERANCE, References, open_cache
 from training.engine.rollouts import watch_held_out
 from training.engine.sections import Dtype
+from training.engine.similarity import measure_similarity, most_similar
 from training.engine.starting import Opening
 from training.engine.supervision import Supervision
 
@@ -69,6 +74,8 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
         for part in ("train", "validation", "test")
     )
     check_scored_tokens(training.pairs, opening.text)
+    left_out = _similar_pairs(config, opening, training.pairs)
+    training = Part(pairs=[pair for pair in training.pairs if pair.id not in left_out], dropped=training.dropped)
     model, reference = _load(config, opening, training.pairs)
     held_out = validation.pairs[: config.eval.pairs]
     cache: References | None = None
@@ -86,6 +93,9 @@ def run(config: DpoConfig, out: Path, *, resume: Path | None, supervision: Super
         size=config.batch.pairs,
         facts=data_figures(training),
     )
+    if config.dpo.drop_similar:
+        session.state["dropped_similar"] = session.details["dropped_similar"] = left_out
+        session.facts["data/dropped_similar"] = float(len(left_out))
     starting.check_packing(session, lambda pack: completion_logprobs(session.model, pack))
     starting.check_split(session, lambda pairs: forward(session, config.dpo, pairs, cache=cache, train=False))
     with session.ending():
@@ -378,6 +388,27 @@ def _both_sides(batch: Batch, pairs: Sequence[Pair], *, kind: str) -> list[tuple
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _similar_pairs(config: DpoConfig, opening: Opening, pairs: list[Pair]) -> list[str]:
+    """Ids of the pairs that `drop_similar` leaves out, the most similar first. A resumed run keeps to what it chose."""
+    if not config.dpo.drop_similar:
+        return []
+    if opening.saved is not None:
+        chosen: list[str] = opening.saved.state["method"]["dropped_similar"]
+        return chosen
+    start = load_policy(opening.base, device=opening.device.type)
+    starting.choose_layout(start, pairs, config=config, device=opening.device)
+
+    def between() -> None:
+        if ranks.world() == 1:  # one of several ranks would leave the others waiting for its part
+            opening.supervision.raise_if_overdue(grace_seconds=config.stop.grace_seconds)
+        opening.status.update("similarity")
+
+    found = measure_similarity(
+        start, pairs, device=opening.device, micro_tokens=config.memory.micro_tokens, between=between
+    )
+    return [pair.id for pair in most_similar(found, share=config.dpo.drop_similar)]
 
 
 def _load(config: DpoConfig, opening: Opening, pairs: Sequence[Pair]) -> tuple[Any, Any | None]:

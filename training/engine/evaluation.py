@@ -1,8 +1,9 @@
-"""The `evaluate` command: held-out figures of reward models on preferences, and of a policy beside its reference.
+"""The `evaluate` command: figures of reward models on preferences, and of a policy beside its reference.
 
 Reward models: accuracy, calibration, length and votes on the snapshot's preferences, and how far several agree. Policy:
 completions of the snapshot's prompts at temperature 1, their KL to the reference, their scores, the win rate against
-what the reference writes on the same prompts with the same random numbers, and the expected best of n.
+what the reference writes on the same prompts with the same random numbers, and the expected best of n. Or, in place of
+samples, how alike the two completions of each preference are to the policy.
 
 M reward models; K completions; P prompts with N completions each.
 """
@@ -13,7 +14,7 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from training.engine.rollouts import Group, kl_figures
 from training.engine.sampling import Completion, Prompt, generate
 from training.engine.scoring import Given, GivenCompletion, RewardModels, combined, load_reward_models
 from training.engine.sections import DataConfig, Dtype, Labels, PromptsConfig
+from training.engine.similarity import measure_similarity, summary
 from training.engine.supervision import StopRun, Supervision
 from training.engine.text import Text, load_text
 from training.engine.win_rates import Contest, outcome_of_scores, win_metrics
@@ -92,10 +94,11 @@ class _Session:
 def run(config: EvaluateConfig, out: Path, *, resume: Path | None, supervision: Supervision) -> dict[str, Any]:
     """Write OUT/samples.jsonl and OUT/result.json, always anew: `resume` has nothing to go on from.
 
-    Figures on preferences are `test/*` for the test part and `eval/*` for any other.
+    Figures on preferences are `test/*` for the test part and `eval/*` for any other. With `evaluate.similarity` the
+    policy is not sampled: OUT/similarity.jsonl has a line a preference, in order of id, and the result their summary.
 
     Raises:
-        SnapshotError: it does not verify, its part is empty, or reward models alone are asked about no preferences.
+        SnapshotError: it does not verify, its part is empty, or holds no preferences where some are asked about.
         ModelError: a directory that is not the kind of model that is asked for.
         StopRun: a stop was asked for.
     """
@@ -104,7 +107,7 @@ def run(config: EvaluateConfig, out: Path, *, resume: Path | None, supervision: 
     status.update("loading")
     manifest = verify_snapshot(config.data.snapshot)
     preferences = manifest.kind == "preferences"
-    if config.models.policy is None and not preferences:
+    if not preferences and (config.models.policy is None or config.evaluate.similarity):
         raise SnapshotError(f"holds {manifest.kind}, not preferences", file=config.data.snapshot)
     if not manifest.counts[config.data.part]:
         raise SnapshotError("is empty or absent", file=f"{config.data.part}.jsonl")
@@ -122,7 +125,9 @@ def run(config: EvaluateConfig, out: Path, *, resume: Path | None, supervision: 
     hashes = {f"reward_{n}": m.sha256 for n, m in enumerate(rewards.members)} if rewards else {}
     if rewards is not None and preferences:
         _evaluate_rewards(session, rewards)
-    if config.models.policy is not None:
+    if config.evaluate.similarity:
+        hashes |= _evaluate_similarity(session, out)
+    elif config.models.policy is not None:
         hashes |= _evaluate_policy(session, rewards)
     session.samples.close()
     return _write_result(session, out, manifest=manifest, hashes=hashes, seconds=time.monotonic() - started)
@@ -170,12 +175,7 @@ def _evaluate_rewards(session: _Session, rewards: RewardModels) -> None:
     Lengths, and what is too long, are counted by the first model's tokenizer.
     """
     config = session.config
-    data = DataConfig(snapshot=config.data.snapshot, max_tokens=config.data.max_tokens, allow_drop=True)
-    loaded = load_part(config.data.part, data=data, labels=Labels.SOFT, text=rewards.members[0].text)
-    session.values["data/dropped_too_long"] = float(loaded.dropped)
-    pairs = loaded.pairs
-    if not pairs:
-        raise SnapshotError("every pair is longer than data.max_tokens", file=f"{config.data.part}.jsonl")
+    pairs = _pairs(session, rewards.members[0].text)
     session.tell("scoring")
     found = rewards.score([_given(pair) for pair in pairs]).view(len(rewards.members), -1, 2)  # [M, pairs, 2]
     both = combined(found.flatten(1), rewards.combine).view(-1, 2)  # [pairs, 2]
@@ -192,6 +192,17 @@ def _evaluate_rewards(session: _Session, rewards: RewardModels) -> None:
     for pair, scores in list(zip(pairs, both.tolist(), strict=True))[: config.evaluate.prompts]:
         for line in sample_lines(pair, scores, step=0):
             session.samples.write(line)
+
+
+def _pairs(session: _Session, text: Text) -> list[Pair]:
+    """The preferences of the part, without those that are too long, which are counted."""
+    config = session.config.data
+    data = DataConfig(snapshot=config.snapshot, max_tokens=config.max_tokens, allow_drop=True)
+    loaded = load_part(config.part, data=data, labels=Labels.SOFT, text=text)
+    session.values["data/dropped_too_long"] = float(loaded.dropped)
+    if not loaded.pairs:
+        raise SnapshotError("every pair is longer than data.max_tokens", file=f"{config.part}.jsonl")
+    return loaded.pairs
 
 
 def _given(pair: Pair) -> Given:
@@ -226,6 +237,34 @@ def agreement_figures(margins: Tensor, pairs: Sequence[Pair], *, part: str) -> d
         **with_interval(f"{part}/models_agreement", clustered_share(alike, [pair.group for pair in pairs])),
         f"{part}/models_correlation": sum(correlation(a, b) for a, b in couples) / len(couples),
     }
+
+
+# --- a policy on preferences ------------------------------------------------------------------------------------------
+
+
+def _evaluate_similarity(session: _Session, out: Path) -> dict[str, str]:
+    """How alike the completions of each preference are to the policy; returns the policy's hash."""
+    config = session.config
+    policy = _load_policy(Path(str(config.models.policy)), session)
+    pairs = _pairs(session, policy.text)
+    session.tell("evaluating")
+    by_length = sorted(pairs, key=lambda pair: (pair.sharing.positions, pair.id))
+    some = {pair.id: pair.sharing for pair in (*by_length[:2], by_length[-1])}
+    read_in_packs_if_exact(policy.model, list(some.values()), tolerance=EXACT[Dtype.FP32])
+    found = measure_similarity(
+        policy.model,
+        pairs,
+        device=session.device,
+        micro_tokens=config.memory.micro_tokens,
+        between=session.between,
+    )
+    lines = LineFile(out / "similarity.jsonl", keep_bytes=0)
+    for pair in found:
+        lines.write(asdict(pair))
+    lines.close()
+    session.values["data/pairs"] = float(len(found))
+    session.details["similarity"] = summary(found)
+    return {"policy": policy.sha256}
 
 
 # --- a policy ---------------------------------------------------------------------------------------------------------

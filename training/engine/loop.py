@@ -122,6 +122,8 @@ class Run(Generic[ItemT]):
     best_by: Best = field(default_factory=Best)
     facts: dict[str, float] = field(default_factory=dict)
     """Metrics about the data, written once, with the line of step 0."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Further entries of `result.json`."""
     card: dict[str, Any] = field(default_factory=dict)
     """What `winnow.json` of a checkpoint says beyond what every run knows."""
     state: dict[str, Any] = field(default_factory=dict)
@@ -344,6 +346,7 @@ class Run(Generic[ItemT]):
                 "metrics": progress.latest,
                 "alarms": progress.alarms,
                 "lineage": {"snapshot": self.lineage.snapshot, "models": self.lineage.models},
+                **self.details,
             },
         )
         self.tell(status)

@@ -316,6 +316,9 @@ METRICS: dict[str, Metric] = {
         "prompts", "prompts of an evaluation that leave no room for a completion as each policy reads them", "lower"
     ),
     "data/dropped_too_long": Metric("examples", "training pairs or examples dropped for their length", "lower"),
+    "data/dropped_similar": Metric(
+        "pairs", "training pairs left out because their completions are most alike to the start (dpo.drop_similar)"
+    ),
     "online/label_entropy": Metric(
         "nats/pair", "entropy of the probability that a fresh pair's label is, or is drawn with; ln 2 is no opinion"
     ),

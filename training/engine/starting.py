@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from training.engine import checkpoint as checkpoints
 from training.engine import ranks
 from training.engine.checkpoint import Progress, Saved, Trained
-from training.engine.config import BestOfNConfig, RolloutConfig, RunConfig, to_dict
+from training.engine.config import BestOfNConfig, RolloutConfig, RunConfig, parse_config, to_dict
 from training.engine.errors import ConfigError, ModelError, SnapshotError
 from training.engine.files import Status, directory_hash, open_lines
 from training.engine.loop import (
@@ -173,7 +173,8 @@ def check_same_run(config: RunConfig, saved: Saved) -> None:
         *("memory", "eval", "checkpoint", "data.allow_drop", "online_dpo.judge.server"),
         *("stop.grace_seconds", "stop.on_alarm", "kl.budget"),  # a run that one of them has ended may go on
     )
-    ours, theirs = _flat(to_dict(config)), _flat(saved.state["config"])
+    # Parsed, so that an option which is newer than the checkpoint has its default on both sides.
+    ours, theirs = _flat(to_dict(config)), _flat(to_dict(parse_config(saved.state["config"])))
     for key in sorted(ours.keys() | theirs.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in free):
             continue
