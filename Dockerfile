@@ -18,6 +18,7 @@ COPY pyproject.toml requirements.lock README.md LICENSE manage.py ./
 COPY winnow winnow
 COPY annotation annotation
 COPY training training
+COPY benchmarks/loop/results benchmarks/loop/results
 
 FROM base AS web
 RUN pip install -c requirements.lock -e .

@@ -53,8 +53,9 @@ def data_dir(tmp_path: Path, settings) -> Path:
     directory = tmp_path / "var"
     directory.mkdir()
     settings.DATA_DIR = directory
-    for name in ("MODELS", "RUNS", "SNAPSHOTS", "CACHE"):
+    for name in ("MODELS", "RUNS", "SNAPSHOTS", "CACHE", "EXPERIMENTS"):
         setattr(settings, f"{name}_DIR", directory / name.lower())
+    settings.SHIPPED_EXPERIMENTS_DIR = tmp_path / "shipped"
     return directory
 
 

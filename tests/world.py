@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.test import APIClient
@@ -52,7 +53,8 @@ from annotation.models import (
 )
 from annotation.pairing import Pair
 from annotation.voting import record_vote
-from tests import builders
+from benchmarks.loop.results import write
+from tests import builders, experiment
 from training import playground
 from training.alarms import raise_alarm
 from training.evaluation import JudgeSpec, start_evaluation
@@ -201,7 +203,8 @@ class World:
             "jobs_compare": f"?ids={self.failed.public_id}",
             "jobs_tensorboard_archive": f"?ids={self.failed.public_id}",
         }.get(route.name, "")
-        return route.path.format(slug=self.project.slug, public_id=public_id, dataset="votes", number=1) + query
+        named = {"dataset": "votes", "number": 1, "experiment": "example", "setting": "small"}
+        return route.path.format(slug=self.project.slug, public_id=public_id, **named) + query
 
     def body(self, route: Route) -> tuple[Any, str]:
         """A body that the route takes, with its content type."""
@@ -335,6 +338,7 @@ def build(mark: Callable[[str], str] = lambda name: name) -> World:
     round_ = start_round(
         project=project, policies=[policy], plan=SamplingPlan(), prompts=2, name=mark("round name"), by=None, now=now
     )
+    write(experiment.result(title=mark("experiment")), settings.EXPERIMENTS_DIR)
     queued = launch(
         project=project, method="reward", snapshot=snapshot, model=policy, overrides={}, title=mark("job title"),
         by=people["olga"], now=now,

@@ -330,6 +330,11 @@ class Result:
         _distinct("charts", [chart.title for chart in self.charts], of="title")
 
     @property
+    def verdicts(self) -> dict[bool | None, int]:
+        """How many claims hold, do not, and are open."""
+        return {verdict: sum(claim.holds is verdict for claim in self.claims) for verdict in (True, False, None)}
+
+    @property
     def file_name(self) -> str:
         """Of its file, in any directory."""
         return f"{self.experiment}.{self.setting}.json"

@@ -206,6 +206,9 @@ SPECTACULAR_SETTINGS = {
         "MarkKindEnum": "training.api.curves.MARKS",
         "LineChangeEnum": "annotation.api.projects.LINE_CHANGES",
         "PreferenceChangeEnum": "training.api.snapshots.CHANGES",
+        "ExperimentOriginEnum": "training.api.experiments.ORIGINS",
+        "ExperimentSettingEnum": "training.api.experiments.SETTINGS",
+        "SeriesKindEnum": "training.api.experiments.KINDS",
     },
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
 }
@@ -220,6 +223,9 @@ MODELS_DIR = DATA_DIR / "models"
 RUNS_DIR = DATA_DIR / "runs"
 SNAPSHOTS_DIR = DATA_DIR / "snapshots"
 CACHE_DIR = DATA_DIR / "cache"
+# Results that come with the code, and those of experiments that were run here.
+SHIPPED_EXPERIMENTS_DIR = BASE_DIR / "benchmarks" / "loop" / "results"
+EXPERIMENTS_DIR = DATA_DIR / "experiments"
 MODEL_ROOTS = ENV.model_roots
 OUTBOUND = ENV.outbound
 SAMPLER_URL, SAMPLER_MODEL, SAMPLER_KEY = ENV.sampler_url, ENV.sampler_model, ENV.sampler_key

@@ -5,6 +5,7 @@ A stranger gets 404, a member without the role 403 before any object is looked u
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from django.http import Http404
@@ -40,6 +41,18 @@ def membership_of(request: Request, slug: str) -> Membership:
     if membership is None:
         raise Http404
     return membership
+
+
+def researched_projects(request: Request) -> Collection[int]:
+    """Projects where the caller may read what researchers read, for pages of the whole site; 403 if there is none."""
+    require_scope(request, TokenScope.READ)
+    rows = Membership.objects.filter(user=user_of(request), left_at=None)
+    if isinstance(request.auth, Token) and request.auth.project_id is not None:
+        rows = rows.filter(project_id=request.auth.project_id)
+    projects = {project for project, role in rows.values_list("project_id", "role") if Role(role).can_research}
+    if not projects:
+        raise PermissionDenied("This page is for researchers of a project.")
+    return projects
 
 
 class NoStore:

@@ -44,7 +44,7 @@ TABLE = {
 ROUTES = {
     "session_show": "public", "session_sign_in": "public", "session_sign_out": "public",
     "tokens_list": "self", "tokens_create": "person", "tokens_revoke": "person",
-    "metrics_list": "static", "workers_list": "site",
+    "metrics_list": "static", "workers_list": "site", "experiments_list": "site", "experiments_show": "site",
     "annotate_projects": "self", "annotate_guideline": "told", "annotate_queue": "queue",
     "annotate_heartbeat": "queue", "annotate_release": "queue",
     "annotate_vote": "own", "annotate_skip": "own", "annotate_flag": "own", "annotate_retract": "own",

@@ -9,6 +9,7 @@ from training.api import (
     chat,
     curves,
     evaluations,
+    experiments,
     jobs,
     launches,
     lineage,
@@ -57,4 +58,5 @@ urlpatterns = [
     *schedules.urlpatterns,
     *evaluations.urlpatterns,
     *playground.urlpatterns,
+    *experiments.urlpatterns,
 ]

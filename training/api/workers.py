@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -10,14 +9,12 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation.api.access import NoStore, require_scope, user_of
-from annotation.models import Membership, Role, Token, TokenScope
+from annotation.api.access import NoStore, researched_projects
 from training import workers
 from training.jobs import phase
 from training.models import Queue, Run, Worker
@@ -108,22 +105,10 @@ class WorkersView(NoStore, APIView):
     def get(self, request: Request) -> Response:
         """Workers heard of within a day, the living first, with what each runs; and how long the queues are."""
         now = timezone.now()
-        context = {"now": now, "projects": _researched(request)}
+        context = {"now": now, "projects": researched_projects(request)}
         rows = workers.listed(now)
         body = {"items": WorkerSerializer(rows, many=True, context=context).data, "queues": _queues(rows, now=now)}
         return Response({**body, "next": None})
-
-
-def _researched(request: Request) -> Collection[int]:
-    """Projects where the caller may read what researchers read; 403 if there is none."""
-    require_scope(request, TokenScope.READ)
-    rows = Membership.objects.filter(user=user_of(request), left_at=None)
-    if isinstance(request.auth, Token) and request.auth.project_id is not None:
-        rows = rows.filter(project_id=request.auth.project_id)
-    projects = {project for project, role in rows.values_list("project_id", "role") if Role(role).can_research}
-    if not projects:
-        raise PermissionDenied("This page is for researchers of a project.")
-    return projects
 
 
 def _queues(rows: list[Worker], *, now: datetime) -> list[dict[str, Any]]:

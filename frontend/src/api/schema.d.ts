@@ -518,6 +518,8 @@ export type AuditPerson = {
     name: string;
 };
 
+export type AxisEnum = 'x' | 'y';
+
 export type BetterEnum = 'higher' | 'lower';
 
 export type BiasEnum = 'position' | 'length' | 'format';
@@ -1265,6 +1267,180 @@ export type ExclusionPreview = {
 
 export type ExclusionReasonRequest = {
     reason: string;
+};
+
+/**
+ * A line of the list.
+ */
+export type Experiment = {
+    experiment: string;
+    setting: ExperimentSettingEnum;
+    /**
+     * `here`: measured on this machine's own data.
+     */
+    origin: ExperimentOriginEnum;
+    title: string;
+    question: string;
+    finished_at: string;
+    seconds: number;
+    readonly verdicts: ExperimentVerdicts;
+};
+
+/**
+ * A file that is no result.
+ */
+export type ExperimentBroken = {
+    file: string;
+    origin: ExperimentOriginEnum;
+    reason: string;
+};
+
+export type ExperimentChart = {
+    title: string;
+    x: ExperimentXAxis;
+    y: ExperimentYAxis;
+    series: Array<ExperimentSeries>;
+    lines: Array<ExperimentLine>;
+};
+
+export type ExperimentClaim = {
+    claim: string;
+    /**
+     * Null: the data decide neither way.
+     */
+    holds: boolean | null;
+    /**
+     * What decides, in words.
+     */
+    figure: string;
+};
+
+export type ExperimentColumn = {
+    key: string;
+    label: string;
+    /**
+     * Empty for words and plain numbers.
+     */
+    unit: string;
+};
+
+/**
+ * A line of the list.
+ */
+export type ExperimentDetail = {
+    experiment: string;
+    setting: ExperimentSettingEnum;
+    /**
+     * `here`: measured on this machine's own data.
+     */
+    origin: ExperimentOriginEnum;
+    title: string;
+    question: string;
+    finished_at: string;
+    seconds: number;
+    readonly verdicts: ExperimentVerdicts;
+    /**
+     * Runs it again.
+     */
+    command: string;
+    seeds: Array<number>;
+    reading: Array<string>;
+    claims: Array<ExperimentClaim>;
+    charts: Array<ExperimentChart>;
+    tables: Array<ExperimentTable>;
+    provenance: ExperimentProvenance;
+};
+
+export type ExperimentLine = {
+    /**
+     * The axis that it crosses at `at`.
+     */
+    axis: AxisEnum;
+    at: number;
+    label: string;
+};
+
+export type ExperimentList = {
+    items: Array<Experiment>;
+    broken: Array<ExperimentBroken>;
+    next: string | null;
+};
+
+export type ExperimentOriginEnum = 'shipped' | 'here';
+
+export type ExperimentPoint = {
+    x: number | string;
+    y: number;
+    low: number | null;
+    high: number | null;
+};
+
+export type ExperimentProvenance = {
+    commit: string;
+    machine: {
+        [key: string]: unknown;
+    };
+    /**
+     * Of packages, by name.
+     */
+    versions: {
+        [key: string]: string;
+    };
+    /**
+     * SHA-256 by name.
+     */
+    models: {
+        [key: string]: string;
+    };
+    /**
+     * SHA-256 by file.
+     */
+    data: {
+        [key: string]: string;
+    };
+    config: {
+        [key: string]: unknown;
+    };
+};
+
+export type ExperimentSeries = {
+    name: string;
+    kind: SeriesKindEnum;
+    points: Array<ExperimentPoint>;
+};
+
+export type ExperimentSettingEnum = 'small' | 'full';
+
+export type ExperimentTable = {
+    title: string;
+    note: string;
+    columns: Array<ExperimentColumn>;
+    readonly rows: Array<{
+        [key: string]: string | number | {
+            value: number;
+            low: number;
+            high: number;
+            n: number;
+        } | null;
+    }>;
+};
+
+/**
+ * Claims by what became of them.
+ */
+export type ExperimentVerdicts = {
+    held: number;
+    failed: number;
+    undecided: number;
+};
+
+export type ExperimentXAxis = {
+    label: string;
+    scale: ScaleEnum;
+};
+
+export type ExperimentYAxis = {
+    label: string;
 };
 
 export type Explanation = {
@@ -3563,6 +3739,8 @@ export type SayRequest = {
     content: string;
 };
 
+export type ScaleEnum = 'linear' | 'log' | 'category';
+
 /**
  * `due` is the policy that the next look opens a round for, `opened` the last round that was opened so.
  */
@@ -3655,6 +3833,8 @@ export type Sent = {
      */
     sent: number;
 };
+
+export type SeriesKindEnum = 'line' | 'points' | 'bars';
 
 export type Session = {
     user: User | null;
@@ -4592,6 +4772,60 @@ export type EvaluationListWritable = {
     next: string | null;
 };
 
+/**
+ * A line of the list.
+ */
+export type ExperimentWritable = {
+    experiment: string;
+    setting: ExperimentSettingEnum;
+    /**
+     * `here`: measured on this machine's own data.
+     */
+    origin: ExperimentOriginEnum;
+    title: string;
+    question: string;
+    finished_at: string;
+    seconds: number;
+};
+
+/**
+ * A line of the list.
+ */
+export type ExperimentDetailWritable = {
+    experiment: string;
+    setting: ExperimentSettingEnum;
+    /**
+     * `here`: measured on this machine's own data.
+     */
+    origin: ExperimentOriginEnum;
+    title: string;
+    question: string;
+    finished_at: string;
+    seconds: number;
+    /**
+     * Runs it again.
+     */
+    command: string;
+    seeds: Array<number>;
+    reading: Array<string>;
+    claims: Array<ExperimentClaim>;
+    charts: Array<ExperimentChart>;
+    tables: Array<ExperimentTableWritable>;
+    provenance: ExperimentProvenance;
+};
+
+export type ExperimentListWritable = {
+    items: Array<ExperimentWritable>;
+    broken: Array<ExperimentBroken>;
+    next: string | null;
+};
+
+export type ExperimentTableWritable = {
+    title: string;
+    note: string;
+    columns: Array<ExperimentColumn>;
+};
+
 export type ImportBatchWritable = {
     id: string;
     kind: string;
@@ -5504,6 +5738,35 @@ export type AnnotateRetractResponses = {
 };
 
 export type AnnotateRetractResponse = AnnotateRetractResponses[keyof AnnotateRetractResponses];
+
+export type ExperimentsListData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/api/v1/experiments';
+};
+
+export type ExperimentsListResponses = {
+    200: ExperimentList;
+};
+
+export type ExperimentsListResponse = ExperimentsListResponses[keyof ExperimentsListResponses];
+
+export type ExperimentsShowData = {
+    body?: never;
+    path: {
+        experiment: string;
+        setting: string;
+    };
+    query?: never;
+    url: '/api/v1/experiments/{experiment}/{setting}';
+};
+
+export type ExperimentsShowResponses = {
+    200: ExperimentDetail;
+};
+
+export type ExperimentsShowResponse = ExperimentsShowResponses[keyof ExperimentsShowResponses];
 
 export type InvitationsAcceptData = {
     body: AcceptRequest;
