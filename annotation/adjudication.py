@@ -26,6 +26,7 @@ from annotation.models import (
     AdjudicationKind,
     Assignment,
     AssignmentState,
+    AuditAction,
     Comparison,
     Consensus,
     ConsensusState,
@@ -342,7 +343,7 @@ def _make_gold(ruling: Adjudication, wish: MakeGold, now: datetime) -> None:
         created_by=ruling.by,
     )
     audit(
-        project=ruling.project, by=ruling.by, action="gold.given", target=str(gold.public_id), now=now,
+        project=ruling.project, by=ruling.by, action=AuditAction.GOLD_GIVEN, target=str(gold.public_id), now=now,
         comparison=str(ruling.comparison.public_id), use=gold.use, answer=gold.answer,
     )  # fmt: skip
 
@@ -414,7 +415,7 @@ def send(comparisons: Sequence[Comparison], *, by: User, reason: str, now: datet
             mark_due([item.pk for item in fresh], now=now)
             if fresh:
                 audit(
-                    project=fresh[0].project, by=by, action="adjudication.requested", now=now,
+                    project=fresh[0].project, by=by, action=AuditAction.ADJUDICATION_REQUESTED, now=now,
                     comparisons=len(fresh), reason=reason,
                 )  # fmt: skip
         settle([item.pk for item in fresh], now=now)
@@ -453,7 +454,7 @@ def _add(
     )
     mark_due([comparison.pk], now=now)
     audit(
-        project=comparison.project, by=by, action=f"adjudication.{kind.value}", target=str(comparison.public_id),
-        now=now, reason=made.reason, **({} if answer is None else {"answer": answer}),
+        project=comparison.project, by=by, action=AuditAction(f"adjudication.{kind.value}"),
+        target=str(comparison.public_id), now=now, reason=made.reason, **({} if answer is None else {"answer": answer}),
     )  # fmt: skip
     return made

@@ -31,6 +31,7 @@ from annotation.meetings import Meeting
 from annotation.models import (
     Assignment,
     AssignmentState,
+    AuditAction,
     Comparison,
     ComparisonCompletion,
     Completion,
@@ -182,7 +183,7 @@ def change_chat(*, project: Project, chat: ChatSettings, by: User, now: datetime
     with write(), transaction.atomic():
         project.chat = chat.as_dict()
         Project.objects.filter(pk=project.pk).update(chat=project.chat)
-        audit(project=project, by=by, action="chat.changed", now=now, **project.chat)
+        audit(project=project, by=by, action=AuditAction.CHAT_CHANGED, now=now, **project.chat)
 
 
 # --- a person's side --------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from annotation.models import (
     Adjudication,
     Assignment,
     AssignmentState,
+    AuditAction,
     AuditEvent,
     Comparison,
     Completion,
@@ -81,7 +82,7 @@ def erase(*, prompt: Prompt, reason: str, confirm: str, by: User, now: datetime)
             mark_due(comparisons[start : start + BATCH], now=now)
         for row in made:
             audit(
-                project=project, by=by, action="prompt.erased", target=str(row.prompt.public_id), now=now,
+                project=project, by=by, action=AuditAction.PROMPT_ERASED, target=str(row.prompt.public_id), now=now,
                 reason=row.reason, completions=row.completions, comparisons=row.comparisons,
             )  # fmt: skip
     # A transaction of its own: ending a lease takes the slot before the comparison, here it was the other way round.
@@ -146,7 +147,7 @@ def _erase_explanations(comparisons: Sequence[int], votes: Sequence[Vote]) -> No
     ids = [str(public_id) for public_id in gold.values_list("public_id", flat=True)]
     if not ids:
         return
-    for event in AuditEvent.objects.filter(action="gold.explained", target__in=ids):
+    for event in AuditEvent.objects.filter(action=AuditAction.GOLD_EXPLAINED, target__in=ids):
         AuditEvent.objects.filter(pk=event.pk).update(details={**event.details, "before": ERASED, "after": ERASED})
     gold.update(explanation=ERASED)
     told = {str(vote.public_id) for vote in votes}

@@ -23,6 +23,7 @@ from annotation.gate import write
 from annotation.models import (
     Assignment,
     AssignmentState,
+    AuditAction,
     Comparison,
     Exclusion,
     Membership,
@@ -217,7 +218,7 @@ def _write_down(
     audit(
         project=project,
         by=by,
-        action="person.readmitted" if lifted else "person.excluded",
+        action=AuditAction.PERSON_READMITTED if lifted else AuditAction.PERSON_EXCLUDED,
         target=str(user.public_id),
         now=now,
         reason=reason,

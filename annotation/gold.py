@@ -21,6 +21,7 @@ from annotation.gate import write
 from annotation.models import (
     Assignment,
     AssignmentState,
+    AuditAction,
     Choice,
     Comparison,
     ConsensusState,
@@ -185,7 +186,7 @@ def give(
             created_by=by,
         )
         audit(
-            project=project, by=by, action="gold.given", target=str(gold.public_id), now=now,
+            project=project, by=by, action=AuditAction.GOLD_GIVEN, target=str(gold.public_id), now=now,
             comparison=str(comparison.public_id), use=use, answer=read,
         )  # fmt: skip
     # A transaction of its own: ending a lease takes the slot before the comparison, here it was the other way round.
@@ -240,7 +241,7 @@ def promote(
             )
         made = Gold.objects.bulk_create(found[:most])
         audit(
-            project=project, by=by, action="gold.promoted", now=now,
+            project=project, by=by, action=AuditAction.GOLD_PROMOTED, now=now,
             votes=votes, top_share=top_share, use=use, made=len(made),
         )  # fmt: skip
     return made
@@ -254,7 +255,7 @@ def explain(*, gold: Gold, explanation: str, by: User, now: datetime) -> None:
     with write(), transaction.atomic():
         Gold.objects.filter(pk=gold.pk).update(explanation=explanation)
         audit(
-            project=gold.project, by=by, action="gold.explained", target=str(gold.public_id), now=now,
+            project=gold.project, by=by, action=AuditAction.GOLD_EXPLAINED, target=str(gold.public_id), now=now,
             before=gold.explanation, after=explanation,
         )  # fmt: skip
     gold.explanation = explanation
@@ -264,7 +265,7 @@ def retire(*, gold: Gold, by: User, now: datetime) -> None:
     """Give it to nobody any more; answers to it stay. A second call changes nothing."""
     with write(), transaction.atomic():
         if Gold.objects.filter(pk=gold.pk, retired_at=None).update(retired_at=now):
-            audit(project=gold.project, by=by, action="gold.retired", target=str(gold.public_id), now=now)
+            audit(project=gold.project, by=by, action=AuditAction.GOLD_RETIRED, target=str(gold.public_id), now=now)
     gold.refresh_from_db()
 
 

@@ -20,6 +20,7 @@ from annotation.gate import write
 from annotation.gold import lock, read_answer
 from annotation.meetings import Meeting
 from annotation.models import (
+    AuditAction,
     Comparison,
     Completion,
     Finish,
@@ -116,7 +117,7 @@ def give_texts(
         draft = _Draft(meeting=met, answer=read, explanation=explanation)
         (gold,) = _store(project, [draft], use=use, origin=GoldOrigin.GIVEN, made_by=origin, by=by, now=now)
         audit(
-            project=project, by=by, action="gold.given", target=str(gold.public_id), now=now,
+            project=project, by=by, action=AuditAction.GOLD_GIVEN, target=str(gold.public_id), now=now,
             comparison=str(gold.comparison.public_id), use=use, answer=read,
         )  # fmt: skip
         return gold
@@ -201,7 +202,7 @@ def construct(
             fresh = [draft for key, draft in drafts.items() if key not in known]
             made += _store(project, fresh, use=use, origin=GoldOrigin.CONSTRUCTED, made_by=origin, by=by, now=now)
         audit(
-            project=project, by=by, action="gold.constructed", now=now,
+            project=project, by=by, action=AuditAction.GOLD_CONSTRUCTED, now=now,
             kinds=list(kinds), wanted=n, seed=seed, use=use, made=len(made),
         )  # fmt: skip
         return made

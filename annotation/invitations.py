@@ -19,7 +19,7 @@ from django.db import IntegrityError, transaction
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.members import read_tags
-from annotation.models import Invitation, Membership, Project, Role, User
+from annotation.models import AuditAction, Invitation, Membership, Project, Role, User
 from annotation.people import add_member, audit
 
 LIFETIME = timedelta(days=7)
@@ -91,7 +91,7 @@ def invite(
             created_at=now,
             expires_at=now + LIFETIME,
         )
-        _note(invitation, by, "invitation.created", now, role=role.value, email=email)
+        _note(invitation, by, AuditAction.INVITATION_CREATED, now, role=role.value, email=email)
     return invitation, secret
 
 
@@ -101,7 +101,7 @@ def revoke(*, invitation: Invitation, by: User, now: datetime) -> bool:
         rows = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None)
         if not rows.update(revoked_at=now):
             return False
-        _note(invitation, by, "invitation.revoked", now)
+        _note(invitation, by, AuditAction.INVITATION_REVOKED, now)
     return True
 
 
@@ -174,7 +174,7 @@ def _join(invitation: Invitation, user: User, now: datetime, *, is_used: bool = 
     Membership.objects.filter(pk=member.pk).update(
         languages=invitation.languages or member.languages, skills=invitation.skills or member.skills
     )
-    _note(invitation, user, "invitation.accepted", now, role=invitation.role, member=member.pseudonym)
+    _note(invitation, user, AuditAction.INVITATION_ACCEPTED, now, role=invitation.role, member=member.pseudonym)
     member.refresh_from_db()
     return member
 
@@ -211,5 +211,5 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _note(invitation: Invitation, by: User, action: str, now: datetime, **details: object) -> None:
+def _note(invitation: Invitation, by: User, action: AuditAction, now: datetime, **details: object) -> None:
     audit(project=invitation.project, by=by, action=action, target=str(invitation.public_id), now=now, **details)

@@ -16,7 +16,7 @@ from django.db import transaction
 from annotation import assignment as assignments
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
-from annotation.models import Assignment, AssignmentState, Membership, Project, Role, Token, User
+from annotation.models import Assignment, AssignmentState, AuditAction, Membership, Project, Role, Token, User
 from annotation.people import audit
 
 MOST_TAGS = 40
@@ -82,7 +82,13 @@ def change(*, membership: Membership, to: Change, by: User, by_role: Role, now: 
             _keep_an_owner(member)
         if old:
             Membership.objects.filter(pk=member.pk).update(**{name: new[name] for name in old})
-            _note(member, by, "member.changed", now, **{name: {"old": old[name], "new": new[name]} for name in old})
+            _note(
+                member,
+                by,
+                AuditAction.MEMBER_CHANGED,
+                now,
+                **{name: {"old": old[name], "new": new[name]} for name in old},
+            )
         member.refresh_from_db()
         if not Role(member.role).can_annotate:
             _give_back(member, now)
@@ -104,7 +110,14 @@ def remove(*, membership: Membership, by: User, now: datetime) -> bool:
         Membership.objects.filter(pk=member.pk).update(left_at=now)
         given_back = _give_back(member, now)
         tokens = Token.objects.filter(user=member.user_id, project=member.project_id, revoked_at=None)
-        _note(member, by, "member.removed", now, given_back=given_back, tokens_revoked=tokens.update(revoked_at=now))
+        _note(
+            member,
+            by,
+            AuditAction.MEMBER_REMOVED,
+            now,
+            given_back=given_back,
+            tokens_revoked=tokens.update(revoked_at=now),
+        )
     return True
 
 
@@ -151,5 +164,5 @@ def _columns(member: Membership) -> dict[str, object]:
     return {"role": member.role, "languages": member.languages, "skills": member.skills, "cap": member.cap}
 
 
-def _note(member: Membership, by: User, action: str, now: datetime, **details: object) -> None:
+def _note(member: Membership, by: User, action: AuditAction, now: datetime, **details: object) -> None:
     audit(project=member.project, by=by, action=action, target=member.pseudonym, now=now, **details)

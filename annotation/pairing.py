@@ -24,6 +24,7 @@ from annotation.meetings import Candidate, Meeting, Met, Rule, Strategy, candida
 from annotation.meetings import Pair as Pair  # noqa: PLC0414  (for callers of create_comparisons)
 from annotation.models import (
     Audience,
+    AuditAction,
     Comparison,
     ComparisonCompletion,
     Completion,
@@ -245,7 +246,7 @@ def pair_up(
     chosen, origin = choose_for(plan), uuid4()
     # First, since comparisons come in several transactions: what was begun is on record.
     audit(
-        project=plan.project, by=by, action="comparisons.made", target=str(origin), now=now,
+        project=plan.project, by=by, action=AuditAction.COMPARISONS_MADE, target=str(origin), now=now,
         strategy=plan.rule.strategy.value, comparisons=len(chosen.meetings),
     )  # fmt: skip
     create_comparisons(
@@ -462,7 +463,7 @@ def set_priority(*, project: Project, comparisons: QuerySet[Comparison], priorit
 
     A slot that somebody votes on in this moment keeps its old one: it is leaving the queue.
     """
-    audit(project=project, by=by, action="comparisons.prioritised", target=str(priority), now=now)
+    audit(project=project, by=by, action=AuditAction.COMPARISONS_PRIORITISED, target=str(priority), now=now)
     keys = list(comparisons.filter(project=project).exclude(priority=priority).values_list("pk", flat=True))
     changed = 0
     for start in range(0, len(keys), BATCH):

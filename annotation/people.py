@@ -16,6 +16,7 @@ from annotation.errors import DomainError, Invalid, Kind
 from annotation.feedback import Form
 from annotation.gate import write
 from annotation.models import (
+    AuditAction,
     AuditEvent,
     FormVersion,
     GuidelineVersion,
@@ -70,7 +71,7 @@ def create_project(
             )
             add_member(project=project, user=by, role=Role.OWNER, now=now)
             GuidelineVersion.objects.create(project=project, number=1, text=guideline, created_by=by, created_at=now)
-            audit(project=project, by=by, action="project.created", target=slug, now=now)
+            audit(project=project, by=by, action=AuditAction.PROJECT_CREATED, target=slug, now=now)
     except IntegrityError:
         raise SlugTaken(f"There is a project with the short name {slug!r} already.") from None
     return project
@@ -173,7 +174,7 @@ def add_guideline(*, project: Project, text: str, by: User, now: datetime) -> Gu
         if current is not None and current.text == text:
             return current
         number = (current.number if current else 0) + 1
-        audit(project=project, by=by, action="guideline.added", target=str(number), now=now)
+        audit(project=project, by=by, action=AuditAction.GUIDELINE_ADDED, target=str(number), now=now)
         return GuidelineVersion.objects.create(project=project, number=number, text=text, created_by=by, created_at=now)
 
 
@@ -199,7 +200,14 @@ def create_token(
             created_at=now,
             expires_at=now + timedelta(days=expires_days) if expires_days else None,
         )
-        audit(project=project, by=user, action="token.created", target=str(token.public_id), now=now, scopes=names)
+        audit(
+            project=project,
+            by=user,
+            action=AuditAction.TOKEN_CREATED,
+            target=str(token.public_id),
+            now=now,
+            scopes=names,
+        )
     return token, secret
 
 
@@ -208,12 +216,18 @@ def revoke_token(*, token: Token, by: User, now: datetime) -> bool:
     with write(), transaction.atomic():
         if not Token.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now):
             return False
-        audit(project=token.project, by=by, action="token.revoked", target=str(token.public_id), now=now)
+        audit(project=token.project, by=by, action=AuditAction.TOKEN_REVOKED, target=str(token.public_id), now=now)
     return True
 
 
 def audit(
-    *, project: Project | None, by: User | None, action: str, target: str = "", now: datetime | Now, **details: object
+    *,
+    project: Project | None,
+    by: User | None,
+    action: AuditAction,
+    target: str = "",
+    now: datetime | Now,
+    **details: object,
 ) -> None:
     """Write down who did what; to be called inside the transaction of what was done."""
     AuditEvent.objects.create(

@@ -16,7 +16,7 @@ from annotation.errors import Invalid
 from annotation.feedback import Form
 from annotation.fits import request as request_fit
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import AuditAction, Project, User
 from annotation.pairing import change_overlap
 from annotation.people import audit, change_form
 
@@ -91,7 +91,7 @@ def change_settings(
             request_fit(project)  # which settles by the new rule what was settled by the old one
         if changed:
             shown = {name: {key: _plain(value) for key, value in pair.items()} for name, pair in changed.items()}
-            audit(project=project, by=by, action="project.changed", target=project.slug, now=now, **shown)
+            audit(project=project, by=by, action=AuditAction.PROJECT_CHANGED, target=project.slug, now=now, **shown)
     project.refresh_from_db()
     if "finish_started" in values:
         # Also where it is so already: a process may have died between the setting and the slots.

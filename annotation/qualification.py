@@ -29,6 +29,7 @@ from annotation.models import (
     GIVEN_BACK,
     Assignment,
     AssignmentState,
+    AuditAction,
     Gold,
     GoldUse,
     GuidelineReading,
@@ -445,6 +446,6 @@ def _let_back(project: Project, user_id: int, now: datetime) -> None:
     pseudonym = lifted.values_list("pseudonym", flat=True).first()
     if lifted.update(paused_at=None, pause_reason=""):
         audit(
-            project=project, by=None, action="member.resumed", target=pseudonym or "", now=now,
+            project=project, by=None, action=AuditAction.MEMBER_RESUMED, target=pseudonym or "", now=now,
             reason="passed the qualification",
         )  # fmt: skip

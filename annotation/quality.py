@@ -18,6 +18,7 @@ from annotation.errors import DomainError, Kind
 from annotation.gate import write
 from annotation.gold import explain_vote, is_right
 from annotation.models import (
+    AuditAction,
     FeedbackGiven,
     Gold,
     Membership,
@@ -97,7 +98,7 @@ def _pause_by_rule(project: Project, user_id: int, now: datetime) -> None:
         )
         if paused:
             audit(
-                project=project, by=None, action="member.paused", target=member.pseudonym, now=now,
+                project=project, by=None, action=AuditAction.MEMBER_PAUSED, target=member.pseudonym, now=now,
                 rule="gold", right=right, n=n, high=high, asked=project.pause_below,
             )  # fmt: skip
 
@@ -142,7 +143,12 @@ def pause(*, member: Membership, reason: str, by: User, now: datetime) -> None:
         paused = Membership.objects.filter(pk=member.pk, paused_at=None).update(paused_at=now, pause_reason=reason)
         if paused:
             audit(
-                project=member.project, by=by, action="member.paused", target=member.pseudonym, now=now, reason=reason
+                project=member.project,
+                by=by,
+                action=AuditAction.MEMBER_PAUSED,
+                target=member.pseudonym,
+                now=now,
+                reason=reason,
             )
     member.refresh_from_db()
     if member.pause_reason != reason:
@@ -161,7 +167,14 @@ def resume(*, member: Membership, reason: str, by: User, now: datetime) -> None:
         )
         if not lifted:
             raise NotPaused("This person is not paused.")
-        audit(project=member.project, by=by, action="member.resumed", target=member.pseudonym, now=now, reason=reason)
+        audit(
+            project=member.project,
+            by=by,
+            action=AuditAction.MEMBER_RESUMED,
+            target=member.pseudonym,
+            now=now,
+            reason=reason,
+        )
     member.refresh_from_db()
 
 
@@ -178,8 +191,8 @@ def ask_to_requalify(*, member: Membership, reason: str, by: User, now: datetime
     with write(), transaction.atomic():
         Membership.objects.filter(pk=member.pk).update(requalify_at=now)
         audit(
-            project=member.project, by=by, action="member.asked_to_requalify", target=member.pseudonym, now=now,
-            reason=reason,
+            project=member.project, by=by, action=AuditAction.MEMBER_ASKED_TO_REQUALIFY, target=member.pseudonym,
+            now=now, reason=reason,
         )  # fmt: skip
     member.refresh_from_db()
 

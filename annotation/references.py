@@ -19,6 +19,7 @@ from django.db.models import QuerySet
 from annotation.feedback import LETTERS, Answer, store
 from annotation.gate import write
 from annotation.models import (
+    AuditAction,
     Comparison,
     Consensus,
     GuidelineVersion,
@@ -80,7 +81,7 @@ def record_reference(*, comparison: Comparison, by: User, answer: Answer, now: d
             replaces=replaces,
             created_at=now,
         )
-        audit(project=project, by=by, action="reference.given", target=str(comparison.public_id), now=now)
+        audit(project=project, by=by, action=AuditAction.REFERENCE_GIVEN, target=str(comparison.public_id), now=now)
         return vote
 
 

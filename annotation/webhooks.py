@@ -25,7 +25,7 @@ from django.db.models import Q, QuerySet
 from annotation import outbound
 from annotation.errors import DomainError, Kind
 from annotation.gate import write
-from annotation.models import Delivery, Project, User, Webhook
+from annotation.models import AuditAction, Delivery, Project, User, Webhook
 from annotation.people import audit
 
 MOST_WEBHOOKS = 20
@@ -118,7 +118,7 @@ def create(*, project: Project, url: str, events: Sequence[Event], by: User, now
         hook = Webhook.objects.create(
             project=project, url=url, events=_names(events), secret=secret, created_by=by, created_at=now
         )
-        _audit(hook, by, "webhook.created", now, url=_host(url), events=hook.events)
+        _audit(hook, by, AuditAction.WEBHOOK_CREATED, now, url=_host(url), events=hook.events)
     return hook, secret
 
 
@@ -130,7 +130,7 @@ def change_events(*, hook: Webhook, events: Sequence[Event], by: User, now: date
         _must_be_there(locked)
         if locked.events != names:
             Webhook.objects.filter(pk=hook.pk).update(events=names)
-            _audit(hook, by, "webhook.changed", now, events={"old": locked.events, "new": names})
+            _audit(hook, by, AuditAction.WEBHOOK_CHANGED, now, events={"old": locked.events, "new": names})
     hook.events = names
 
 
@@ -141,7 +141,7 @@ def ping(*, hook: Webhook, by: User, now: datetime) -> Delivery:
         _must_be_live(locked)
         made = _delivery(locked, locked.project, PING, {}, now)
         made.save(force_insert=True)
-        _audit(hook, by, "webhook.pinged", now)
+        _audit(hook, by, AuditAction.WEBHOOK_PINGED, now)
     return made
 
 
@@ -152,7 +152,7 @@ def pause(*, hook: Webhook, reason: str, by: User | None, now: datetime) -> bool
         if not rows.update(paused_at=now, pause_reason=reason[:300]):
             return False
         Delivery.objects.filter(webhook=hook, next_at__isnull=False).update(next_at=None)
-        _audit(hook, by, "webhook.paused", now, reason=reason)
+        _audit(hook, by, AuditAction.WEBHOOK_PAUSED, now, reason=reason)
     return True
 
 
@@ -165,7 +165,7 @@ def resume(*, hook: Webhook, resend: bool, by: User, now: datetime) -> int:
         waiting = Delivery.objects.filter(webhook=hook, next_at=None, delivered_at=None)
         again = waiting.update(next_at=now, tries=0, error="") if resend else 0
         if locked.paused_at is not None or again:
-            _audit(hook, by, "webhook.resumed", now, sent_again=again)
+            _audit(hook, by, AuditAction.WEBHOOK_RESUMED, now, sent_again=again)
     return again
 
 
@@ -175,7 +175,7 @@ def remove(*, hook: Webhook, by: User, now: datetime) -> bool:
         if not Webhook.objects.filter(pk=hook.pk, removed_at=None).update(removed_at=now, secret=""):
             return False
         Delivery.objects.filter(webhook=hook, next_at__isnull=False).update(next_at=None, error="The webhook is gone.")
-        _audit(hook, by, "webhook.removed", now, url=_host(hook.url))
+        _audit(hook, by, AuditAction.WEBHOOK_REMOVED, now, url=_host(hook.url))
     return True
 
 
@@ -185,7 +185,7 @@ def redeliver(*, delivery: Delivery, by: User, now: datetime) -> None:
         locked = Webhook.objects.select_for_update(no_key=True).get(pk=delivery.webhook_id)
         _must_be_live(locked)
         Delivery.objects.filter(pk=delivery.pk).update(next_at=now, tries=0, delivered_at=None, status=None, error="")
-        _audit(locked, by, "webhook.redelivered", now, delivery=str(delivery.public_id))
+        _audit(locked, by, AuditAction.WEBHOOK_REDELIVERED, now, delivery=str(delivery.public_id))
 
 
 def _names(events: Sequence[Event]) -> list[str]:
@@ -203,7 +203,7 @@ def _must_be_live(hook: Webhook) -> None:
         raise WebhookOver("This webhook is paused; resume it first.")
 
 
-def _audit(hook: Webhook, by: User | None, action: str, now: datetime, **details: object) -> None:
+def _audit(hook: Webhook, by: User | None, action: AuditAction, now: datetime, **details: object) -> None:
     audit(project=hook.project, by=by, action=action, target=str(hook.public_id), now=now, **details)
 
 

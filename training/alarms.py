@@ -20,7 +20,7 @@ from django.db.models import Count, Max, Prefetch, Q, QuerySet
 from annotation import mailing
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
-from annotation.models import AuditEvent, Project, Role, User, Webhook
+from annotation.models import AuditAction, AuditEvent, Project, Role, User, Webhook
 from annotation.people import audit
 from annotation.reports.change import BLOCK
 from annotation.webhooks import Event, emit
@@ -320,7 +320,7 @@ def _raise_for_waiting_jobs(now: datetime) -> int:
     waiting = _without_full_quotas([job for job in rows if _waits_since(job) < long_ago])
     again = set(
         AuditEvent.objects.filter(
-            action="job.retried", target__in=[str(job.public_id) for job in waiting], created_at__gte=long_ago
+            action=AuditAction.JOB_RETRIED, target__in=[str(job.public_id) for job in waiting], created_at__gte=long_ago
         ).values_list("target", flat=True)
     )
     raised = 0
@@ -385,7 +385,7 @@ def _without_full_quotas(waiting: Sequence[Job]) -> list[Job]:
 
 def _raise_for_webhooks(now: datetime) -> int:
     """Webhooks that were paused by their failures, not by a person, and still are."""
-    events = AuditEvent.objects.filter(action="webhook.paused", by=None, created_at__gte=now - LOOK_BACK)
+    events = AuditEvent.objects.filter(action=AuditAction.WEBHOOK_PAUSED, by=None, created_at__gte=now - LOOK_BACK)
     paused = {event.target: event for event in events.select_related("project").order_by("pk")}
     hooks = Webhook.objects.filter(public_id__in=list(paused), paused_at__isnull=False, removed_at=None)
     raised = 0
@@ -450,5 +450,10 @@ def acknowledge(*, alarm: Alarm, note: str, by: User, now: datetime) -> None:
         if not rows.update(acknowledged_at=now, acknowledged_by=by, note=said):
             raise AlarmAcknowledged("this alarm was acknowledged already")
         audit(
-            project=alarm.project, by=by, action="alarm.acknowledged", target=str(alarm.public_id), now=now, note=said
+            project=alarm.project,
+            by=by,
+            action=AuditAction.ALARM_ACKNOWLEDGED,
+            target=str(alarm.public_id),
+            now=now,
+            note=said,
         )

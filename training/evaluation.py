@@ -22,7 +22,7 @@ from django.db.models import Max
 from annotation import outbound
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
-from annotation.models import Completion, Finish, Project, Prompt, User
+from annotation.models import AuditAction, Completion, Finish, Project, Prompt, User
 from annotation.people import audit
 from training import rounds, verdicts
 from training.attempts import read_lines
@@ -146,7 +146,7 @@ def start_evaluation(
         for spec in checked:
             _add(made, spec, by=by, now=now)
         if by is not None:
-            audit(project=project, by=by, action="evaluation.started", target=str(made.public_id), now=now)
+            audit(project=project, by=by, action=AuditAction.EVALUATION_STARTED, target=str(made.public_id), now=now)
     return made
 
 

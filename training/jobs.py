@@ -26,7 +26,7 @@ from kombu.exceptions import OperationalError
 
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import AuditAction, Project, User
 from annotation.people import audit
 from annotation.webhooks import Event, emit
 from training import attempts, forms
@@ -233,7 +233,7 @@ def submit(
                 if checkpoint is not None:
                     _keep(checkpoint, job)
                 if by is not None:
-                    _note(job, by, "job.submitted", job.created_at, method=method, title=title)
+                    _note(job, by, AuditAction.JOB_SUBMITTED, job.created_at, method=method, title=title)
                 _nudge_on_commit(job.pk, queue)
                 return job
         except IntegrityError:  # somebody took the number
@@ -317,7 +317,7 @@ def reprioritise(job: Job, *, priority: int, by: User | None = None, now: Moment
         if Job.objects.filter(pk=job.pk, status=JobStatus.QUEUED).update(priority=priority) == 0:
             raise JobNotWaiting(f"job {job.number} has started already, so it has no place in the queue")
         if by is not None:
-            _note(job, by, "job.reprioritised", now, priority=priority)
+            _note(job, by, AuditAction.JOB_REPRIORITISED, now, priority=priority)
 
 
 def nudge(*, job_id: int, queue: str, now: Moment = DATABASE_TIME) -> bool:
@@ -670,7 +670,7 @@ def _tell(job_id: int) -> None:
     emit(project=job.project, event=Event.JOB_FINISHED, payload=payload, now=job.ended_at)
 
 
-def _note(job: Job, by: User, action: str, now: Moment, **details: object) -> None:
+def _note(job: Job, by: User, action: AuditAction, now: Moment, **details: object) -> None:
     audit(project=job.project, by=by, action=action, target=str(job.public_id), now=now, **details)
 
 
@@ -699,7 +699,7 @@ def cancel(job: Job, *, by: User | None = None, now: Moment = DATABASE_TIME) -> 
             )
             status = JobStatus.RUNNING
         if by is not None and asked:
-            _note(job, by, "job.cancelled", now)
+            _note(job, by, AuditAction.JOB_CANCELLED, now)
         return status
 
 
@@ -722,7 +722,7 @@ def retry(job: Job, *, by: User | None = None, now: Moment = DATABASE_TIME) -> N
         if again == 0:
             raise JobNotRetryable(f"only a failed or cancelled job can be retried, and job {job.number} is neither")
         if by is not None:
-            _note(job, by, "job.retried", now)
+            _note(job, by, AuditAction.JOB_RETRIED, now)
         _nudge_on_commit(job.pk, job.queue)
 
 

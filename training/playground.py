@@ -22,6 +22,7 @@ from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.meetings import Rule, choose
 from annotation.models import (
+    AuditAction,
     Comparison,
     Completion,
     CompletionScore,
@@ -342,7 +343,9 @@ def send(question: PlaygroundQuestion, *, by: User, overlap: int | None = None, 
             PlaygroundQuestion.objects.filter(pk=row.pk).update(sent_at=now, sent_by=by)
             made = Comparison.objects.filter(origin=row.public_id).count()
             target = str(row.public_id)
-            audit(project=row.project, by=by, action="playground.sent", target=target, now=now, comparisons=made)
+            audit(
+                project=row.project, by=by, action=AuditAction.PLAYGROUND_SENT, target=target, now=now, comparisons=made
+            )
         return Comparison.objects.filter(origin=row.public_id).count()
 
 

@@ -10,7 +10,7 @@ from django.db.models import Count, Q
 
 from annotation.errors import Invalid
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import AuditAction, Project, User
 from annotation.people import audit
 from training.models import Job, JobStatus, Queue, Quota
 
@@ -56,5 +56,5 @@ def change(*, project: Project, running: int | None, queued: int | None, by: Use
             raise Invalid(f"{name}: {message}", details={name: [message]})
     with write(), transaction.atomic():
         Quota.objects.update_or_create(project=project, defaults={"running": running, "queued": queued})
-        audit(project=project, by=by, action="quota.changed", now=now, running=running, queued=queued)
+        audit(project=project, by=by, action=AuditAction.QUOTA_CHANGED, now=now, running=running, queued=queued)
     return read(project)

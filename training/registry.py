@@ -20,7 +20,7 @@ from django.db.models import Q, QuerySet
 
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import AuditAction, Project, User
 from annotation.people import audit
 from training.engine.files import directory_hash
 from training.jobs import pruned, submit
@@ -137,7 +137,7 @@ def register_directory(
                 created_at=now,
                 created_by=by,
             )
-            audit(project=project, by=by, action="model.registered", target=name, now=now, sha256=sha256)
+            audit(project=project, by=by, action=AuditAction.MODEL_REGISTERED, target=name, now=now, sha256=sha256)
     except IntegrityError:
         raise NameTaken(f"There is another model named {name!r}. Choose a name that is free.") from None
     return model
@@ -290,7 +290,7 @@ def change(model: ModelVersion, to: Change, *, by: User | None, now: datetime) -
             audit(
                 project=found.project,
                 by=by,
-                action="model.changed",
+                action=AuditAction.MODEL_CHANGED,
                 target=found.name,
                 now=now,
                 model=str(found.public_id),
@@ -375,7 +375,7 @@ def verify(model: ModelVersion, *, by: User | None, now: datetime) -> ModelVersi
     good = found == model.sha256
     with write(), transaction.atomic():
         ModelVersion.objects.filter(pk=model.pk).update(verified_at=now if good else None)
-        action = "model.verified" if good else "model.not_verified"
+        action = AuditAction.MODEL_VERIFIED if good else AuditAction.MODEL_NOT_VERIFIED
         audit(project=model.project, by=by, action=action, target=model.name, now=now, found=found)
     if found is None:
         raise ModelFilesGone(

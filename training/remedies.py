@@ -16,7 +16,18 @@ from django.db import transaction
 from annotation.errors import DomainError, Invalid, Kind
 from annotation.gate import write
 from annotation.meetings import Strategy
-from annotation.models import Completion, Finish, Project, Prompt, Source, SourceKind, User, content_hash, messages_hash
+from annotation.models import (
+    AuditAction,
+    Completion,
+    Finish,
+    Project,
+    Prompt,
+    Source,
+    SourceKind,
+    User,
+    content_hash,
+    messages_hash,
+)
 from annotation.people import audit
 from training import alarms, jobs, launching
 from training.engine.alarms import ALARMS
@@ -113,7 +124,7 @@ def act(*, alarm: Alarm, wish: Wish, by: User, now: datetime) -> None:
         entry = {"action": wish.action.value, "at": now.isoformat(), "by": str(by.public_id), **made}
         Alarm.objects.filter(pk=row.pk).update(done=[*row.done, entry])
         audit(
-            project=row.project, by=by, action="alarm.acted", target=str(row.public_id), now=now,
+            project=row.project, by=by, action=AuditAction.ALARM_ACTED, target=str(row.public_id), now=now,
             done=wish.action.value, **made,
         )  # fmt: skip
         if wish.note.strip() and row.acknowledged_at is None:

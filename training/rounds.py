@@ -25,6 +25,7 @@ from annotation.errors import Invalid
 from annotation.gate import write
 from annotation.meetings import Candidate, Meeting, Rule, Strategy, candidates, choose
 from annotation.models import (
+    AuditAction,
     Comparison,
     Completion,
     Erasure,
@@ -216,7 +217,14 @@ def start_round(
         for model, own in zip(policies, plans, strict=True):
             RoundPolicy.objects.create(round=made, model=model, source=source_of(project, model), **asdict(own))
         if by is not None:
-            audit(project=project, by=by, action="round.started", target=str(made.public_id), now=now, prompts=wanted)
+            audit(
+                project=project,
+                by=by,
+                action=AuditAction.ROUND_STARTED,
+                target=str(made.public_id),
+                now=now,
+                prompts=wanted,
+            )
     return made
 
 

@@ -18,7 +18,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from annotation.errors import DomainError
 from annotation.gate import write
-from annotation.models import Project, User
+from annotation.models import AuditAction, Project, User
 from annotation.people import audit
 from training.freshness import current_policy
 from training.models import ModelKind, ModelSource, ModelVersion, Opponent, Round, RoundSchedule
@@ -64,7 +64,7 @@ def change(
             "updated_by": by,
         }
         made, _ = RoundSchedule.objects.update_or_create(project=project, defaults=values)
-        audit(project=project, by=by, action="schedule.changed", target=project.slug, now=now, is_on=is_on)
+        audit(project=project, by=by, action=AuditAction.SCHEDULE_CHANGED, target=project.slug, now=now, is_on=is_on)
     return made
 
 

@@ -24,7 +24,7 @@ from django.db.models import Max
 from annotation.consensus import settle_due
 from annotation.errors import DomainError, Invalid
 from annotation.gate import write
-from annotation.models import Aggregator, Project, User
+from annotation.models import Aggregator, AuditAction, Project, User
 from annotation.people import audit
 from annotation.preferences import (
     MARGIN_PER_STEP,
@@ -171,7 +171,7 @@ def _record(
     audit(
         project=project,
         by=by,
-        action="snapshot.frozen",
+        action=AuditAction.SNAPSHOT_FROZEN,
         target=str(snapshot.public_id),
         now=now,
         content_hash=manifest.content_hash,

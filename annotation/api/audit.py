@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from annotation.api.access import ManagerView
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import query_text
-from annotation.models import AuditEvent
+from annotation.models import AuditAction, AuditEvent
 
 
 class AuditPersonSerializer(serializers.Serializer[Any]):
@@ -27,7 +27,7 @@ class AuditPersonSerializer(serializers.Serializer[Any]):
 class AuditEventSerializer(serializers.Serializer[Any]):
     id = serializers.IntegerField(source="pk")
     by = AuditPersonSerializer(allow_null=True, help_text="Null: Winnow itself, or a command of the operator.")
-    action = serializers.CharField(help_text="thing.verbed")
+    action = serializers.ChoiceField(choices=AuditAction.choices)
     target = serializers.CharField()
     details = serializers.JSONField()
     created_at = serializers.DateTimeField()

@@ -30,7 +30,7 @@ from annotation.importing.layouts import read_rows
 from annotation.importing.loading import Loader
 from annotation.importing.reading import BadFile, FileFormat, check_columns
 from annotation.importing.rows import MOST_ERRORS_SHOWN, BadRows, ImportKind, Row, RowError
-from annotation.models import ImportBatch, ImportState, Project, User
+from annotation.models import AuditAction, ImportBatch, ImportState, Project, User
 from annotation.people import audit
 
 INLINE_BYTES = 5_000_000  # a body up to this is imported in its request
@@ -410,8 +410,8 @@ def _create(
         size_bytes=incoming.path.stat().st_size, created_at=now, created_by=by,
     )  # fmt: skip
     audit(
-        project=project, by=by, action="import.created", target=str(batch.public_id), now=now, kind=batch.kind,
-        name=batch.name,
+        project=project, by=by, action=AuditAction.IMPORT_CREATED, target=str(batch.public_id), now=now,
+        kind=batch.kind, name=batch.name,
     )  # fmt: skip
     return batch
 
@@ -446,8 +446,8 @@ def _end(batch: ImportBatch, owner: UUID, state: ImportState, reason: str, now: 
         }  # fmt: skip
         webhooks.emit(project=batch.project, event=webhooks.Event.IMPORT_FINISHED, payload=payload, now=now)
         audit(
-            project=batch.project, by=batch.created_by, action=f"import.{state}", target=str(batch.public_id), now=now,
-            imported=batch.imported, refused=batch.skipped,
+            project=batch.project, by=batch.created_by, action=AuditAction(f"import.{state}"),
+            target=str(batch.public_id), now=now, imported=batch.imported, refused=batch.skipped,
         )  # fmt: skip
     place = batch_directory(batch)
     for name in ("body", "columns.json"):

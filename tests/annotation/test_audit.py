@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.db import transaction
 
-from annotation.models import AuditEvent
+from annotation.models import AuditAction, AuditEvent
 from annotation.people import audit
 from tests import builders, world
 from tests.builders import NOW
@@ -34,7 +34,7 @@ def test_every_write_leaves_an_event(settings):
     settings.OUTBOUND = ("public",)
     scene = world.build()
     olga = world.client(scene.people["olga"])
-    silent, refused = [], set()
+    silent, refused, written = [], set(), set()
     for route in world.routes():
         if route.method == "get" or route.name.startswith(FACTS) or route.name in NO_WRITES:
             continue
@@ -42,6 +42,7 @@ def test_every_write_leaves_an_event(settings):
             last = AuditEvent.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
             answer = scene.call(olga, route, person="olga")
             events = AuditEvent.objects.filter(pk__gt=last)
+            written.update(events.values_list("action", flat=True))
             if not 200 <= answer.status_code < 300:
                 refused.add(route.name)
             elif not events.filter(by=scene.people["olga"]).exists():
@@ -49,6 +50,7 @@ def test_every_write_leaves_an_event(settings):
             transaction.set_rollback(True)
     assert silent == []
     assert refused == REFUSED
+    assert len(written) > 20 and written <= set(AuditAction)  # each has words in the browser
 
 
 def test_joining_and_ending_a_token_leave_events():

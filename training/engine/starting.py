@@ -269,9 +269,7 @@ def make_trainable(model: Any, config: RunConfig, saved: Saved | None, *, role: 
     if saved is not None:
         return load_adapter(model, (saved.path / role if role else saved.path) / "adapter")
     adapter = config.adapter
-    return add_lora(
-        model, seed=config.seed, rank=adapter.rank, alpha=adapter.alpha, last_layers=adapter.last_layers
-    )
+    return add_lora(model, seed=config.seed, rank=adapter.rank, alpha=adapter.alpha, last_layers=adapter.last_layers)
 
 
 def make_trained(model: Any, optim: OptimConfig, *, extra: Mapping[str, nn.Parameter] | None = None) -> Trained:

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotation.gate import write
-from annotation.models import Project, Role, User
+from annotation.models import AuditAction, Project, Role, User
 from annotation.people import add_member, audit
 
 
@@ -52,7 +52,7 @@ class Command(BaseCommand):
             with write(), transaction.atomic():
                 member = add_member(project=project, user=user, role=Role(options["role"]), now=now)
                 audit(
-                    project=project, by=None, action="member.added", target=member.pseudonym, now=now,
+                    project=project, by=None, action=AuditAction.MEMBER_ADDED, target=member.pseudonym, now=now,
                     role=options["role"],
                 )  # fmt: skip
             self.stderr.write(f"{email} is {options['role']} in {project.slug}")

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotation.gate import write
-from annotation.models import User
+from annotation.models import AuditAction, User
 from annotation.people import audit
 
 
@@ -35,6 +35,8 @@ class Command(BaseCommand):
                 raise CommandError(f"email: {email!r} cannot sign in (its votes were imported, or it was closed)")
             user.set_password(password)  # the session's hash changes with it, so old sessions end
             user.save(update_fields=["password"])
-            audit(project=None, by=None, action="password.reset", target=str(user.public_id), now=timezone.now())
+            audit(
+                project=None, by=None, action=AuditAction.PASSWORD_RESET, target=str(user.public_id), now=timezone.now()
+            )
             reset(username=email)
         self.stdout.write(f"{email}  {password}")

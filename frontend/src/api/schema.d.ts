@@ -499,14 +499,13 @@ export type AuditEvent = {
      * Null: Winnow itself, or a command of the operator.
      */
     by: AuditPerson | null;
-    /**
-     * thing.verbed
-     */
-    action: string;
+    action: AuditEventActionEnum;
     target: string;
     details: unknown;
     created_at: string;
 };
+
+export type AuditEventActionEnum = 'project.created' | 'project.changed' | 'guideline.added' | 'chat.changed' | 'quota.changed' | 'schedule.changed' | 'member.added' | 'member.changed' | 'member.paused' | 'member.resumed' | 'member.asked_to_requalify' | 'member.removed' | 'person.excluded' | 'person.readmitted' | 'password.reset' | 'invitation.created' | 'invitation.accepted' | 'invitation.revoked' | 'token.created' | 'token.revoked' | 'webhook.created' | 'webhook.changed' | 'webhook.pinged' | 'webhook.paused' | 'webhook.resumed' | 'webhook.redelivered' | 'webhook.removed' | 'import.created' | 'import.done' | 'import.refused' | 'import.failed' | 'prompt.erased' | 'comparisons.made' | 'comparisons.prioritised' | 'gold.given' | 'gold.constructed' | 'gold.promoted' | 'gold.explained' | 'gold.retired' | 'reference.given' | 'adjudication.requested' | 'adjudication.ruling' | 'adjudication.reopening' | 'adjudication.escalation' | 'snapshot.frozen' | 'round.started' | 'evaluation.started' | 'playground.sent' | 'job.submitted' | 'job.reprioritised' | 'job.cancelled' | 'job.retried' | 'model.registered' | 'model.changed' | 'model.verified' | 'model.not_verified' | 'alarm.acknowledged' | 'alarm.acted';
 
 export type AuditList = {
     items: Array<AuditEvent>;

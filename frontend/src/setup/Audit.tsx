@@ -3,8 +3,8 @@ import { useInfiniteQuery } from '@tanstack/react-query'
 import { ScrollText } from 'lucide-react'
 import { useState } from 'react'
 import { auditQuery } from 'src/api/quality'
-import type { AuditEvent } from 'src/api/schema'
-import { t } from 'src/ui/i18n/t'
+import type { AuditEvent, AuditEventActionEnum } from 'src/api/schema'
+import { hasWords, t } from 'src/ui/i18n/t'
 import { Time } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
@@ -12,6 +12,12 @@ import { TextField } from 'src/ui/widgets/Field'
 import { ListCard } from 'src/ui/widgets/ListCard'
 import { Page } from 'src/ui/widgets/Page'
 import { useParams, useSearchParams } from 'wouter'
+
+/** An action in words; one that is not written any more, as it stands in the log. */
+const said = (action: AuditEventActionEnum): string => {
+  const key = `audit.did.${action}` as const
+  return hasWords(key) ? t(key) : action
+}
 
 export default function Audit() {
   const { slug = '' } = useParams<{ slug: string }>()
@@ -23,7 +29,19 @@ export default function Audit() {
   const columns: Column<AuditEvent>[] = [
     { name: 'at', header: t('audit.when'), cell: (row) => <Time at={row.created_at} /> },
     { name: 'by', header: t('audit.by'), cell: (row) => row.by?.name ?? t('audit.itself') },
-    { name: 'action', header: t('audit.action'), cell: (row) => <code>{row.action}</code> },
+    {
+      name: 'action',
+      header: t('audit.action'),
+      wrap: true,
+      cell: ({ action }) => (
+        <>
+          {said(action)}
+          <div className="muted small">
+            <code>{action}</code>
+          </div>
+        </>
+      ),
+    },
     { name: 'target', header: t('audit.target'), wrap: true, cell: (row) => row.target },
     {
       name: 'details',

@@ -108,14 +108,22 @@ function Grid({ fields, ...rest }: FieldsProps & { fields: Field[] }) {
   )
 }
 
+/** What the engine says of its settings: it speaks English, whatever the page speaks. */
+const English = ({ children }: { children: string }) => <span lang="en">{children}</span>
+
 function OneField({ field, base, draft, errors, changed, setField }: FieldsProps & { field: Field }) {
   const value = draft[field.path] ?? asText(field, startOf(field, base))
   const fault = draft[field.path] === undefined ? null : faultOf(field, value)
-  const hint = field.type === 'choice' ? field.choice_help[field.choices.indexOf(value)] : sentence(rangeText(field))
-  const help = [field.help, hint].filter(Boolean).join(' ').replaceAll('`', '')
+  const told = field.type === 'choice' ? field.choice_help[field.choices.indexOf(value)] : ''
+  const help = [field.help, told].filter(Boolean).join(' ').replaceAll('`', '')
+  const range = field.type === 'choice' ? '' : sentence(rangeText(field))
   const shared = {
-    label: field.label,
-    help: help || undefined,
+    label: <English>{field.label}</English>,
+    help: (help || range) && (
+      <>
+        {help && <English>{help}</English>} {range}
+      </>
+    ),
     title: field.path,
     error: errors[field.path] ?? faultText(field, fault),
     changed: changed.has(field.path),

@@ -1,4 +1,8 @@
 import { cautionText, reasonText } from 'src/ui/format'
+import { de } from 'src/ui/i18n/de'
+import { deResearch } from 'src/ui/i18n/deResearch'
+import { en } from 'src/ui/i18n/en'
+import { enResearch } from 'src/ui/i18n/enResearch'
 import { expect, test } from 'vitest'
 
 type Schema = { components: { schemas: Record<string, { enum?: string[] }> } }
@@ -19,4 +23,16 @@ test('every warning of the schema is a sentence', () => {
 
 test('a code of a newer server is shown rather than hidden', () => {
   expect([reasonText('brand_new'), cautionText('brand_new')]).toEqual(['brand new', 'brand new'])
+})
+
+test('every action that the server writes into its log has words, and no others have', () => {
+  const actions = codesOf('AuditEventActionEnum').toSorted()
+  expect(actions).toContain('prompt.erased')
+  for (const messages of [
+    { ...en, ...enResearch },
+    { ...de, ...deResearch },
+  ]) {
+    const said = Object.keys(messages).filter((key) => key.startsWith('audit.did.'))
+    expect(said.map((key) => key.slice('audit.did.'.length)).toSorted()).toEqual(actions)
+  }
 })

@@ -3,7 +3,7 @@ import { type ComponentProps, type ReactNode, useId } from 'react'
 import { t } from 'src/ui/i18n/t'
 import styles from 'src/ui/widgets/Field.module.css'
 
-type Common = { label: string; help?: ReactNode; error?: string; unit?: string; changed?: boolean }
+type Common = { label: ReactNode; help?: ReactNode; error?: string; unit?: string; changed?: boolean }
 
 function useField({ label, help, error, unit, changed }: Common) {
   const id = useId()
