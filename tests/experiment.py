@@ -127,8 +127,8 @@ def curves() -> Chart:
             Series(
                 name=name,
                 points=[
-                    Point(x=step, y=top * (1 - 0.97**step), low=top * (1 - 0.97**step) - 0.05, high=top + 0.06)
-                    for step in steps
+                    Point(x=step, y=y, low=y - 0.05, high=y + 0.05)
+                    for step, y in ((step, top * (1 - 0.97**step)) for step in steps)
                 ],
             )
             for name, top in (("DPO", 0.71), ("PPO", 0.68), ("SFT", 0.2))

@@ -222,6 +222,8 @@ class Chart:
         _some("series", self.series)
         _distinct("series", [one.name for one in self.series])
         for index, one in enumerate(self.series):
+            if one.kind == Kind.BARS and self.x.scale == Scale.LOG:
+                _refuse(f"series[{index}].kind", "must be line or points: bars have no width on a logarithmic axis")
             for place, point in enumerate(one.points):
                 self._check_x(f"series[{index}].points[{place}].x", point.x)
         for index, line in enumerate(self.lines):

@@ -96,6 +96,7 @@ def test_a_bound_that_is_not_there_is_left_out_and_an_undecided_claim_is_null():
         ("charts.1.series.0.points.3.high", None, "charts[1].series[0].points[3].low and high come together"),
         ("charts.0.series.0.points.0.x", 3, "charts[0].series[0].points[0].x must be a name on a category axis, got 3"),
         ("charts.2.series.0.points.0.x", 0, "charts[2].series[0].points[0].x must be positive on a logarithmic axis"),
+        ("charts.2.series.0.kind", "bars", "charts[2].series[0].kind must be line or points"),
         ("charts.0.series.1.name", "held-out judge", "charts[0].series[1] repeats 'held-out judge'"),
         ("charts.0.series.0.kind", "pie", "charts[0].series[0].kind must be one of line, points, bars, got 'pie'"),
         ("charts.0.lines.0.axis", "x", "charts[0].lines[0].axis must be y: a category axis has no numbers"),
