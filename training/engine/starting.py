@@ -452,7 +452,8 @@ def check_split(run: Run[ItemT], loss_of: Callable[[Sequence[ItemT]], Batch]) ->
     finally:
         use_layout(run.model, layout)
         run.config = config
-    tolerance = (1e-2 if run.config.precision.dtype is Dtype.BF16 else 1e-5) * max(1.0, abs(together))
+    # A score in bf16 is off by a hundredth or two, and four items average little of it away: 1e-2 refused sound runs.
+    tolerance = (3e-2 if run.config.precision.dtype is Dtype.BF16 else 1e-5) * max(1.0, abs(together))
     if not abs(apart - together) <= tolerance:
         raise AssertionError(f"the loss of a batch is {together:.9f} or {apart:.9f}, as it is split")
     if not abs(padded - apart) <= tolerance:
