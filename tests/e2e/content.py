@@ -20,7 +20,7 @@ from typing import Any
 from tests.e2e.site import Site
 from tests.e2e.texts import HARD, ranked
 from tests.engine.tiny import tiny_model
-from training.management.commands.demo import Client
+from winnow.client import Client
 from winnow.env import BASE_DIR
 
 SEED = 11

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.receiver import Receiver, receiver
-from training.management.commands.demo import Client
+from winnow.client import Client
 from winnow.env import BASE_DIR, read_environment
 from winnow.supervisor import Group, programs, wait_until_serving
 

@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.e2e.site import Site, manage
-from training.management.commands.demo import Client
+from winnow.client import Client
 
 pytestmark = pytest.mark.e2e
 PROMPTS = [f"What is {i} plus {i}, and why?" for i in range(2, 14)]

@@ -11,7 +11,8 @@ from annotation.models import Consensus, User, Vote
 from annotation.simulation import from_default_panel
 from tests import builders
 from tests.builders import NOW
-from training.management.commands.demo import Client, annotate
+from training.management.commands.demo import annotate
+from winnow.client import Client
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PASSWORD = "a long and simple sentence"

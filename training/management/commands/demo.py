@@ -6,7 +6,6 @@ then only talks HTTP, as any program could: a token for the owner, a session for
 
 from __future__ import annotations
 
-import http.cookiejar
 import json
 import math
 import os
@@ -17,8 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
@@ -32,6 +29,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from annotation.simulation import SimulatedAnnotator, choose, from_default_panel, utility
 from training.management.commands.fetch_base_model import NAME as BASE_MODEL
+from winnow.client import Client, Refused
 from winnow.env import BASE_DIR, read_environment
 from winnow.supervisor import Group, programs, wait_until_serving
 
@@ -41,41 +39,6 @@ SHARES = {"train": 0.55, "validation": 0.05, "test": 0.4}
 REWARD: dict[str, Any] = {"batch": {"pairs": 8, "epochs": 2}, "seed": SEED}
 DPO: dict[str, Any] = {"batch": {"pairs": 8, "epochs": 3}, "eval": {"prompts": 2}, "seed": SEED}
 MOST_SECONDS = 1800
-
-
-class Client:
-    """A program that talks to the API: JSON in, JSON out; refusals become CommandErrors that say what was asked."""
-
-    def __init__(self, base: str, *, token: str = "") -> None:
-        self._base, self._token = base, token
-        self._cookies = http.cookiejar.CookieJar()
-        # No proxy: the address is this machine's own.
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
-        )
-
-    def call(self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, key: str = "") -> Any:
-        """One request; None for an empty answer."""
-        headers = {"Content-Type": "application/x-ndjson" if raw is not None else "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        csrf = next((cookie.value for cookie in self._cookies if cookie.name == "csrftoken"), None)
-        if csrf:
-            headers["X-CSRFToken"] = csrf
-        if key:
-            headers["Idempotency-Key"] = key
-        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self._base}/api/v1/{path}", data, headers, method=method)  # noqa: S310
-        try:
-            with self._opener.open(request, timeout=60) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise CommandError(f"{method} {path} answered {error.code}: {error.read().decode()[:500]}") from None
-        return json.loads(text) if text else None
-
-    def sign_in(self, email: str, password: str) -> None:
-        self.call("GET", "session")
-        self.call("POST", "session", {"email": email, "password": password})
 
 
 class Command(BaseCommand):
@@ -113,6 +76,8 @@ class Command(BaseCommand):
             if not wait_until_serving(base, seconds=60, give_up=lambda: group.failure is not None):
                 raise CommandError(group.failure or f"The web did not start within a minute; see {home / 'log.txt'}.")
             report = self._loop(base, owner, people, environ, options["prompts"])
+        except Refused as refused:
+            raise CommandError(str(refused)) from None
         finally:
             group.stop()
         report["seconds"] = {**self._seconds, "total": round(time.monotonic() - started, 1)}
