@@ -135,6 +135,12 @@ class Project(models.Model):
     gold_share = models.FloatField(default=0.0, help_text="Share of a person's tasks that are hidden gold.")
     repeat_share = models.FloatField(default=0.0, help_text="Share that repeat an earlier task with sides swapped.")
     repeat_after = models.PositiveSmallIntegerField(default=20, help_text="Own votes between a task and its repeat.")
+    min_reading_seconds = models.PositiveSmallIntegerField(
+        default=0, help_text="Attention before the page takes an answer; 0: none."
+    )
+    read_to_end = models.BooleanField(
+        default=False, help_text="The page takes an answer when the end of every response was on the screen."
+    )
     confirm_guideline = models.BooleanField(default=False, help_text="Work starts when the guideline is confirmed.")
     practice_items = models.PositiveSmallIntegerField(default=0, help_text="Explained gold before qualifying.")
     qualification_items = models.PositiveSmallIntegerField(default=0, help_text="Gold in an attempt; 0: none needed.")

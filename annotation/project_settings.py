@@ -24,7 +24,7 @@ MOST_HIDDEN = 0.5
 COLUMNS = (
     "name", "question", "overlap", "lease_minutes", "aggregator", "dispute_below", "flag_limit", "paused_at",
     "overlap_rule", "min_votes", "max_votes", "stop_at", "full_share", "expert_votes", "finish_started", "person_cap",
-    "vote_cap",
+    "vote_cap", "min_reading_seconds", "read_to_end",
     "gold_share", "repeat_share", "repeat_after", "confirm_guideline", "practice_items", "qualification_items",
     "pass_mark", "attempts_allowed", "retry_hours", "feedback_every", "pause_below", "pause_min_gold",
 )  # fmt: skip

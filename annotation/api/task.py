@@ -71,6 +71,8 @@ class TaskSerializer(serializers.Serializer[Any]):
     completions = serializers.ListField(child=serializers.CharField(allow_blank=True), help_text="From left to right.")
     question = serializers.CharField()
     form = FormSerializer()
+    min_reading_seconds = serializers.IntegerField(help_text="Attention before the page takes an answer.")
+    read_to_end = serializers.BooleanField(help_text="Whether it first asks for the end of every text to be seen.")
     lease_expires_at = serializers.DateTimeField()
     answer = AnswerSerializer(allow_null=True, help_text="What the person said before they took it back.")
 
@@ -102,6 +104,8 @@ def render_tasks(project: Project, leased: Sequence[Assignment]) -> list[dict[st
                 "completions": [texts[row.comparison_id][letter] for letter in row.sides],
                 "question": project.question,
                 "form": row.form().as_dict(),
+                "min_reading_seconds": project.min_reading_seconds,
+                "read_to_end": project.read_to_end,
                 "lease_expires_at": item.lease_expires_at,
                 "answer": None if earlier is None else shown(earlier.choice, earlier.body, sides=row.sides),
             }

@@ -16,7 +16,10 @@ from tests import builders, world
 from training.models import Job, ModelVersion
 
 pytestmark = pytest.mark.django_db
-TASK = {"assignment", "prompt", "completions", "question", "form", "lease_expires_at", "answer"}
+TASK = {
+    "assignment", "prompt", "completions", "question", "form", "min_reading_seconds", "read_to_end",
+    "lease_expires_at", "answer",
+}  # fmt: skip
 
 
 class Canaries(dict[str, str]):

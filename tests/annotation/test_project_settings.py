@@ -34,6 +34,8 @@ SETTINGS = {
     "gold_share": (0.1, -0.1, 0.6),
     "repeat_share": (0.05, -0.1, 0.6),
     "repeat_after": (30, 0, 10_001),
+    "min_reading_seconds": (10, -1, 601),
+    "read_to_end": (True, "maybe", None),
     "confirm_guideline": (True, "maybe", None),
     "practice_items": (5, -1, 1001),
     "qualification_items": (10, -1, 1001),

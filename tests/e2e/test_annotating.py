@@ -615,6 +615,68 @@ def test_vote_keys_are_silent_but_say_why_until_both_are_rated(desk: Desk, site:
     assert vote["answer"]["first_ratings"] == {left: 6, right: 2}
 
 
+def long_texts(site: Site, slug: str, n: int) -> None:
+    """Comparisons whose second text is longer than a screen."""
+    tale = "\n\n".join(f"Paragraph {i} of a long answer." for i in range(80))
+    lines = [{"prompt": f"Long question {i}?", "completions": ["Short.", tale]} for i in range(n)]
+    raw = "\n".join(json.dumps(line) for line in lines).encode()
+    site.api().call("POST", f"projects/{slug}/imports?kind=comparisons", raw=raw)
+
+
+def test_a_vote_key_says_which_response_has_more_until_its_end_was_on_the_screen(desk: Desk, site: Site) -> None:
+    slug = project(site, "Read to the end", 0, read_to_end=True)
+    long_texts(site, slug, 2)
+    page = desk.page()
+    open_task(page, site, slug)
+    held = page.get_by_role("status").filter(has_text=re.compile("^Read both responses first: [AB] has more below"))
+    page.keyboard.press("a")
+    expect(held).to_be_visible()
+    page.get_by_role("button", name="B is better").click()
+    see(page, 1)
+    assert votes(site, slug) == []
+    long = page.locator("div:not([inert]) > div > section[aria-label^=Response]").filter(has_text="Paragraph 79")
+    long.get_by_role("group").evaluate("text => text.scrollTo(0, text.scrollHeight)")
+    page.wait_for_timeout(PAUSE_MS)
+    page.keyboard.press("a")
+    see(page, 2)
+    saved(page)
+    assert len(votes(site, slug)) == 1
+    # The next one was rendered behind, and its short text was not yet read for that.
+    page.keyboard.press("a")
+    expect(held).to_be_visible()
+    page.keyboard.press("u")
+    see(page, 1)
+    page.keyboard.press("b")
+    see(page, 2)
+    assert len(live(votes(site, slug))) == 1
+
+
+def test_a_text_behind_a_tab_of_a_phone_is_said_to_be_unseen(desk: Desk, site: Site) -> None:
+    slug = project(site, "Read on a phone", read_to_end=True)
+    page = desk.page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_task(page, site, slug)
+    page.get_by_role("button", name="A is better").click()
+    expect(page.get_by_role("status").filter(has_text="the end of B was not on the screen yet")).to_be_visible()
+    page.get_by_role("button", name="Response B", exact=True).click()
+    page.wait_for_timeout(PAUSE_MS)
+    page.get_by_role("button", name="A is better").click()
+    see(page, 2)
+
+
+def test_a_vote_key_says_how_long_is_left_to_read(desk: Desk, site: Site) -> None:
+    slug = project(site, "Read a while", min_reading_seconds=3)
+    page = desk.page()
+    open_task(page, site, slug)
+    page.keyboard.press("a")
+    expect(
+        page.get_by_role("status").filter(has_text=re.compile(r"asks for 3 s a comparison, [123] s to go"))
+    ).to_be_visible()
+    page.wait_for_timeout(3_000)
+    page.keyboard.press("a")
+    see(page, 2)
+
+
 def drag(page: Page, letter: str, *, onto: str) -> None:
     """By the handle, to the near end of the place of another."""
     handle = page.locator(f"[data-grip={letter}]").bounding_box()

@@ -89,6 +89,7 @@ export function OneTask({ slug, task, number, aside, finished = false, onVoted, 
     draft,
     screen,
     ready: () => !finished && !vote.isPending && performance.now() >= guardUntil.current,
+    attention: () => ({ ms: time.read(), unread: view.current?.unread() ?? [] }),
     onDraft,
     onGive: (whole) => {
       setGiven(whole)

@@ -1,6 +1,6 @@
 /** One response: its letter, its text, its own scroll. Nothing but the text may differ between them. */
 import { ArrowDown } from 'lucide-react'
-import { type ReactNode, type RefObject, useEffect, useState } from 'react'
+import { type ReactNode, type RefObject, useEffect, useRef, useState } from 'react'
 import styles from 'src/annotate/Task.module.css'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
@@ -19,9 +19,11 @@ type PaneProps = {
   /** The person's hand is on it: with the scrolling locked, the others follow this one. */
   onLead: () => void
   onScroll: () => void
+  /** Told when the end of the text is on the screen; not watched without it. */
+  onEnd?: () => void
 }
 
-export function Pane({ letter, side, scroll, note, footer, children, onFocus, onLead, onScroll }: PaneProps) {
+export function Pane({ letter, side, scroll, note, footer, children, onFocus, onLead, onScroll, onEnd }: PaneProps) {
   const [below, setBelow] = useState(false)
   useEffect(() => {
     const box = scroll.current
@@ -37,6 +39,13 @@ export function Pane({ letter, side, scroll, note, footer, children, onFocus, on
       box.removeEventListener('scroll', look)
     }
   }, [scroll])
+  const end = useRef<HTMLSpanElement>(null)
+  useEffect(() => {
+    if (!onEnd || !end.current) return
+    const observer = new IntersectionObserver((seen) => seen.some(({ isIntersecting }) => isIntersecting) && onEnd())
+    observer.observe(end.current)
+    return () => observer.disconnect()
+  }, [onEnd])
   const name = t('task.response', { letter })
   return (
     <section className={`${styles.pane} ${side ? styles[side] : ''}`} aria-label={name} data-letter={letter}>
@@ -60,7 +69,10 @@ export function Pane({ letter, side, scroll, note, footer, children, onFocus, on
           onWheel={onLead}
           onScroll={onScroll}
         >
-          <div>{children}</div>
+          <div>
+            {children}
+            <span ref={end} className={styles.end} aria-hidden="true" />
+          </div>
         </div>
         {below && (
           <div className={styles.below}>

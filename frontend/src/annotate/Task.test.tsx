@@ -132,6 +132,76 @@ afterEach(() => {
   cleanup()
   document.body.replaceChildren()
   vi.unstubAllGlobals()
+  vi.restoreAllMocks()
+})
+
+/** Lets a test say when the end of a response is on the screen. */
+function watchEnds() {
+  vi.spyOn(HTMLElement.prototype, 'clientHeight', 'get').mockReturnValue(300)
+  const watched = new Map<Element, (seen: { isIntersecting: boolean }[]) => void>()
+  vi.stubGlobal(
+    'IntersectionObserver',
+    class {
+      constructor(readonly told: (seen: { isIntersecting: boolean }[]) => void) {}
+      observe(end: Element) {
+        watched.set(end, this.told)
+      }
+      disconnect() {}
+    },
+  )
+  return (letter: string) =>
+    waitFor(() => {
+      const found = [...watched].filter(([end]) => end.isConnected && end.closest(`[data-letter="${letter}"]`))
+      expect(found).not.toEqual([])
+      for (const [, told] of found) told([{ isIntersecting: true }])
+    })
+}
+
+test('a key or a click before both responses were read to the end says which one has more', async () => {
+  const seeEnd = watchEnds()
+  tasks = [task(1, { read_to_end: true }), task(2, { read_to_end: true })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  await seeEnd('A')
+  await keys.keyboard('a')
+  expect((await screen.findByText(/first: B has more below/)).closest('[role="status"]')).not.toBeNull()
+  await keys.click(screen.getByRole('button', { name: /B is better/ }))
+  expect(votes).toEqual([])
+  await seeEnd('B')
+  await keys.keyboard('b')
+  await heading(2)
+  await waitFor(() => expect(votes).toHaveLength(1))
+})
+
+test('what was read is not to be read again after an undo, and the next comparison is', async () => {
+  const seeEnd = watchEnds()
+  tasks = [task(1, { read_to_end: true }), task(2, { read_to_end: true })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  await seeEnd('A')
+  await seeEnd('B')
+  await keys.keyboard('a')
+  await heading(2)
+  await guard()
+  await keys.keyboard('a')
+  expect(await screen.findByText(/A and B have more below/)).toBeDefined()
+  await keys.keyboard('u')
+  await screen.findByText('Taken back. Vote again.')
+  await guard()
+  await keys.keyboard('b')
+  await waitFor(() => expect(votes.map(({ choice }) => choice)).toEqual(['left', 'right']))
+})
+
+test('a key before the least time of reading says how long is left', async () => {
+  tasks = [task(1, { min_reading_seconds: 600 })]
+  const { keys } = start()
+  await heading(1)
+  await guard()
+  await keys.keyboard('a')
+  expect(await screen.findByText(/asks for 600 s a comparison, 600 s to go/)).toBeDefined()
+  expect(votes).toEqual([])
 })
 
 test('one key is one vote, and the next comparison is there', async () => {

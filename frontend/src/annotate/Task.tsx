@@ -165,6 +165,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
     draft,
     screen,
     ready: () => performance.now() >= guardUntil.current,
+    attention: () => ({ ms: time.read(), unread: view.current?.unread() ?? [] }),
     onDraft: (changed) => current && drafts.change(current.assignment, changed),
     onGive: (whole) => current && give(current, whole),
     onNext: () => {

@@ -11,6 +11,7 @@ import {
   useState,
 } from 'react'
 import { Pane } from 'src/annotate/Pane'
+import type { Unread } from 'src/annotate/readingRules'
 import styles from 'src/annotate/Task.module.css'
 import type { Reading } from 'src/annotate/useReading'
 import type { Task } from 'src/api/schema'
@@ -30,6 +31,8 @@ export type TaskHandle = {
   focusPane: (direction: 1 | -1) => void
   page: (direction: 1 | -1) => void
   focusHeading: () => void
+  /** Of the responses to be read now, those whose end was not on the screen yet. */
+  unread: () => Unread[]
 }
 
 type TaskViewProps = {
@@ -59,7 +62,10 @@ export function TaskView(props: TaskViewProps) {
   const [boxes] = useState(() => completions.map(() => createRef<HTMLDivElement>()))
   const last = useRef(0)
   const leader = useRef(0)
+  const seen = useRef(new Set<number>())
+  const [onEnd] = useState(() => completions.map((_, index) => () => seen.current.add(index)))
   const single = alone(task, draft)
+  const visible = single === null ? completions.map((_, index) => index) : [single]
   const pair = size === 2 && (form.kind === 'choice' || form.kind === 'scale')
 
   const focusPane = (direction: 1 | -1) => {
@@ -80,6 +86,10 @@ export function TaskView(props: TaskViewProps) {
       box?.scrollBy({ top: direction * box.clientHeight * 0.85 })
     },
     focusHeading: () => heading.current?.focus({ preventScroll: true }),
+    unread: () =>
+      visible
+        .filter((index) => !seen.current.has(index))
+        .map((index) => ({ letter: letterOf(index), hidden: (boxes[index]?.current?.clientHeight ?? 0) === 0 })),
   }))
   useLayoutEffect(() => {
     if (active) onShown()
@@ -128,6 +138,8 @@ export function TaskView(props: TaskViewProps) {
           leader.current = index
         }}
         onScroll={() => onScroll(index)}
+        // Not before the text has the form, and the length, that it is read in.
+        onEnd={task.read_to_end && active && renderer.kind !== 'loading' ? onEnd[index] : undefined}
       >
         {found ? (
           <Marked parts={index === 0 ? found.left : found.right} />
@@ -146,7 +158,6 @@ export function TaskView(props: TaskViewProps) {
     said.current.scrollTop += last.getBoundingClientRect().top - said.current.getBoundingClientRect().top
   }, [open, renderer.kind, reading.source, task.prompt])
   const turns = t('task.turns', { n: task.prompt.length })
-  const visible = single === null ? letters.map((_, index) => index) : [single]
   return (
     <div
       className={`${styles.layer} ${active ? '' : styles.behind}`}

@@ -1,5 +1,6 @@
 /** The keys of an answer: which scope hears them, what each does to the draft, and where the focus goes next. */
 import { type RefObject, useState } from 'react'
+import { type Attention, whyHeld } from 'src/annotate/readingRules'
 import { alone } from 'src/annotate/TaskView'
 import type { Task } from 'src/api/schema'
 import {
@@ -45,6 +46,7 @@ type Init = {
   screen: RefObject<HTMLElement | null>
   /** False right after a task appears, so that a double press answers one. */
   ready: () => boolean
+  attention: () => Omit<Attention, 'single'>
   onDraft: (draft: Draft) => void
   onGive: (whole: Draft) => void
   /** The next completion is shown alone, or all together. */
@@ -59,7 +61,7 @@ function rowsOf({ form, completions }: Task, draft: Draft, single: number | null
   return form.kind === 'ranking' ? [] : criteriaRows(form, draft)
 }
 
-export function useAnswer({ task, draft, screen, ready, onDraft, onGive, onNext, say }: Init) {
+export function useAnswer({ task, draft, screen, ready, attention, onDraft, onGive, onNext, say }: Init) {
   const [tieFor, setTieFor] = useState<string | null>(null)
   const size = task?.completions.length ?? 0
   const single = task && draft ? alone(task, draft) : null
@@ -98,12 +100,20 @@ export function useAnswer({ task, draft, screen, ready, onDraft, onGive, onNext,
     else focusNext(after)
   }
 
+  /** Whether the project asks for more reading first, which is then said. */
+  const isHeld = (shown: Task): boolean => {
+    const why = whyHeld(shown, { single, ...attention() })
+    if (why !== null) say(why)
+    return why !== null
+  }
+
   const choose = (answer: MainAnswer) => {
     if (!task || !draft || !ready()) return
     if (single !== null) {
       say(t('missing.first_ratings'))
       return
     }
+    if (isHeld(task)) return
     const after = { ...draft, ...answer }
     if (isOneKey(task.form)) {
       onGive(after)
@@ -119,6 +129,7 @@ export function useAnswer({ task, draft, screen, ready, onDraft, onGive, onNext,
       say(t('missing.first_ratings'))
       return
     }
+    if (isHeld(task)) return
     onDraft({ ...draft, ranking })
     setTieFor(tieNext ? task.assignment : null)
     say(ranking.length > 0 ? t('rank.now', { order: rankingText(ranking) + (tieNext ? ' =' : '') }) : '')
@@ -133,12 +144,14 @@ export function useAnswer({ task, draft, screen, ready, onDraft, onGive, onNext,
         focusField(`first_ratings.${letter}`)
         return
       }
+      if (isHeld(task)) return
       onDraft({ ...draft, read: single + 1 })
       onNext()
       return
     }
     const field = missing(task.form, draft, size)
     if (field === null) {
+      if (isHeld(task)) return
       onGive(draft)
       return
     }

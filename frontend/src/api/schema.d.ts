@@ -2695,6 +2695,8 @@ export type PatchedProjectPatchRequest = {
     gold_share?: number;
     repeat_share?: number;
     repeat_after?: number;
+    min_reading_seconds?: number;
+    read_to_end?: boolean;
     confirm_guideline?: boolean;
     practice_items?: number;
     qualification_items?: number;
@@ -3109,6 +3111,8 @@ export type Project = {
     gold_share: number;
     repeat_share: number;
     repeat_after: number;
+    min_reading_seconds: number;
+    read_to_end: boolean;
     confirm_guideline: boolean;
     practice_items: number;
     qualification_items: number;
@@ -3152,6 +3156,8 @@ export type ProjectCreateRequest = {
     gold_share?: number;
     repeat_share?: number;
     repeat_after?: number;
+    min_reading_seconds?: number;
+    read_to_end?: boolean;
     confirm_guideline?: boolean;
     practice_items?: number;
     qualification_items?: number;
@@ -4145,6 +4151,14 @@ export type Task = {
     completions: Array<string>;
     question: string;
     form: Form;
+    /**
+     * Attention before the page takes an answer.
+     */
+    min_reading_seconds: number;
+    /**
+     * Whether it first asks for the end of every text to be seen.
+     */
+    read_to_end: boolean;
     lease_expires_at: string;
     /**
      * What the person said before they took it back.
@@ -5154,6 +5168,8 @@ export type ProjectWritable = {
     gold_share: number;
     repeat_share: number;
     repeat_after: number;
+    min_reading_seconds: number;
+    read_to_end: boolean;
     confirm_guideline: boolean;
     practice_items: number;
     qualification_items: number;

@@ -51,6 +51,18 @@ export const GROUPS: { title: Key; settings: Setting[] }[] = [
     ],
   },
   {
+    title: 'settings.reading',
+    settings: [
+      {
+        name: 'min_reading_seconds',
+        kind: 'whole',
+        label: 'settings.min_reading_seconds',
+        help: 'settings.min_reading_seconds.help',
+      },
+      { name: 'read_to_end', kind: 'flag', label: 'settings.read_to_end', help: 'settings.read_to_end.help' },
+    ],
+  },
+  {
     title: 'settings.quality',
     settings: [
       { name: 'gold_share', kind: 'share', label: 'settings.gold_share', help: 'settings.gold_share.help' },

@@ -22,6 +22,8 @@ export const task = (n: number, more: Partial<Task> = {}): Task => ({
   completions: [`Left text ${n}`, `Right text ${n}`],
   question: 'Which response is better?',
   form: form(),
+  min_reading_seconds: 0,
+  read_to_end: false,
   lease_expires_at: '2030-01-01T00:00:00Z',
   answer: null,
   ...more,

@@ -265,6 +265,13 @@ export const de: TranslationOf<typeof en> = {
   'missing.reasons': 'Bitte zuerst einen Grund wählen.',
   'missing.rationale': 'Bitte mit wenigen Worten begründen.',
   'missing.first_ratings': 'Bitte zuerst jede Antwort lesen und bewerten.',
+  'held.below': {
+    one: 'Bitte zuerst beide Antworten lesen: {letters} geht unten weiter.',
+    other: 'Bitte zuerst beide Antworten lesen: {letters} gehen unten weiter.',
+  },
+  'held.alone': 'Bitte zuerst die Antwort lesen: {letter} geht unten weiter.',
+  'held.unseen': 'Bitte zuerst jede Antwort lesen: Das Ende von {letters} war noch nicht zu sehen.',
+  'held.time': 'Bitte noch lesen: Dieses Projekt verlangt {least} s je Vergleich, es fehlen {left} s.',
 
   'skip.title': 'Warum überspringen?',
   'skip.cannot_judge': 'Ich kann es nicht beurteilen',

@@ -376,6 +376,12 @@ export const deProject: TranslationOf<typeof enProject> = {
   'settings.expert_votes.help': 'Von Personen mit der Fähigkeit „expert“. 0: keine.',
   'settings.flag_limit': 'Meldungen, die einen Vergleich zurückziehen',
   'settings.flag_limit.help': 'So viele Personen müssen ihn melden.',
+  'settings.reading': 'Lesen',
+  'settings.min_reading_seconds': 'Sekunden des Lesens vor einer Stimme',
+  'settings.min_reading_seconds.help':
+    'Aufmerksamkeit für einen Vergleich; eine Taste sagt vorher, wie viel noch fehlt. 0: keine.',
+  'settings.read_to_end': 'Jede Antwort wird vor einer Stimme bis zum Ende gelesen',
+  'settings.read_to_end.help': 'Eine Taste sagt vorher, welche noch weitergeht.',
   'settings.quality': 'Gold, Wiederholungen und Pausen',
   'settings.gold_share': 'Verdecktes Gold',
   'settings.gold_share.help': 'Von den Aufgaben einer Person, höchstens 50 %.',

@@ -262,6 +262,13 @@ export const en = {
   'missing.reasons': 'Choose a reason first.',
   'missing.rationale': 'Say why, in a few words.',
   'missing.first_ratings': 'Read and rate each response first.',
+  'held.below': {
+    one: 'Read both responses first: {letters} has more below.',
+    other: 'Read both responses first: {letters} have more below.',
+  },
+  'held.alone': 'Read the response first: {letter} has more below.',
+  'held.unseen': 'Read every response first: the end of {letters} was not on the screen yet.',
+  'held.time': 'Read on first: this project asks for {least} s a comparison, {left} s to go.',
 
   'skip.title': 'Why skip this one?',
   'skip.cannot_judge': "I can't judge it",

@@ -361,6 +361,12 @@ export const enProject = {
   'settings.expert_votes.help': 'From people with the skill “expert”. 0: none.',
   'settings.flag_limit': 'Flags that withdraw a comparison',
   'settings.flag_limit.help': 'So many people must flag it.',
+  'settings.reading': 'Reading',
+  'settings.min_reading_seconds': 'Seconds of reading before a vote',
+  'settings.min_reading_seconds.help':
+    'Attention to a comparison; a key pressed earlier says how much is left. 0: none.',
+  'settings.read_to_end': 'Every response is read to its end before a vote',
+  'settings.read_to_end.help': 'A key pressed earlier says which one has more.',
   'settings.quality': 'Gold, repeats and pauses',
   'settings.gold_share': 'Hidden gold',
   'settings.gold_share.help': "Of a person's tasks, at most 50 %.",
