@@ -5,13 +5,13 @@ import type { ImportBatch } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { FileDrop } from 'src/setup/FileDrop'
 import { promptFile } from 'src/setup/pasted'
-import { badRows, RowErrors } from 'src/setup/RowErrors'
+import { badRows, NotImported } from 'src/setup/RowErrors'
 import styles from 'src/setup/SetUp.module.css'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
 import { TextArea, TextField } from 'src/ui/widgets/Field'
 import { Row } from 'src/ui/widgets/Page'
-import { ErrorPanel, Notice } from 'src/ui/widgets/States'
+import { Notice } from 'src/ui/widgets/States'
 
 type Props = { slug: string; overlap?: number; onDone: (batch: ImportBatch) => void }
 type Ask = { file: File; onError: 'refuse' | 'skip' }
@@ -83,17 +83,7 @@ export function AddPrompts({ slug, overlap, onDone }: Props) {
           {wrongName && <Notice tone="error">{t('imports.wrongName', { name: file.name })}</Notice>}
         </div>
       </div>
-      {refused.length > 0 && (
-        <>
-          <Notice tone="error" role="alert">
-            {t('import.bad', { n: refused.length })} {t('import.nothing')}
-          </Notice>
-          <RowErrors rows={refused} />
-        </>
-      )}
-      {load.isError && refused.length === 0 && (
-        <ErrorPanel what={t('import.failed')} error={load.error} safe={t('import.nothing')} />
-      )}
+      {load.isError && <NotImported error={load.error} />}
       <Row>
         <Button look="primary" type="submit" busy={load.isPending} disabled={sent === null || wrongName}>
           {load.isPending

@@ -20,7 +20,7 @@ import { useWrite } from 'src/api/useWrite'
 import { Exports } from 'src/setup/Exports'
 import { FileDrop } from 'src/setup/FileDrop'
 import styles from 'src/setup/Imports.module.css'
-import { badRows, RowErrors } from 'src/setup/RowErrors'
+import { badRows, NotImported, RowErrors } from 'src/setup/RowErrors'
 import { promptLine, type Turn } from 'src/ui/content/Conversation'
 import { bytes, count, DASH } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
@@ -134,17 +134,7 @@ function NewImport({ slug }: { slug: string }) {
             : `${t('import.done', { n: load.data.imported })} ${t('import.rest', { duplicates: load.data.duplicates, skipped: load.data.skipped })}`}
         </Notice>
       )}
-      {refused.length > 0 && (
-        <>
-          <Notice tone="error" role="alert">
-            {t('import.bad', { n: refused.length })} {t('import.nothing')}
-          </Notice>
-          <RowErrors rows={refused} />
-        </>
-      )}
-      {load.isError && refused.length === 0 && (
-        <ErrorPanel what={t('import.failed')} error={load.error} safe={t('import.nothing')} />
-      )}
+      {load.isError && <NotImported error={load.error} />}
       {look.isError && <ErrorPanel what={t('imports.lookFailed')} error={look.error} safe={t('import.nothing')} />}
       {look.data && !load.data && <DryRunResult found={look.data} />}
     </Card>

@@ -15,6 +15,7 @@ import type { Column } from 'src/ui/widgets/DataTable'
 import { ChoiceCard, ChoiceGroup, SelectField, TextField } from 'src/ui/widgets/Field'
 import { ListCard } from 'src/ui/widgets/ListCard'
 import { Card, Columns, Facts, Page, Row, Stack } from 'src/ui/widgets/Page'
+import { SourcesField } from 'src/ui/widgets/SourcesField'
 import { ErrorPanel, Loaded, Notice } from 'src/ui/widgets/States'
 import { readTags, TagsField } from 'src/ui/widgets/TagsField'
 import { useParams } from 'wouter'
@@ -115,21 +116,7 @@ function Planner({ slug, sources }: { slug: string; sources: Source[] }) {
           </ChoiceGroup>
         </Card>
         <Card title={t('pairing.terms')}>
-          <ChoiceGroup legend={t('pairing.sources')} error={errors.sources}>
-            {sources.length === 0 && <p className="muted">{t('pairing.noSources')}</p>}
-            {sources.map(({ id, name, completions }) => (
-              <ChoiceCard
-                key={id}
-                kind="checkbox"
-                label={name}
-                note={t('pairing.completions', { n: completions })}
-                checked={chosen.includes(id)}
-                onChange={(event) =>
-                  setChosen(event.target.checked ? [...chosen, id] : chosen.filter((other) => other !== id))
-                }
-              />
-            ))}
-          </ChoiceGroup>
+          <SourcesField sources={sources} chosen={chosen} error={errors.sources} onChange={setChosen} />
           {strategy === 'closest_score' &&
             field(t('pairing.scorer'), t('pairing.scorerHelp'), scorer, setScorer, errors.scorer)}
           {strategy === 'information' && (

@@ -9,6 +9,7 @@ import type { DownloadsEnum, ModelCard } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { flatten, shown } from 'src/training/config'
 import { figuresOf, parted } from 'src/training/figures'
+import { LicenceField } from 'src/training/LicenceField'
 import { ModelLineage } from 'src/training/ModelLineage'
 import styles from 'src/training/Models.module.css'
 import { OfCeiling } from 'src/training/OfCeiling'
@@ -19,7 +20,7 @@ import { t } from 'src/ui/i18n/t'
 import { Badge, CopyBox, CopyButton, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button, DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
-import { SelectField, TextArea, TextField } from 'src/ui/widgets/Field'
+import { SelectField, TextArea } from 'src/ui/widgets/Field'
 import { FormDialog } from 'src/ui/widgets/FormDialog'
 import { Card, Columns, Facts, Page, Stack } from 'src/ui/widgets/Page'
 import { JobLink } from 'src/ui/widgets/Reach'
@@ -187,13 +188,7 @@ function EditDialog({ slug, model, onClose }: { slug: string; model: ModelCard; 
     >
       {(errors) => (
         <>
-          <TextField
-            label={t('models.licence')}
-            help={t('models.licenceHelp')}
-            error={errors.licence}
-            value={licence}
-            onChange={(event) => setLicence(event.target.value)}
-          />
+          <LicenceField value={licence} error={errors.licence} onChange={setLicence} />
           <TagsField
             label={t('model.tags')}
             help={t('model.tagsHelp')}

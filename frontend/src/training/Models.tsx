@@ -8,6 +8,7 @@ import { modelListQuery, SHELVES } from 'src/api/modelsApi'
 import { keys, registerModel, sessionQuery } from 'src/api/queries'
 import type { Model } from 'src/api/schema'
 import { mainFigure } from 'src/training/figures'
+import { LicenceField } from 'src/training/LicenceField'
 import styles from 'src/training/Models.module.css'
 import { OfCeiling } from 'src/training/OfCeiling'
 import { bytes, DASH, interval, measured, short } from 'src/ui/format'
@@ -263,13 +264,7 @@ function RegisterDialog({ slug, onClose }: { slug: string; onClose: () => void }
         value={place}
         onChange={(event) => setPlace(event.target.value)}
       />
-      <TextField
-        label={t('models.licence')}
-        help={t('models.licenceHelp')}
-        error={errors.licence}
-        value={licence}
-        onChange={(event) => setLicence(event.target.value)}
-      />
+      <LicenceField value={licence} error={errors.licence} onChange={setLicence} />
       {register.isError && Object.keys(errors).length === 0 && (
         <ErrorPanel what={t('models.registerFailed')} error={register.error} />
       )}

@@ -39,6 +39,7 @@ import {
   wishOf,
 } from 'src/training/wish'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { CopyBox } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import { Card, Page } from 'src/ui/widgets/Page'
@@ -130,7 +131,7 @@ function WithMethods({ slug, snapshots, models, jobs }: Rows) {
 type FreshProps = Rows & { methods: Method[]; machines: Machine[]; bases: Offer[]; base: Offer | undefined }
 
 function FreshForm({ slug, methods, machines, snapshots, models, jobs, bases, base }: FreshProps) {
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const [drafts, setDrafts] = useState<Record<string, Draft>>({})
   const [chosen, setChosen] = useState<Record<string, Record<string, Ref[]>>>({})
   const [plan, setPlan] = useState<Plan>(NO_PLAN)
@@ -138,14 +139,6 @@ function FreshForm({ slug, methods, machines, snapshots, models, jobs, bases, ba
   const method = methods.find((entry) => entry.name === search.get('method')) ?? methods[0]
   if (!method) return <Notice tone="error">{t('newJob.noMethods')}</Notice>
 
-  const choose = (name: string, value: string) =>
-    setSearch(
-      (params) => {
-        params.set(name, value)
-        return params
-      },
-      { replace: true },
-    )
   const fitted = readable(method, snapshots)
   const asked = search.get('snapshot')
   const isFree = !method.needs_snapshot && (asked === null || asked === 'none')
@@ -188,7 +181,7 @@ function FreshForm({ slug, methods, machines, snapshots, models, jobs, bases, ba
       lacking={lacking}
       inputs={(errors) => (
         <>
-          <Methods methods={methods} chosen={method.name} onChoose={(name) => choose('method', name)} />
+          <Methods methods={methods} chosen={method.name} onChoose={(name) => change({ method: name })} />
           <Inputs
             slug={slug}
             method={method}
@@ -200,7 +193,7 @@ function FreshForm({ slug, methods, machines, snapshots, models, jobs, bases, ba
             roles={roles}
             offers={offers}
             errors={errors}
-            onChoose={choose}
+            onChoose={(name, value) => change({ [name]: value })}
             onRoles={(next) => setChosen({ ...chosen, [method.name]: next })}
           />
         </>

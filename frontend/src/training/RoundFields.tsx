@@ -7,6 +7,7 @@ import styles from 'src/training/Rounds.module.css'
 import { OBJECTIVES, type PlanDraft, type PlanText, STRATEGIES } from 'src/training/roundPlan'
 import { t } from 'src/ui/i18n/t'
 import { ChoiceCard, ChoiceGroup, SelectField, TextField } from 'src/ui/widgets/Field'
+import { SourcesField } from 'src/ui/widgets/SourcesField'
 
 type Props = {
   slug: string
@@ -128,18 +129,12 @@ function Opponents({ slug, draft, errors, onChange }: Omit<Props, 'allPrompts'>)
       <summary>{n > 0 ? t('round.opponentsChosen', { n }) : t('round.opponents')}</summary>
       <p className="muted small">{t('round.opponentsHelp')}</p>
       {sources.length > 0 && (
-        <ChoiceGroup legend={t('pairing.sources')} error={errors.against}>
-          {sources.map(({ id, name, completions }) => (
-            <ChoiceCard
-              key={id}
-              kind="checkbox"
-              label={name}
-              note={t('pairing.completions', { n: completions })}
-              checked={draft.against.includes(id)}
-              onChange={({ target }) => onChange({ ...draft, against: toggled(draft.against, id, target.checked) })}
-            />
-          ))}
-        </ChoiceGroup>
+        <SourcesField
+          sources={sources}
+          chosen={draft.against}
+          error={errors.against}
+          onChange={(against) => onChange({ ...draft, against })}
+        />
       )}
       {rounds.length > 0 && (
         <ChoiceGroup legend={t('round.earlier')} error={errors.rounds}>
