@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.loop import methods
+from benchmarks.loop import fewer_votes, methods, rounds
 from benchmarks.loop.charts import write_charts
 from benchmarks.loop.experiment import Experiment, Lab, settings_of
 from benchmarks.loop.results import Provenance, Result, Setting, read, write
@@ -28,7 +28,11 @@ from benchmarks.report import machine
 from training.engine.files import directory_hash
 from winnow.env import BASE_DIR, read_environment
 
-EXPERIMENTS: dict[str, Experiment] = {"methods": methods.EXPERIMENT}
+EXPERIMENTS: dict[str, Experiment] = {
+    "methods": methods.EXPERIMENT,
+    "rounds": rounds.EXPERIMENT,
+    "fewer-votes": fewer_votes.EXPERIMENT,
+}
 _PACKAGES = ("torch", "transformers", "peft")
 
 

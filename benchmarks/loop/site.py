@@ -29,6 +29,8 @@ from winnow.supervisor import Group, programs, wait_until_serving
 Utility = Callable[[str, str], float]
 """Of a prompt's last turn and a completion, nats."""
 TASKS_AT_A_TIME = 8
+QUIET_LOOKS = 4
+"""So often nothing must be open, a second apart, before the votes are over."""
 _WAIT_SECONDS, _MOST_SECONDS = 1.0, 1800.0
 
 
@@ -97,24 +99,34 @@ class Site:
         return [json.loads(line) for line in text.splitlines()]
 
     def vote(self, slug: str, voters: Voters) -> int:
-        """Let everybody vote until the queue has nothing left for them; how many votes were given."""
+        """Let everybody vote until nothing is open or asked for once more; how many votes were given."""
+        over = threading.Event()
         accounts = [self._account(slug, person) for person in voters.people]
         counts, failures = [0] * len(accounts), list[BaseException]()
 
         def work(number: int) -> None:
             person, email, password = voters.people[number], *accounts[number]
             try:
-                counts[number] = _annotate(Client(self.url), slug, person, email, password, voters)
+                counts[number] = _annotate(Client(self.url), slug, person, email, password, voters, over)
             except BaseException as error:
                 failures.append(error)
+                over.set()
 
         threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(accounts))]
         for thread in threads:
             thread.start()
+        quiet, deadline = 0, time.monotonic() + _MOST_SECONDS
+        while not over.wait(_WAIT_SECONDS) and quiet < QUIET_LOOKS and time.monotonic() < deadline:
+            left = self.api.call("GET", f"projects/{slug}/overview")["counts"]
+            # An overlap that grows with doubt comes a moment after the last vote.
+            quiet = quiet + 1 if left["open"] == left["leased"] == 0 else 0
+        over.set()
         for thread in threads:
             thread.join()
         if failures:
             raise failures[0]
+        if quiet < QUIET_LOOKS:
+            raise SiteError(f"{slug}: votes did not end within {_MOST_SECONDS:.0f} s")
         return sum(counts)
 
     def freeze(self, slug: str, **rule: Any) -> Path:
@@ -171,27 +183,32 @@ def running_site(data_dir: Path, *, models: Path, log: Path) -> Iterator[Site]:
             group.stop()
 
 
-def _annotate(client: Client, slug: str, person: SimulatedAnnotator, email: str, password: str, voters: Voters) -> int:
+def _annotate(
+    client: Client,
+    slug: str,
+    person: SimulatedAnnotator,
+    email: str,
+    password: str,
+    voters: Voters,
+    over: threading.Event,
+) -> int:
     client.sign_in(email, password)
-    tab, votes, empty = uuid.uuid4().hex, 0, 0
-    while True:
+    tab, votes = uuid.uuid4().hex, 0
+    while not over.is_set():
         queue = client.call("POST", f"annotate/projects/{slug}/queue", {"tab": tab, "n": TASKS_AT_A_TIME})
         for task in queue["items"]:
             asked = task["prompt"][-1]["content"]
             left, right = (voters.utility(asked, text) for text in task["completions"])
-            # Named by what is shown, so the same texts have the same votes on every run.
+            # Named by what is shown, so a person has the same vote on the same texts in every run.
             key = f"{voters.seed}:{asked}:{task['completions'][0]}"
-            doublings = log2_ratio(*(len(text) for text in task["completions"]))
+            doublings = float(log2_ratio(*(len(text) for text in task["completions"])))
             choice = choose(person, left_utility=left, right_utility=right, length_doublings=doublings, seed_key=key)
             path = f"annotate/assignments/{task['assignment']}/vote"
             client.call("POST", path, {"choice": choice, "active_ms": 8000}, key=str(uuid.uuid4()))
             votes += 1
-        # Others may hold the last ones, and an overlap that grows with doubt comes a moment after the vote.
-        empty = 0 if queue["items"] else empty + 1
-        if empty == 3:
-            return votes
-        if empty:
-            time.sleep(_WAIT_SECONDS)
+        if not queue["items"]:
+            over.wait(_WAIT_SECONDS)
+    return votes
 
 
 def _manage(environ: Mapping[str, str], *arguments: str) -> str:
