@@ -28,7 +28,7 @@ from winnow.supervisor import Group, programs, wait_until_serving
 
 Utility = Callable[[str, str], float]
 """Of a prompt's last turn and a completion, nats."""
-TASKS_AT_A_TIME = 8
+TASKS_AT_A_TIME = 5
 QUIET_LOOKS = 4
 """So often nothing must be open, a second apart, before the votes are over."""
 _WAIT_SECONDS, _MOST_SECONDS = 1.0, 1800.0

@@ -7,6 +7,7 @@ interrupted goes on where it was, and two experiments that need the same model t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,6 +34,15 @@ class StepError(RuntimeError):
     """A program of the engine failed; the message holds its name and its last words."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """What a step took: `seconds` by the clock, `processor_seconds` of all its threads."""
+
+    name: str
+    seconds: float
+    processor_seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     """Where steps lie and how many run at a time.
@@ -50,6 +60,7 @@ class Steps:
     threads: int = 1
     on_gpu: bool = False
     _free: threading.Semaphore = field(init=False, repr=False)
+    _spent: dict[Path, Spent] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_free", threading.Semaphore(self.slots))
@@ -69,6 +80,7 @@ class Steps:
         if not (out / "result.json").is_file():
             shutil.rmtree(out, ignore_errors=True)
             self._engine(name, "convert", [str(trained / last["path"]), "--base", base], out)
+        self._count(out)
         return out / "model"
 
     def run(self, name: str, config: Mapping[str, Any]) -> Path:
@@ -80,6 +92,7 @@ class Steps:
         text = json.dumps(config, sort_keys=True)
         out = self.directory / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if _is_done(out):
+            self._count(out)
             return out
         out.mkdir(parents=True, exist_ok=True)
         file = out / "wanted.json"
@@ -111,13 +124,13 @@ class Steps:
             draft.replace(out)
         return out
 
-    def spent(self) -> dict[str, float]:
-        """Processor seconds of all steps that lie here, by the first word of their names."""
-        found: dict[str, float] = {}
-        for file in sorted(self.directory.glob(f"*/{_SPENT}")):
-            spent = json.loads(file.read_text(encoding="utf-8"))
-            found[spent["name"]] = found.get(spent["name"], 0.0) + spent["processor_seconds"]
-        return found
+    def spent(self) -> list[Spent]:
+        """Of every step that was asked for, also of those that were done before: then it took what it took then."""
+        return sorted(self._spent.values(), key=lambda one: one.name)
+
+    def _count(self, out: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._spent[out] = Spent(**json.loads((out / _SPENT).read_text(encoding="utf-8")))
 
     def _engine(self, name: str, command: str, arguments: Sequence[str], out: Path) -> None:
         environ = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -142,6 +155,7 @@ class Steps:
         spent = {"name": name, "seconds": seconds, "processor_seconds": usage.ru_utime + usage.ru_stime}
         if out.is_dir():
             (out / _SPENT).write_text(json.dumps(spent), encoding="utf-8")
+            self._count(out)
         print(f"  {name}: {command} took {seconds:.0f} s", flush=True)
 
 
