@@ -42,7 +42,7 @@ export function PlaygroundAnswers({ slug, question, canManage, onGoOn }: Answers
                 {t('playground.stop')}
               </Button>
             )}
-            {isOver && question.sent_at === null && done > 0 && (
+            {isOver && question.sent_at === null && done > 1 && (
               <Button
                 look="primary"
                 busy={send.isPending}
@@ -71,6 +71,9 @@ export function PlaygroundAnswers({ slug, question, canManage, onGoOn }: Answers
         >
           {t('playground.sent', { n: question.comparisons })}
         </Notice>
+      )}
+      {canManage && isOver && question.sent_at === null && done === 1 && (
+        <p className="muted">{t('playground.oneAlone')}</p>
       )}
       <div className={styles.columns}>
         {question.answers.map((answer) => (
