@@ -80,6 +80,10 @@ def estimate(prepared: Prepared) -> Estimate:
     kept = dropped = None
     if lengths is not None:
         kept, dropped = _kept(lengths, config, notes)
+        similar = math.floor(config["dpo"]["drop_similar"] * kept) if "dpo" in config else 0
+        if similar:
+            notes.append(f"{similar} of {kept} pairs are left out as too similar (dpo.drop_similar)")
+            kept, dropped = kept - similar, dropped + similar
         plan = _planned(prepared.method.name, checked(prepared.complete), config, lengths, kept)
         said = "every line, by " if lengths.is_exact else "about, by "
         basis["steps"] = said + lengths.basis

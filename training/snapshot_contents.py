@@ -81,8 +81,8 @@ class Export:
     sha256: str
 
 
-def records(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """The lines of a snapshot, part by part, without checking them again.
+def records(snapshot: Snapshot, *, part: str | None = None) -> Iterator[dict[str, Any]]:
+    """The lines of a snapshot, part by part (or of one part), without checking them again.
 
     Raises:
         SnapshotUnreadable: a file is gone or is no JSON Lines.
@@ -90,6 +90,8 @@ def records(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     directory = snapshot_path(snapshot)
     try:
         for item in read_manifest(directory).files:
+            if part not in (None, item.split):
+                continue
             with (directory / item.name).open("rb") as file:
                 for line in file:
                     yield json.loads(line)

@@ -55,7 +55,7 @@ ROUTES = {
     "exports_download": "read",
     "overview": "read", "snapshots_list": "read", "snapshots_freeze": "write", "snapshots_preview": "read",
     "snapshots_show": "read", "snapshots_export": "read", "snapshots_sum": "read", "snapshots_card": "read",
-    "snapshots_difference": "read", "models_list": "read", "models_register": "operator",
+    "snapshots_difference": "read", "snapshots_similarity": "read", "models_list": "read", "models_register": "operator",
     "methods_list": "read", "jobs_list": "read", "jobs_submit": "jobs", "jobs_show": "read", "jobs_metrics": "read",
     "jobs_estimate": "manage", "jobs_chain": "jobs", "jobs_sweep": "jobs", "jobs_clone": "jobs", "jobs_change": "jobs",
     "quota_show": "read", "quota_change": "owner",

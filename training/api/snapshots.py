@@ -24,6 +24,8 @@ from annotation.models import Aggregator
 from annotation.preferences import LabelPolicy
 from training import queries
 from training.api.serializers import (
+    JobRefSerializer,
+    ModelRefSerializer,
     NumbersField,
     SnapshotCountsSerializer,
     SnapshotListSerializer,
@@ -32,6 +34,7 @@ from training.api.serializers import (
 )
 from training.models import Snapshot
 from training.snapshot_contents import Change, card, difference, export_name, export_sum
+from training.snapshot_similarity import similarity_of
 from training.snapshots import FreezeRule, Layout, export_lines, freeze, preview
 from training.splits import PARTS
 
@@ -134,6 +137,57 @@ class SnapshotDifferenceSerializer(serializers.Serializer[Any]):
     items = ChangedPreferenceSerializer(many=True, source="shown")
 
 
+class SimilarityDecileSerializer(serializers.Serializer[Any]):
+    """A tenth of the pairs by their length-normalised CHES, 1 the lowest; all but the bounds are means."""
+
+    decile = serializers.IntegerField()
+    pairs = serializers.IntegerField()
+    low = serializers.FloatField()
+    high = serializers.FloatField()
+    ches_normalised = serializers.FloatField()
+    ches = serializers.FloatField()
+    cosine = serializers.FloatField()
+    tokens = serializers.FloatField(help_text="Of a completion.")
+
+
+class SimilarPairSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    comparison = serializers.UUIDField(allow_null=True)
+    prompt = MessageSerializer(many=True)
+    chosen = serializers.CharField()
+    rejected = serializers.CharField()
+    ches = serializers.FloatField()
+    ches_normalised = serializers.FloatField()
+    cosine = serializers.FloatField(help_text="Of the summed states.")
+    tokens_chosen = serializers.IntegerField()
+    tokens_rejected = serializers.IntegerField()
+
+
+class MeasuredSimilaritySerializer(serializers.Serializer[Any]):
+    """How alike the two completions of each pair are to a policy (CHES, Razin et al. 2024)."""
+
+    job = JobRefSerializer()
+    model = ModelRefSerializer(source="job.model", allow_null=True)
+    part = serializers.ChoiceField(choices=PARTS)
+    measured_at = serializers.DateTimeField()
+    pairs = serializers.IntegerField()
+    too_long = serializers.IntegerField(help_text="Left out: longer than the job's data.max_tokens.")
+    deciles = SimilarityDecileSerializer(many=True)
+    highest = SimilarPairSerializer(many=True)
+
+
+class SimilarityJobSerializer(JobRefSerializer):
+    model = ModelRefSerializer(allow_null=True)
+    reason = serializers.CharField()
+
+
+class SnapshotSimilaritySerializer(serializers.Serializer[Any]):
+    latest = SimilarityJobSerializer(
+        allow_null=True, help_text="The newest job that measures it; null: none was asked."
+    )
+    measured = MeasuredSimilaritySerializer(allow_null=True, help_text="By the newest job that succeeded.")
+
+
 class ExportSumSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     lines = serializers.IntegerField()
@@ -226,6 +280,15 @@ class SnapshotCardView(ProjectView):
     def get(self, request: Request, slug: str, public_id: UUID) -> Response:
         """Sources, languages, licences, lengths, and how sure the labels are, counted from its lines."""
         return Response(SnapshotCardSerializer(card(_snapshot(self, public_id))).data)
+
+
+class SnapshotSimilarityView(ProjectView):
+    """Which pairs of a snapshot are too alike to be learned from safely."""
+
+    @extend_schema(operation_id="snapshots_similarity", responses=SnapshotSimilaritySerializer)
+    def get(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """What the newest `evaluate` job with `evaluate.similarity` has found: tenths, and the pairs most alike."""
+        return Response(SnapshotSimilaritySerializer(similarity_of(_snapshot(self, public_id))).data)
 
 
 class SnapshotDifferenceView(ProjectView):

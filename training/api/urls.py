@@ -34,6 +34,7 @@ urlpatterns = [
     path(f"{_PROJECT}/snapshots/<uuid:public_id>/export", snapshots.SnapshotExportView.as_view()),
     path(f"{_PROJECT}/snapshots/<uuid:public_id>/sum", snapshots.SnapshotSumView.as_view()),
     path(f"{_PROJECT}/snapshots/<uuid:public_id>/card", snapshots.SnapshotCardView.as_view()),
+    path(f"{_PROJECT}/snapshots/<uuid:public_id>/similarity", snapshots.SnapshotSimilarityView.as_view()),
     path(f"{_PROJECT}/snapshots/<uuid:public_id>/difference", snapshots.SnapshotDifferenceView.as_view()),
     path(f"{_PROJECT}/models", models.ModelsView.as_view()),
     path(f"{_PROJECT}/jobs", jobs.JobsView.as_view()),

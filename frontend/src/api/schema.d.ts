@@ -2215,6 +2215,23 @@ export type MatrixReport = {
     reason: Array<Array<string | null>>;
 };
 
+/**
+ * How alike the two completions of each pair are to a policy (CHES, Razin et al. 2024).
+ */
+export type MeasuredSimilarity = {
+    job: JobRef;
+    model: ModelRef | null;
+    part: PartEnum;
+    measured_at: string;
+    pairs: number;
+    /**
+     * Left out: longer than the job's data.max_tokens.
+     */
+    too_long: number;
+    deciles: Array<SimilarityDecile>;
+    highest: Array<SimilarPair>;
+};
+
 export type Member = {
     id: string;
     name: string;
@@ -2628,6 +2645,8 @@ export type PairsAskRequest = {
 };
 
 export type PairsAskStrategyEnum = 'all' | 'random' | 'cross_source' | 'closest_score' | 'most_different' | 'balanced' | 'information' | 'disagreement';
+
+export type PartEnum = 'train' | 'validation' | 'test';
 
 export type PatchedGoldPatchRequest = {
     explanation?: string;
@@ -3883,6 +3902,49 @@ export type SignInRequest = {
     password: string;
 };
 
+export type SimilarPair = {
+    id: string;
+    comparison: string | null;
+    prompt: Array<Message>;
+    chosen: string;
+    rejected: string;
+    ches: number;
+    ches_normalised: number;
+    /**
+     * Of the summed states.
+     */
+    cosine: number;
+    tokens_chosen: number;
+    tokens_rejected: number;
+};
+
+/**
+ * A tenth of the pairs by their length-normalised CHES, 1 the lowest; all but the bounds are means.
+ */
+export type SimilarityDecile = {
+    decile: number;
+    pairs: number;
+    low: number;
+    high: number;
+    ches_normalised: number;
+    ches: number;
+    cosine: number;
+    /**
+     * Of a completion.
+     */
+    tokens: number;
+};
+
+export type SimilarityJob = {
+    id: string;
+    number: number;
+    method: string;
+    title: string;
+    status: StatusEnum;
+    model: ModelRef | null;
+    reason: string;
+};
+
 export type SkipReasonEnum = 'cannot_judge' | 'need_expertise' | 'too_long' | 'broken' | 'rather_not';
 
 export type SkipRequest = {
@@ -4001,6 +4063,17 @@ export type SnapshotRef = {
     id: string;
     number: number;
     name: string;
+};
+
+export type SnapshotSimilarity = {
+    /**
+     * The newest job that measures it; null: none was asked.
+     */
+    latest: SimilarityJob | null;
+    /**
+     * By the newest job that succeeded.
+     */
+    measured: MeasuredSimilarity | null;
 };
 
 export type SnapshotTombstone = {
@@ -8047,6 +8120,22 @@ export type SnapshotsLineageResponses = {
 };
 
 export type SnapshotsLineageResponse = SnapshotsLineageResponses[keyof SnapshotsLineageResponses];
+
+export type SnapshotsSimilarityData = {
+    body?: never;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/projects/{slug}/snapshots/{public_id}/similarity';
+};
+
+export type SnapshotsSimilarityResponses = {
+    200: SnapshotSimilarity;
+};
+
+export type SnapshotsSimilarityResponse = SnapshotsSimilarityResponses[keyof SnapshotsSimilarityResponses];
 
 export type SnapshotsSumData = {
     body?: never;
