@@ -32,6 +32,7 @@ from annotation.models import (
     FeedbackGiven,
     Flag,
     Gold,
+    Objection,
     Prompt,
     User,
     Vote,
@@ -127,6 +128,7 @@ def _erase_texts(prompts: Sequence[Prompt], comparisons: Sequence[int]) -> None:
             Adjudication.objects.bulk_update(_without_free_text(rulings, name), [name])
         Adjudication.objects.filter(comparison__in=part).exclude(reason="").update(reason=ERASED)
         Flag.objects.filter(comparison__in=part).exclude(note="").update(note=ERASED)
+        Objection.objects.filter(gold__comparison__in=part).update(text=ERASED)
         _erase_explanations(part, votes)
 
 

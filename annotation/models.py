@@ -808,6 +808,15 @@ class FeedbackGiven(models.Model):
     read_at = models.DateTimeField(null=True)
 
 
+class Objection(models.Model):
+    """A person's word that the answer of a gold comparison, which they were told, is wrong: a fact, one a vote."""
+
+    gold = models.ForeignKey(Gold, on_delete=models.CASCADE, related_name="objections")
+    vote = models.OneToOneField(Vote, on_delete=models.CASCADE, related_name="objection")
+    text = models.CharField(max_length=1000)
+    created_at = models.DateTimeField(default=timezone.now)
+
+
 class AdjudicationKind(models.TextChoices):
     """What an adjudicator did. The newest fact of a comparison says where it stands."""
 

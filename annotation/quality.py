@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Count, Max, Subquery
@@ -22,6 +23,7 @@ from annotation.models import (
     FeedbackGiven,
     Gold,
     Membership,
+    Objection,
     Project,
     Purpose,
     User,
@@ -51,6 +53,13 @@ class NoQualification(DomainError):
     """The project has no qualification that somebody could be asked to pass."""
 
     code = "no_qualification"
+    kind = Kind.CONFLICT
+
+
+class AlreadyObjected(DomainError):
+    """The person has objected to this answer, in other words."""
+
+    code = "already_objected"
     kind = Kind.CONFLICT
 
 
@@ -263,3 +272,35 @@ def read_feedback(*, given: FeedbackGiven, now: datetime) -> None:
     """Note that a person has read a feedback. A second call changes nothing."""
     FeedbackGiven.objects.filter(pk=given.pk, read_at=None).update(read_at=now)
     given.refresh_from_db()
+
+
+def told_vote(*, project: Project, annotator: User, public_id: UUID) -> Vote | None:
+    """This person's vote on gold, if they were told the right answer: after practice, or in a feedback."""
+    vote = (
+        Vote.objects.filter(project=project, annotator=annotator, public_id=public_id, retractions__isnull=True)
+        .exclude(comparison__gold=None)
+        .select_related("comparison__gold")
+        .first()
+    )
+    if vote is None or vote.purpose == Purpose.PRACTICE:
+        return vote
+    bodies = FeedbackGiven.objects.filter(project=project, annotator=annotator).values_list("body", flat=True)
+    return vote if any(item["vote"] == str(public_id) for body in bodies for item in body["items"]) else None
+
+
+def object_to(*, vote: Vote, text: str, now: datetime) -> Objection:
+    """Note why a person thinks that the answer they were told is wrong. The same words again change nothing.
+
+    Args:
+        vote: as `told_vote` finds it.
+
+    Raises:
+        AlreadyObjected: in other words, which stay.
+    """
+    with write(), transaction.atomic():
+        found, _ = Objection.objects.get_or_create(
+            vote=vote, defaults={"gold": vote.comparison.gold, "text": text, "created_at": now}
+        )
+    if found.text != text:
+        raise AlreadyObjected("You have objected to this answer already. What you wrote then stays.")
+    return found

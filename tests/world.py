@@ -43,6 +43,7 @@ from annotation.models import (
     GoldUse,
     ImportBatch,
     Invitation,
+    Objection,
     Project,
     Prompt,
     Purpose,
@@ -189,6 +190,9 @@ class World:
             **{f"annotators_{verb}": self.people["ben"].public_id for verb in ("show", "pause", "resume", "requalify")},
             "references_give": self.comparisons[0].public_id,
             "annotate_explanation": self.practised.get(person, self.practised["ann"]).public_id,
+            "annotate_objection": Vote.objects.get(
+                assignment=self.practised.get(person, self.practised["ann"])
+            ).public_id,
             "annotate_feedback_read": self.told.get(person, self.told["ann"]).public_id,
             "invitations_revoke": self.invitation.public_id,
             "deliveries_list": self.hook.public_id,
@@ -214,6 +218,7 @@ class World:
             "annotate_vote": {"choice": "left", "active_ms": 900},
             "annotate_skip": {"reason": "too_long"},
             "annotate_flag": {"kind": "other"},
+            "annotate_objection": {"text": "Both are fine."},
             "annotate_completion": {"text": "I would say that it depends."},
             "annotate_queue": {"tab": "route", "n": 2},
             "annotate_heartbeat": {"tab": "tab"},
@@ -423,6 +428,8 @@ def _quality(project, people, mark, now) -> tuple[Gold, dict[str, Assignment], d
         record_vote(assignment=practised[name], annotator=people[name], key=uuid4(), answer=answer, now=now)
         figures = {"gold": NO_FIGURE, "consistency": NO_FIGURE, "median_seconds": None, "items": []}
         told[name] = FeedbackGiven.objects.create(project=project, annotator=people[name], votes=1, body=figures)
+    against = builders.cast(made["practice"].comparison, people["ben"], "b", now=now)
+    Objection.objects.create(gold=made["practice"], vote=against, text=mark("objection"), created_at=now)
     return made["hidden"], practised, told
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Prefetch
 from django.http import Http404
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -21,7 +22,8 @@ from annotation.api.access import ProjectView, user_of
 from annotation.api.pagination import CURSOR_PARAMETERS, page
 from annotation.api.parsing import FiniteFloatField
 from annotation.api.task import MessageSerializer
-from annotation.models import Comparison, Gold, GoldOrigin, GoldUse
+from annotation.inspection import pseudonyms
+from annotation.models import Comparison, Gold, GoldOrigin, GoldUse, Objection
 from annotation.spoiling import Spoilt
 
 
@@ -36,6 +38,12 @@ class GoldAnswerSerializer(serializers.Serializer[Any]):
     worst = serializers.CharField(max_length=1, required=False, help_text="Only that this one is last counts.")
 
 
+class GoldObjectionSerializer(serializers.Serializer[Any]):
+    annotator = serializers.CharField(help_text="The pseudonym.")
+    text = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
 class GoldSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     comparison = serializers.UUIDField()
@@ -47,6 +55,7 @@ class GoldSerializer(serializers.Serializer[Any]):
     explanation = serializers.CharField(allow_blank=True)
     answers = serializers.IntegerField(help_text="How often it was answered.")
     right = serializers.IntegerField()
+    objections = GoldObjectionSerializer(many=True, help_text="Of people who were told the answer; oldest first.")
     created_at = serializers.DateTimeField()
     retired_at = serializers.DateTimeField(allow_null=True)
 
@@ -96,6 +105,8 @@ class GoldMadeSerializer(serializers.Serializer[Any]):
 def _render(rows: Sequence[Gold]) -> list[Any]:
     """Gold with its texts and how it was answered; the rows have project, prompt and places."""
     tallies = golds.tallies(rows, size=rows[0].project.feedback.size) if rows else {}
+    people = [one.vote.annotator_id for row in rows for one in row.objections.all()]
+    names = pseudonyms(rows[0].project, people) if people else {}
     items = [
         {
             "id": row.public_id,
@@ -108,6 +119,10 @@ def _render(rows: Sequence[Gold]) -> list[Any]:
             "explanation": row.explanation,
             "right": tallies[row.pk][0],
             "answers": tallies[row.pk][1],
+            "objections": [
+                {"annotator": names[one.vote.annotator_id], "text": one.text, "created_at": one.created_at}
+                for one in row.objections.all()
+            ],
             "created_at": row.created_at,
             "retired_at": row.retired_at,
         }
@@ -118,7 +133,8 @@ def _render(rows: Sequence[Gold]) -> list[Any]:
 
 def _rows() -> Any:
     return Gold.objects.select_related("project", "comparison__prompt").prefetch_related(
-        "comparison__places__completion"
+        "comparison__places__completion",
+        Prefetch("objections", queryset=Objection.objects.select_related("vote").order_by("pk")),
     )
 
 

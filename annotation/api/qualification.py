@@ -23,7 +23,7 @@ from annotation.api.access import AnnotatorProjectView, user_of
 from annotation.api.annotate import TabSerializer
 from annotation.api.task import AnswerSerializer, MessageSerializer, TaskSerializer, render_tasks
 from annotation.feedback import LETTERS
-from annotation.models import Assignment, FeedbackGiven, Purpose, Vote
+from annotation.models import Assignment, FeedbackGiven, Objection, Purpose, Vote
 from annotation.qualification import Step
 
 MOST_FEEDBACK = 20  # the newest that are listed
@@ -99,6 +99,8 @@ class FigureSerializer(serializers.Serializer[Any]):
 
 
 class ToldSerializer(ExplanationSerializer):
+    vote = serializers.UUIDField()
+    objection = serializers.CharField(allow_null=True, help_text="What the person wrote against the right answer.")
     prompt = MessageSerializer(many=True)
     completions = serializers.ListField(child=serializers.CharField(allow_blank=True), help_text="From left to right.")
 
@@ -112,6 +114,10 @@ class FeedbackSerializer(serializers.Serializer[Any]):
     items = ToldSerializer(many=True)
     created_at = serializers.DateTimeField()
     read_at = serializers.DateTimeField(allow_null=True)
+
+
+class ObjectionSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField(max_length=1000)
 
 
 class FeedbackListSerializer(serializers.Serializer[Any]):
@@ -241,8 +247,9 @@ class FeedbackListView(AnnotatorProjectView):
 
 
 def _texts(public_ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Prompt and completions of votes as their screen had them."""
+    """Prompt and completions of votes as their screen had them, and what the person wrote against the answer."""
     votes = Vote.objects.filter(public_id__in=public_ids).select_related("assignment", "comparison__prompt")
+    objections = dict(Objection.objects.filter(vote__in=votes).values_list("vote_id", "text"))
     found = {}
     for vote in votes.prefetch_related("comparison__places__completion"):
         assert vote.assignment is not None
@@ -250,6 +257,7 @@ def _texts(public_ids: list[str]) -> dict[str, dict[str, Any]]:
         found[str(vote.public_id)] = {
             "prompt": vote.comparison.prompt.messages,
             "completions": [text[letter] for letter in vote.assignment.sides],
+            "objection": objections.get(vote.pk),
         }
     return found
 
@@ -269,6 +277,21 @@ class FeedbackReadView(AnnotatorProjectView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+class ObjectionView(AnnotatorProjectView):
+    """Disagreeing with a right answer."""
+
+    @extend_schema(operation_id="annotate_objection", request=ObjectionSerializer, responses={204: None})
+    def post(self, request: Request, slug: str, public_id: UUID) -> Response:
+        """Say why the answer that the caller was told is wrong; 404 for a vote whose answer they were not told."""
+        data = ObjectionSerializer(data=request.data)
+        data.is_valid(raise_exception=True)
+        vote = quality.told_vote(project=self.project, annotator=user_of(request), public_id=public_id)
+        if vote is None:
+            raise Http404
+        quality.object_to(vote=vote, text=data.validated_data["text"], now=timezone.now())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
 _PROJECT = "annotate/projects/<slug:slug>"
 
 urlpatterns: list[URLPattern] = [
@@ -279,6 +302,7 @@ urlpatterns: list[URLPattern] = [
     path(f"{_PROJECT}/practice/<uuid:public_id>/explanation", ExplanationView.as_view()),
     path(f"{_PROJECT}/qualification", QualificationView.as_view()),
     path(f"{_PROJECT}/qualification/next", QualificationTaskView.as_view()),
+    path(f"{_PROJECT}/votes/<uuid:public_id>/objection", ObjectionView.as_view()),
     path(f"{_PROJECT}/feedback", FeedbackListView.as_view()),
     path(f"{_PROJECT}/feedback/<uuid:public_id>/read", FeedbackReadView.as_view()),
 ]

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from annotation import gold, quality
 from annotation.consensus import settle_due
 from annotation.feedback import Answer
-from annotation.models import AuditEvent, FeedbackGiven, GoldUse, Purpose, Role, Slot, Vote
+from annotation.models import AuditEvent, FeedbackGiven, GoldUse, Objection, Purpose, Role, Slot, Vote
 from annotation.quality import AlreadyPaused, NoQualification, NotPaused, after_vote
 from annotation.references import record_reference, reference_agreement
 from annotation.statistics.estimates import wilson
@@ -24,6 +24,7 @@ from tests.builders import NOW
 
 pytestmark = pytest.mark.django_db
 API = "/api/v1/projects/helpful"
+WORK = "/api/v1/annotate/projects/helpful"
 
 
 @pytest.fixture
@@ -213,6 +214,67 @@ def test_nothing_tells_gold_from_ordinary_work_before_feedback(project, ann):
         assert explained.status_code == 404
     assert answers[0] == answers[1]
     assert browser.get("/api/v1/annotate/projects/helpful/feedback").json()["items"] == []
+
+
+# --- objections -------------------------------------------------------------------------------------------------------
+
+
+def object_to(browser, vote, text="It is cut off, but right."):
+    return browser.post(f"{WORK}/votes/{vote}/objection", {"text": text}, format="json")
+
+
+def test_an_objection_to_a_told_answer_is_kept_once_and_read_by_researchers(project, ann):
+    settings(project, feedback_every=1)
+    (row,) = gold_of(project, 1)
+    judge(project, ann, [row], "b")
+    browser, olga = world.client(ann), world.client(project.created_by)
+    (item,) = browser.get(f"{WORK}/feedback").json()["items"][0]["items"]
+    assert item["objection"] is None
+    assert [object_to(browser, item["vote"]).status_code for _ in range(2)] == [204, 204]
+    other = object_to(browser, item["vote"], "No.")
+    assert (other.status_code, other.json()["code"]) == (409, "already_objected")
+    (item,) = browser.get(f"{WORK}/feedback").json()["items"][0]["items"]
+    assert item["objection"] == "It is cut off, but right."
+    (told,) = olga.get(f"{API}/gold").json()["items"]
+    (objection,) = told["objections"]
+    assert objection["created_at"] is not None
+    assert (objection["annotator"], objection["text"]) == (
+        member(project, ann).pseudonym,
+        "It is cut off, but right.",
+    )
+
+
+def test_an_objection_to_practice_needs_no_feedback(project, ann):
+    settings(project, practice_items=1)
+    (row,) = gold_for(project, GoldUse.PRACTICE, 1)
+    vote = say(give(row, ann, Purpose.PRACTICE), "b")
+    assert object_to(world.client(ann), vote.public_id).status_code == 204
+    assert Objection.objects.get().gold == row.gold
+
+
+def test_what_was_not_told_cannot_be_objected_to_so_it_tells_nothing_of_gold(project, ann):
+    """The same answer for hidden gold, ordinary work, the work of others, and what does not exist."""
+    settings(project, feedback_every=2)
+    first, second, third = gold_of(project, 3)
+    judge(project, ann, [first, second], "b")
+    hidden = say(give(third, ann), "b", now=NOW + timedelta(minutes=1))
+    builders.comparisons(project, 1)
+    (task,) = builders.lease(project, ann, tab="t")
+    ordinary = say(task, "a")
+    told = Vote.objects.get(comparison=first)
+    ben = builders.member(project, "ben")
+    for browser, vote in ((ann, hidden.public_id), (ann, ordinary.public_id), (ben, told.public_id), (ann, uuid4())):
+        assert object_to(world.client(browser), vote).status_code == 404
+    assert object_to(world.client(builders.user("stan")), told.public_id).status_code == 404
+    assert not Objection.objects.exists()
+
+
+@pytest.mark.parametrize("text", ["", " ", "x" * 1001])
+def test_an_objection_without_words_or_with_too_many_is_refused_by_name(project, ann, text):
+    settings(project, feedback_every=1)
+    judge(project, ann, gold_of(project, 1), "b")
+    refused = object_to(world.client(ann), Vote.objects.get().public_id, text)
+    assert (refused.status_code, list(refused.json()["details"])) == (400, ["text"])
 
 
 # --- references -------------------------------------------------------------------------------------------------------

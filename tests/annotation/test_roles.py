@@ -90,6 +90,7 @@ ROUTES = {
     "annotate_onboarding": "told", "annotate_guideline_changes": "told", "annotate_guideline_confirm": "queue",
     "annotate_practice": "queue", "annotate_explanation": "told", "annotate_qualification": "queue",
     "annotate_qualification_next": "queue", "annotate_feedback": "told", "annotate_feedback_read": "queue",
+    "annotate_objection": "queue",
     "gold_list": "read", "gold_give": "write", "gold_change": "write", "gold_retire": "write",
     "gold_construct": "write", "gold_promote": "write", "annotators_list": "read", "annotators_show": "read",
     "annotators_pause": "write", "annotators_resume": "write", "annotators_requalify": "write",

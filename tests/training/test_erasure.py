@@ -38,6 +38,7 @@ from annotation.models import (
     FlagKind,
     Gold,
     GoldOrigin,
+    Objection,
     Prompt,
     Vote,
 )
@@ -232,6 +233,7 @@ def test_what_was_said_of_gold_goes_too(project):
             project=project, comparison=made, annotator=ann, tab="t", sides="ab", lease_expires_at=NOW
         ),
     )  # fmt: skip
+    Objection.objects.create(gold=gold, vote=vote, text=SECRET)
     item = {"vote": str(vote.public_id), "text": SECRET, "is_right": True}
     FeedbackGiven.objects.create(project=project, annotator=ann, votes=1, body={"items": [item], "gold": None})
     AuditEvent.objects.create(

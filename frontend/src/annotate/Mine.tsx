@@ -1,6 +1,7 @@
 /** One's own part in a project: how it goes, and the last votes, to take back until they are frozen. */
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { ListChecks, MessageSquare } from 'lucide-react'
+import { Disagree } from 'src/annotate/Disagree'
 import { conversationsQuery, feedbackQuery, ownVotesQuery, readFeedback } from 'src/api/annotator'
 import { keys, retractVote, sessionQuery } from 'src/api/queries'
 import type { FeedbackList, OwnVoteList } from 'src/api/schema'
@@ -110,6 +111,9 @@ function One({ slug, told }: { slug: string; told: Told }) {
             })}
           </div>
           {item.text && <Markdown text={item.text} prefix={`${told.id}-${index}-`} />}
+          {(item.objection !== null || !item.is_right) && (
+            <Disagree slug={slug} vote={item.vote} said={item.objection} />
+          )}
         </Notice>
       ))}
     </details>

@@ -24,7 +24,7 @@ afterEach(() => {
   vi.unstubAllGlobals()
 })
 
-test('practice explains after the answer, never before, and Enter goes on', async () => {
+function practise(more: Parameters<typeof fakeApi>[0] = {}) {
   let left = [task(1), task(2)]
   const api = fakeApi({
     'POST annotate/projects/p/practice': () => ({ body: { task: left[0] ?? null } }),
@@ -35,6 +35,7 @@ test('practice explains after the answer, never before, and Enter goes on', asyn
     'GET annotate/projects/p/practice/:id/explanation': () => ({
       body: { is_right: false, yours: { choice: 'right' }, right: { choice: 'left' }, text: 'B invents a flag.' },
     }),
+    ...more,
   })
   const { hook } = memoryLocation({ path: '/p/p/practice' })
   const keys = userEvent.setup()
@@ -47,8 +48,15 @@ test('practice explains after the answer, never before, and Enter goes on', asyn
       </Router>
     </QueryClientProvider>,
   )
-  const guard = () => act(() => new Promise((resolve) => setTimeout(resolve, 270)))
-  await screen.findByText('Left text 1', undefined, { timeout: 3000 })
+  return { api, keys }
+}
+
+const guard = () => act(() => new Promise((resolve) => setTimeout(resolve, 270)))
+const shown = (n: number) => screen.findByText(`Left text ${n}`, undefined, { timeout: 3000 })
+
+test('practice explains after the answer, never before, and Enter goes on', async () => {
+  const { api, keys } = practise()
+  await shown(1)
   expect(api.calls('GET', 'explanation')).toHaveLength(0)
   await guard()
   await keys.keyboard('b')
@@ -57,9 +65,39 @@ test('practice explains after the answer, never before, and Enter goes on', asyn
   await keys.keyboard('a')
   expect(api.calls('POST', '/vote')).toHaveLength(1)
   await keys.keyboard('{Enter}')
-  await screen.findByText('Left text 2')
+  await shown(2)
   await guard()
   await keys.keyboard('a')
   await keys.click(await screen.findByRole('button', { name: 'Continue' }))
   await waitFor(() => expect(screen.getByText('Practice is done')).toBeDefined())
+})
+
+test('who disagrees with the expected answer says why, once, and typing is no vote', async () => {
+  const { api, keys } = practise({ 'POST annotate/projects/p/votes/:id/objection': () => ({ status: 204 }) })
+  await shown(1)
+  await guard()
+  await keys.keyboard('b')
+  await keys.click(await screen.findByRole('button', { name: 'I disagree: tell us' }))
+  const field = screen.getByLabelText('Why you disagree')
+  expect(document.activeElement).toBe(field)
+  expect(screen.getByRole('button', { name: 'Send' })).toHaveProperty('disabled', true)
+  await keys.keyboard('a flag is there')
+  await keys.click(screen.getByRole('button', { name: 'Send' }))
+  expect(await screen.findByText('You disagreed: a flag is there')).toBeDefined()
+  expect(api.calls('POST', 'votes/v/objection').map(({ body }) => body)).toEqual([{ text: 'a flag is there' }])
+  expect(api.calls('POST', 'assignments')).toHaveLength(1)
+  expect(screen.queryByRole('button', { name: 'I disagree: tell us' })).toBeNull()
+})
+
+test('what was not sent is still there to be sent again', async () => {
+  const refused = { status: 409, body: { code: 'already_objected', message: 'You have objected.', details: {} } }
+  const { keys } = practise({ 'POST annotate/projects/p/votes/:id/objection': () => refused })
+  await shown(1)
+  await guard()
+  await keys.keyboard('b')
+  await keys.click(await screen.findByRole('button', { name: 'I disagree: tell us' }))
+  await keys.keyboard('no')
+  await keys.click(screen.getByRole('button', { name: 'Send' }))
+  expect((await screen.findByRole('alert')).textContent).toContain('It was not sent.')
+  expect(screen.getByLabelText('Why you disagree')).toHaveProperty('value', 'no')
 })

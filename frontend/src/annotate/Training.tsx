@@ -2,6 +2,7 @@
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { GraduationCap } from 'lucide-react'
 import { useEffect, useState } from 'react'
+import { Disagree } from 'src/annotate/Disagree'
 import { OneTask } from 'src/annotate/OneTask'
 import styles from 'src/annotate/Start.module.css'
 import taskStyles from 'src/annotate/Task.module.css'
@@ -20,10 +21,13 @@ import { useParams } from 'wouter'
 
 export function Practice() {
   const { slug = '' } = useParams<{ slug: string }>()
-  const [told, setTold] = useState<Explanation | null>(null)
+  const [told, setTold] = useState<(Explanation & { vote: string }) | null>(null)
   const given = useGiven(slug, async (tab) => ({ task: (await nextPractice(slug, tab)).task, attempt: null }))
   const explain = useMutation({
-    mutationFn: (assignment: string) => explanationOf(slug, assignment),
+    mutationFn: async ({ assignment, vote }: { assignment: string; vote: string }) => ({
+      ...(await explanationOf(slug, assignment)),
+      vote,
+    }),
     onSuccess: setTold,
     onError: () => given.next(),
   })
@@ -37,11 +41,12 @@ export function Practice() {
           task={task}
           number={given.number}
           finished={explain.isPending || told !== null}
-          onVoted={() => explain.mutate(task.assignment)}
+          onVoted={({ vote }) => explain.mutate({ assignment: task.assignment, vote })}
           onLeft={given.next}
           aside={
             told && (
               <Told
+                slug={slug}
                 task={task}
                 told={told}
                 onNext={() => {
@@ -169,7 +174,9 @@ function Shown({ slug, given, label, over, children }: ShownProps) {
   )
 }
 
-function Told({ task, told, onNext }: { task: Task; told: Explanation; onNext: () => void }) {
+type ToldProps = { slug: string; task: Task; told: Explanation & { vote: string }; onNext: () => void }
+
+function Told({ slug, task, told, onNext }: ToldProps) {
   const { worst, ...right } = told.right
   return (
     <aside className={styles.explanation} aria-label={t('training.explanation')}>
@@ -190,6 +197,7 @@ function Told({ task, told, onNext }: { task: Task; told: Explanation; onNext: (
       <Button look="primary" autoFocus onClick={onNext}>
         {t('task.goOn')}
       </Button>
+      {!told.is_right && <Disagree slug={slug} vote={told.vote} />}
     </aside>
   )
 }

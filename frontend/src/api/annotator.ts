@@ -91,4 +91,6 @@ export const feedbackQuery = (slug: string) =>
     select: (list) => list.items,
     staleTime: 0,
   })
+export const objectTo = (slug: string, vote: string, text: string) =>
+  call<void>('POST', at(slug, `votes/${vote}/objection`), { body: { text } })
 export const readFeedback = (slug: string, id: string) => call<void>('POST', at(slug, `feedback/${id}/read`))

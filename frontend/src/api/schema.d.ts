@@ -1582,6 +1582,10 @@ export type Gold = {
      */
     answers: number;
     right: number;
+    /**
+     * Of people who were told the answer; oldest first.
+     */
+    objections: Array<GoldObjection>;
     created_at: string;
     retired_at: string | null;
 };
@@ -1645,6 +1649,15 @@ export type GoldList = {
 
 export type GoldMade = {
     made: number;
+};
+
+export type GoldObjection = {
+    /**
+     * The pseudonym.
+     */
+    annotator: string;
+    text: string;
+    created_at: string;
 };
 
 export type GoldOriginEnum = 'given' | 'constructed' | 'promoted';
@@ -2483,6 +2496,10 @@ export type NewWebhook = {
 export type NextEnum = 'confirm_guideline' | 'practise' | 'qualify' | 'ready' | 'failed' | 'paused';
 
 export type NullEnum = null;
+
+export type ObjectionRequest = {
+    text: string;
+};
 
 export type ObjectiveEnum = 'order' | 'strength';
 
@@ -4293,6 +4310,11 @@ export type Told = {
     yours: Answer;
     right: RightAnswer;
     text: string;
+    vote: string;
+    /**
+     * What the person wrote against the right answer.
+     */
+    objection: string | null;
     prompt: Array<Message>;
     /**
      * From left to right.
@@ -5811,6 +5833,25 @@ export type AnnotateVotesResponses = {
 };
 
 export type AnnotateVotesResponse = AnnotateVotesResponses[keyof AnnotateVotesResponses];
+
+export type AnnotateObjectionData = {
+    body: ObjectionRequest;
+    path: {
+        public_id: string;
+        slug: string;
+    };
+    query?: never;
+    url: '/api/v1/annotate/projects/{slug}/votes/{public_id}/objection';
+};
+
+export type AnnotateObjectionResponses = {
+    /**
+     * No response body
+     */
+    204: void;
+};
+
+export type AnnotateObjectionResponse = AnnotateObjectionResponses[keyof AnnotateObjectionResponses];
 
 export type AnnotateRetractData = {
     body?: never;

@@ -11,7 +11,7 @@ import { goldText, optionsOfUse, USES, type Use } from 'src/quality/golds'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { count, DASH, typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
-import { Badge } from 'src/ui/widgets/Bits'
+import { Badge, Time } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
 import { ChoiceCard, ChoiceGroup, SelectField, TextArea, TextField } from 'src/ui/widgets/Field'
@@ -61,6 +61,13 @@ export default function Golds() {
       header: t('gold.right'),
       align: 'end',
       cell: (row) => (row.answers === 0 ? DASH : t('gold.rightOf', { right: row.right, answers: row.answers })),
+    },
+    {
+      name: 'objections',
+      header: t('gold.objections'),
+      align: 'end',
+      cell: ({ objections }) =>
+        objections.length === 0 ? DASH : <Badge tone="warn">{count(objections.length)}</Badge>,
     },
     {
       name: 'retire',
@@ -280,6 +287,12 @@ function Detail({ slug, gold, onClose }: { slug: string; gold: Gold; onClose: ()
             <strong>{t('gold.answer')}:</strong> {goldText(gold.answer)} ·{' '}
             {t('gold.rightOf', { right: gold.right, answers: count(gold.answers) })}
           </p>
+          {gold.objections.map((objection) => (
+            <Notice key={objection.annotator} tone="warn">
+              <strong>{t('gold.objectionBy', { who: objection.annotator })}</strong> <Time at={objection.created_at} />
+              <div dir="auto">{objection.text}</div>
+            </Notice>
+          ))}
           <TextArea
             label={t('gold.explanation')}
             help={t('gold.explanationHelp')}

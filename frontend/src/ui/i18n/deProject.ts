@@ -508,6 +508,8 @@ export const deProject: TranslationOf<typeof enProject> = {
   'gold.worst': '{letter} ist am schlechtesten',
   'gold.right': 'Richtig beantwortet',
   'gold.rightOf': '{right} von {answers} richtig',
+  'gold.objections': 'Einwände',
+  'gold.objectionBy': '{who} sieht es anders',
   'gold.retire': 'Ausmustern',
   'gold.retired': 'Ausgemustert',
   'gold.give': 'Gold vorgeben',

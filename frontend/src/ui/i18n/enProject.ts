@@ -488,6 +488,8 @@ export const enProject = {
   'gold.worst': '{letter} is the worst',
   'gold.right': 'Answered rightly',
   'gold.rightOf': '{right} of {answers} right',
+  'gold.objections': 'Objections',
+  'gold.objectionBy': '{who} disagrees',
   'gold.retire': 'Retire',
   'gold.retired': 'Retired',
   'gold.give': 'Give gold',
