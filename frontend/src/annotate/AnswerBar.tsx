@@ -1,5 +1,4 @@
 /** The question, the answer and the tools. Every action is a button that carries its key. */
-import type { ReactNode } from 'react'
 import styles from 'src/annotate/Task.module.css'
 import type { Form } from 'src/api/schema'
 import { type Draft, isOneKey, lettersOf, missing } from 'src/ui/answer/answer'
@@ -25,7 +24,9 @@ type AnswerBarProps = {
   scopes: readonly Scope[]
   handlers: Handlers
   pressed: Partial<Record<ActionName, boolean>>
-  message: ReactNode
+  message: string
+  /** Takes back what the message tells of. */
+  onUndo?: (() => void) | undefined
   onDraft: (draft: Draft) => void
   onChoose: (answer: MainAnswer) => void
   onRank: (ranking: string[][], tieNext: boolean) => void
@@ -102,8 +103,15 @@ export function AnswerBar(props: AnswerBarProps) {
           </button>
         ))}
       </div>
-      <div className={styles.message} role="status" aria-live="polite">
-        {message}
+      <div className={styles.message}>
+        <span role="status" aria-live="polite">
+          {message}
+        </span>
+        {props.onUndo && (
+          <button type="button" className={styles.undo} aria-label={t('done.undo')} onClick={props.onUndo}>
+            {t('task.undo')}
+          </button>
+        )}
       </div>
     </section>
   )

@@ -249,6 +249,28 @@ test('undo retracts a sent vote, marks the old answer, and the new vote has a ne
   expect(votes[1]?.key).not.toBe(votes[0]?.key)
 })
 
+test('what was just saved is taken back beside the message that says so, and nothing older is', async () => {
+  const { keys } = start()
+  const beside = () => screen.queryByRole('button', { name: 'Undo the last vote' })
+  await heading(1)
+  await guard()
+  expect(beside()).toBeNull()
+  await keys.keyboard('b')
+  await heading(2)
+  await waitFor(() => expect(votes).toHaveLength(1))
+  expect((await screen.findByText(/^Saved\. B is better/)).parentElement?.contains(beside())).toBe(true)
+  await guard()
+  await keys.keyboard('s1')
+  await screen.findByText('Skipped.')
+  expect(beside()).toBeNull()
+  await guard()
+  await keys.keyboard('a')
+  await screen.findByText(/^Saved\. A is better/)
+  await keys.click(beside() as HTMLElement)
+  await screen.findByText('Taken back. Vote again.')
+  expect(beside()).toBeNull()
+})
+
 test('a server that is down keeps the votes, and the person goes on', async () => {
   voteAnswer = () => ({ status: 503, body: { code: 'unavailable', message: '' } })
   const { keys } = start()

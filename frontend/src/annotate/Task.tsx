@@ -100,7 +100,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
   const [guide, setGuide] = useState(false)
   const [given, setGiven] = useState<Given[]>([])
   const [undoing, setUndoing] = useState(false)
-  const [message, setMessage] = useMessage()
+  const [message, setMessage, saidOf] = useMessage()
   const drafts = useDrafts()
   const screen = useRef<HTMLDivElement>(null)
   const time = useActiveTime()
@@ -154,7 +154,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
         const saved = t('task.saved', { what: answerText(task.form, body), number, total })
         const tired = sat.current.ms > BREAK_MINUTES * 60_000 && !sat.current.told
         if (tired) sat.current.told = true
-        setMessage(tired ? `${saved} ${t('task.break', { n: BREAK_MINUTES })}` : saved)
+        setMessage(tired ? `${saved} ${t('task.break', { n: BREAK_MINUTES })}` : saved, key)
       })
     dispatch({ kind: 'answered', assignment: task.assignment })
   }
@@ -328,6 +328,7 @@ function TaskScreen({ slug, tab, user, outbox }: { slug: string; tab: string; us
         handlers={handlers}
         pressed={{ ...aids.pressed, guideline: guide }}
         message={message || earlier(current)}
+        onUndo={canUndo && saidOf !== null && saidOf === given.at(-1)?.key ? () => void undo() : undefined}
         onDraft={(changed) => drafts.change(current.assignment, changed)}
         onChoose={answer.choose}
         onRank={answer.rank}
@@ -358,14 +359,18 @@ function usePrerender(current: string | undefined, next: string | undefined): st
   return behind
 }
 
-function useMessage(): [string, (text: string) => void] {
-  const [message, setMessage] = useState('')
+const SILENCE: { text: string; key: string | null } = { text: '', key: null }
+
+/** What is said for a while, and the key of the vote that it tells of. */
+function useMessage(): [string, (text: string, key?: string) => void, string | null] {
+  const [said, setSaid] = useState(SILENCE)
   useEffect(() => {
-    if (!message) return
-    const timer = setTimeout(() => setMessage(''), MESSAGE_MS)
+    if (!said.text) return
+    const timer = setTimeout(() => setSaid(SILENCE), MESSAGE_MS)
     return () => clearTimeout(timer)
-  }, [message])
-  return [message, setMessage]
+  }, [said])
+  const say = useCallback((text: string, key: string | null = null) => setSaid({ text, key }), [])
+  return [said.text, say, said.key]
 }
 
 function useOnline(): boolean {
