@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> Result:
     )
     shared = Shared(directory=options.shared, read={})
     seeds = options.seeds or settings["seeds"]
-    lab = Lab(steps=steps, shared=shared, settings=settings, seeds=seeds, directory=options.out / options.name)
+    lab = Lab(steps=steps, shared=shared, settings=settings, seeds=seeds, directory=options.out, name=options.name)
     begun = time.monotonic()
     found = experiment.run(lab)
     return Result(

@@ -46,11 +46,12 @@ class Ballots:
     """Turns of the loop, in one installation that is started when the first of them is needed.
 
     Attributes:
-        directory: of the installation's data and of every turn.
+        directory: of every turn. home: of the installation's data, made anew when it is started.
     """
 
     world: World
     directory: Path
+    home: Path
     _site: Site | None = field(default=None, init=False)
     _open: Any = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -152,9 +153,9 @@ class Ballots:
     def _started(self) -> Site:
         with self._lock:
             if self._site is None:
-                data = self.directory / "site"
-                shutil.rmtree(data, ignore_errors=True)
-                self._open = running_site(data, models=self.world.steps.directory, log=self.directory / "site.log")
+                shutil.rmtree(self.home, ignore_errors=True)
+                models = self.world.steps.directory
+                self._open = running_site(self.home / "site", models=models, log=self.home / "site.log")
                 self._site = self._open.__enter__()
             return self._site
 
@@ -166,10 +167,9 @@ class Ballots:
 
 
 @contextmanager
-def opened(world: World, directory: Path) -> Iterator[Ballots]:
+def opened(world: World, directory: Path, *, home: Path) -> Iterator[Ballots]:
     """Turns of the loop whose installation is ended afterwards."""
-    directory.mkdir(parents=True, exist_ok=True)
-    ballots = Ballots(world=world, directory=directory)
+    ballots = Ballots(world=world, directory=directory, home=home)
     try:
         yield ballots
     finally:

@@ -39,7 +39,8 @@ class Lab:
 
     Attributes:
         settings: the common ones with the experiment's own laid over them.
-        directory: of everything that it leaves behind but the result.
+        directory: of everything that experiments leave behind but their results; they share it.
+        name: of the experiment; what only it needs lies below a directory of that name.
     """
 
     steps: Steps
@@ -47,13 +48,14 @@ class Lab:
     settings: Mapping[str, Any]
     seeds: Sequence[int]
     directory: Path
+    name: str
 
     @contextmanager
     def opened(self) -> Iterator[tuple[World, Ballots]]:
         """The world, and an installation to vote in, whose processes are ended afterwards."""
         built = world.build(self.steps, self.shared, self.settings)
-        with ballots.opened(built, self.directory / "ballots") as site:
-            yield built, site
+        with ballots.opened(built, self.directory / "ballots", home=self.directory / self.name) as turns:
+            yield built, turns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -89,8 +89,7 @@ class Steps:
         Raises:
             StepError: the engine refused it or failed.
         """
-        text = json.dumps(config, sort_keys=True)
-        out = self.directory / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        out = self._place(name, json.dumps(config, sort_keys=True))
         if _is_done(out):
             self._count(out)
             return out
@@ -105,7 +104,7 @@ class Steps:
     def snapshot(self, name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
         """A snapshot of these lines (layouts of `engine snapshot`), named by their content."""
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
-        out = self.directory / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        out = self._place(name, text)
         if not (out / "snapshot" / "manifest.json").is_file():
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
@@ -116,7 +115,7 @@ class Steps:
     def file(self, name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
         """A JSON Lines file named by its content, for the programs that read one."""
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
-        out = self.directory / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+        out = self._place(name, text).with_suffix(".jsonl")
         if not out.is_file():
             self.directory.mkdir(parents=True, exist_ok=True)
             draft = out.with_suffix(f".{threading.get_ident()}")
@@ -127,6 +126,9 @@ class Steps:
     def spent(self) -> list[Spent]:
         """Of every step that was asked for, also of those that were done before: then it took what it took then."""
         return sorted(self._spent.values(), key=lambda one: one.name)
+
+    def _place(self, name: str, content: str) -> Path:
+        return self.directory / f"{name.replace(' ', '-')}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def _count(self, out: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
