@@ -100,6 +100,7 @@ MAIN = frozenset(
 )
 """What a form shows before anybody asks for more."""
 
+_MISSING_END = "Score of a completion that hit the token limit. Empty: what the reward model says of it."
 HELPS = {
     "adapter": "Train a small adapter beside the weights, which stay as they are. Off: all weights are trained.",
     "adapter.alpha": "Scale of the adapter's update, divided by its rank.",
@@ -136,6 +137,7 @@ HELPS = {
     "grpo.clip_high": "How far above 1 the ratio of new to old probability may go. More than below keeps unlikely "
     "tokens alive (DAPO: Yu et al. 2025).",
     "grpo.clip_low": "How far below 1 the ratio of new to old probability may go.",
+    "grpo.missing_end_score": _MISSING_END,
     "kl.beta": "What a nat of KL costs, in nats of score. With a KL target it is the first value only.",
     "kl.budget": "The run ends, in good order, when its mean KL is above this. Empty: never.",
     "kl.target": "KL that the price is steered to (Ziegler et al. 2019). Empty: the price stays.",
@@ -143,6 +145,7 @@ HELPS = {
     "kto.undesirable_weight": "Weight of a bad example. Empty: so that good and bad ones weigh the same in all.",
     "online_dpo.judge.prompt": "Text with {prompt}, {first} and {second} that asks for 1 or 2. Empty: our own.",
     "online_dpo.label": "What becomes of the difference of a fresh pair's scores, Δs.",
+    "online_dpo.missing_end_score": _MISSING_END,
     "online_dpo.tau": "Temperature of the label: the difference of scores is divided by it.",
     "online_dpo.temperature": "Of the fresh completions. It need not be 1, since the loss knows no former policy.",
     "optim.floor_share": "Where the schedule ends, as a share of the learning rate; a constant one ignores it.",
@@ -150,6 +153,7 @@ HELPS = {
     "ppo.inner_kl_target": "When an iteration has moved the policy by 1.5 times this KL a token, the rest of it is "
     "skipped. Empty: never.",
     "ppo.lam": "1 trusts the rewards that came, 0 trusts the critic (λ of generalised advantage estimation).",
+    "ppo.missing_end_score": _MISSING_END,
     "ppo.value_clip": "How far the critic's value may move in one iteration.",
     "ppo.value_weight": "Weight of the critic's loss beside the policy's, for a shared critic.",
     "ppo.whiten_advantages": "Bring the advantages of an iteration to mean 0 and spread 1.",
@@ -159,6 +163,7 @@ HELPS = {
     "reward.labels": "What the loss makes of a label between 0 and 1.",
     "reward.margin": "Ask for the margin of each comparison between the scores. With hard labels only.",
     "rloo.clip": "How far from 1 the ratio of new to old probability of a whole completion may go.",
+    "rloo.missing_end_score": _MISSING_END,
     "sampling.max_new_tokens": "Longest completion; a longer one is cut and counts as unfinished.",
     "sft.average": "What weighs the same when the loss is averaged.",
     "stop.max_steps": "End after so many optimizer steps; the schedule is laid over them. Empty: after all passes.",

@@ -145,6 +145,7 @@ def test_a_completion_without_its_end_has_a_score_of_its_own() -> None:
     scores = torch.tensor([3.0, -4.0, 5.0])
     finished = torch.tensor([True, False, False])
     assert replace_missing_end(scores, finished, missing_end_score=-1.0).tolist() == [3, -1, -1]
+    assert replace_missing_end(scores, finished, missing_end_score=None).tolist() == scores.tolist()
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=4), seed=seeds)

@@ -34,11 +34,15 @@ def per_token(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.repeat_interleave(x, lengths)
 
 
-def replace_missing_end(scores: Tensor, finished: Tensor, *, missing_end_score: float) -> Tensor:
+def replace_missing_end(scores: Tensor, finished: Tensor, *, missing_end_score: float | None) -> Tensor:
     """The score of a completion without an end token is `missing_end_score`, whatever the reward model says, [K].
+
+    None leaves the reward model's own score of the text as far as it goes.
 
     Applied after centring. Source: Huang et al. 2024 (N+ implementation details of RLHF), "EOS trick".
     """
+    if missing_end_score is None:
+        return scores.detach()
     return torch.where(finished, scores, torch.full_like(scores, missing_end_score)).detach()
 
 

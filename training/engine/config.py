@@ -281,8 +281,8 @@ class PpoOptions:
     whiten_advantages: bool = True
     """Advantages to mean 0 and spread 1 over all tokens of an iteration."""
     kl_in: KlPlace = KlPlace.REWARD
-    missing_end_score: float = -1.0
-    """Score of a completion that hit the token limit, in place of the reward model's."""
+    missing_end_score: float | None = -1.0
+    """Score of a completion that hit the token limit, in place of the reward model's; null: the model's own stands."""
     inner_kl_target: float | None = 0.02
     """Above 1.5 times this KL(π_old‖π) a token the rest of an iteration is skipped; null: never. Nats."""
 
@@ -304,8 +304,8 @@ class RlooOptions:
 
     clip: float = 0.2
     """ε: the ratio of a whole completion is trusted within 1 ± ε."""
-    missing_end_score: float = -1.0
-    """Score of a completion that hit the token limit, in place of the reward model's."""
+    missing_end_score: float | None = -1.0
+    """Score of a completion that hit the token limit, in place of the reward model's; null: the model's own stands."""
 
     def __post_init__(self) -> None:
         require(0 < self.clip < 1, "clip", self.clip, "must be in (0, 1)")
@@ -321,8 +321,8 @@ class GrpoOptions:
     average: Average = Average.TOKEN
     mask_unfinished: bool = False
     """Completions that hit the token limit give no gradient."""
-    missing_end_score: float = -1.0
-    """Score of a completion that hit the token limit, in place of the reward model's."""
+    missing_end_score: float | None = -1.0
+    """Score of a completion that hit the token limit, in place of the reward model's; null: the model's own stands."""
 
     def __post_init__(self) -> None:
         require(0 < self.clip_low < 1, "clip_low", self.clip_low, "must be in (0, 1)")
@@ -372,8 +372,8 @@ class OnlineOptions:
     """τ of q = σ(Δs/τ), nats."""
     temperature: float = 0.9
     """Of the fresh completions; the loss has no π_old, so it need not be 1."""
-    missing_end_score: float = -1.0
-    """Score of a completion that hit the token limit, in place of the reward model's."""
+    missing_end_score: float | None = -1.0
+    """Score of a completion that hit the token limit, in place of the reward model's; null: the model's own stands."""
     judge: JudgeConfig | None = None
 
     def __post_init__(self) -> None:

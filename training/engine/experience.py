@@ -120,7 +120,7 @@ def gather(
     *,
     sampler: Sampler,
     scorer: Scorer,
-    missing_end_score: float,
+    missing_end_score: float | None,
     with_old: bool,
     value_head: Tensor | None = None,
 ) -> Iteration:

@@ -59,7 +59,7 @@ def close_step(
     sampler: Sampler,
     scorer: Scorer,
     held_out: HeldOut,
-    missing_end_score: float,
+    missing_end_score: float | None,
 ) -> None:
     """Close the open step, evaluated where that is due. A policy above the KL budget is never the best one."""
     asked = first_of_groups(held_out.prompts, count=config.eval.prompts)
@@ -93,7 +93,7 @@ def _evaluate(
     groups: list[Group],
     scorer: Scorer,
     held_out: HeldOut,
-    missing_end_score: float,
+    missing_end_score: float | None,
 ) -> Watched:
     """Figures and alarms of one completion a prompt; their lines in `samples.jsonl`."""
     check_token_ids(groups)

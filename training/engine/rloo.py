@@ -143,7 +143,7 @@ def train(
                 iteration = None
 
 
-def _missing_end_score(config: RlooConfig | GrpoConfig) -> float:
+def _missing_end_score(config: RlooConfig | GrpoConfig) -> float | None:
     return config.rloo.missing_end_score if isinstance(config, RlooConfig) else config.grpo.missing_end_score
 
 
