@@ -51,7 +51,7 @@ MEAN_RATIO_TOLERANCE = 2e-2
 """bf16: the same, mean over tokens. One rounding of a logit in [16, 32) is 0.125 nats, so the largest says nothing."""
 GAP_TOLERANCE = 1e-3
 """fp32: largest |log π_old − log μ| of a token, decoder against training pass, nats."""
-MEAN_GAP_TOLERANCE = 2e-2
+MEAN_GAP_TOLERANCE = 5e-2
 """bf16: the same, mean over tokens."""
 
 
