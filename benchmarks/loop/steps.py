@@ -28,6 +28,7 @@ COMMANDS = {"sample": "sample", "score": "score", "evaluate": "evaluate"}
 """Of the methods that are programs of their own; all others are trained by `run`."""
 _ENDINGS = {"done", "stopped_kl"}
 _SPENT = "spent.json"
+_LEASE_SECONDS = 86_400
 
 
 class StepError(RuntimeError):
@@ -139,10 +140,20 @@ class Steps:
         if not self.on_gpu:
             environ["CUDA_VISIBLE_DEVICES"] = ""
         words = [sys.executable, "-m", "training.engine", command, *arguments, "--out", str(out)]
+        if command != "snapshot":  # the pipe's end, not silence on it, ends the step: it dies with the experiment
+            words += ["--supervised", "--lease", str(_LEASE_SECONDS)]
         with self._free:
             print(f"  {name}: {command} …", flush=True)
             begun = time.monotonic()
-            process = subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            process = subprocess.Popen(
+                words,
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
             try:
                 said = process.stdout.read() if process.stdout else ""
                 _, status, usage = os.wait4(process.pid, 0)
