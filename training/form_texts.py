@@ -91,11 +91,11 @@ MAIN = frozenset(
         *("batch.epochs", "batch.pairs", "batch.examples", "batch.iterations", "batch.completions", "batch.per_prompt"),
         *("optim.learning_rate", "adapter.rank", "data.target", "data.max_tokens", "data.max_prompt_tokens"),
         *("sampling.max_new_tokens", "stop.max_steps", "checkpoint.every", "seed", "models.combine"),
-        *("kl.beta", "kl.target", "kl.budget", "dpo.beta", "dpo.logit", "dpo.link", "kto.beta", "quark.beta"),
-        *("quark.quantiles", "online_dpo.beta", "online_dpo.labeller", "best_of_n.n", "expert_iteration.n"),
-        *("reward.labels", "reward.centring", "ppo.critic", "grpo.scale", "binary_conditioning.good"),
-        *("binary_conditioning.bad", "data.part", "evaluate.prompts", "evaluate.samples", "features"),
-        *("weights", "idle_seconds", "precision.dtype"),
+        *("kl.beta", "kl.target", "kl.budget", "dpo.beta", "dpo.logit", "dpo.link", "dpo.drop_similar", "kto.beta"),
+        *("quark.beta", "quark.quantiles", "online_dpo.beta", "online_dpo.labeller", "best_of_n.n"),
+        *("expert_iteration.n", "reward.labels", "reward.centring", "ppo.critic", "grpo.scale", "data.part"),
+        *("binary_conditioning.good", "binary_conditioning.bad", "evaluate.prompts", "evaluate.samples"),
+        *("evaluate.similarity", "features", "weights", "idle_seconds", "precision.dtype"),
     }
 )
 """What a form shows before anybody asks for more."""

@@ -1,7 +1,14 @@
 /** What a snapshot holds, how it differs from another, and what its exports must be. All of it facts, until lines are erased. */
 import { keepPreviousData, queryOptions } from '@tanstack/react-query'
-import { at, get, key } from 'src/api/queries'
-import type { ExportSum, PreferenceChangeEnum, SnapshotCard, SnapshotDifference } from 'src/api/schema'
+import { pollWhile } from 'src/api/live'
+import { at, get, isOver, key } from 'src/api/queries'
+import type {
+  ExportSum,
+  PreferenceChangeEnum,
+  SnapshotCard,
+  SnapshotDifference,
+  SnapshotSimilarity,
+} from 'src/api/schema'
 
 const FACT = Number.POSITIVE_INFINITY
 
@@ -11,6 +18,15 @@ export const snapshotCardQuery = (slug: string, id: string, erased: number) =>
     queryKey: key(slug, 'snapshot', id, 'card', erased),
     queryFn: ({ signal }) => get<SnapshotCard>(at(slug, `snapshots/${id}/card`), signal),
     staleTime: FACT,
+  })
+
+/** While a job measures it, asked again. */
+export const snapshotSimilarityQuery = (slug: string, id: string) =>
+  queryOptions({
+    queryKey: key(slug, 'snapshot', id, 'similarity'),
+    queryFn: ({ signal }) => get<SnapshotSimilarity>(at(slug, `snapshots/${id}/similarity`), signal),
+    staleTime: 0,
+    refetchInterval: pollWhile<SnapshotSimilarity>(({ latest }) => latest !== null && !isOver(latest)),
   })
 
 /** Without `since`, against the one before. */

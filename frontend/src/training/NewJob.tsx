@@ -13,6 +13,7 @@ import {
   type Config,
   changedFields,
   type Draft,
+  draftOf,
   faultOf,
   fitting,
   gridOf,
@@ -132,7 +133,9 @@ type FreshProps = Rows & { methods: Method[]; machines: Machine[]; bases: Offer[
 
 function FreshForm({ slug, methods, machines, snapshots, models, jobs, bases, base }: FreshProps) {
   const [search, change] = useAddress()
-  const [drafts, setDrafts] = useState<Record<string, Draft>>({})
+  const [drafts, setDrafts] = useState<Record<string, Draft>>(() => ({
+    [search.get('method') ?? '']: draftOf(search.getAll('set')),
+  }))
   const [chosen, setChosen] = useState<Record<string, Record<string, Ref[]>>>({})
   const [plan, setPlan] = useState<Plan>(NO_PLAN)
   const [axes, setAxes] = useState<Axis[]>([])

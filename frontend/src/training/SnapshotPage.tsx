@@ -9,6 +9,7 @@ import type { Snapshot } from 'src/api/schema'
 import { exportSumQuery } from 'src/api/snapshotsApi'
 import { ruleFacts } from 'src/training/labelRule'
 import { joined, rowsGraph, sourcesGraph } from 'src/training/lineageNodes'
+import { SimilarPairs } from 'src/training/SimilarPairs'
 import { DataCard } from 'src/training/SnapshotCard'
 import { SinceBefore } from 'src/training/SnapshotDiff'
 import styles from 'src/training/Snapshots.module.css'
@@ -122,6 +123,7 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
         </Card>
       </Columns>
       <DataCard slug={slug} snapshot={snapshot} />
+      <SimilarPairs slug={slug} snapshot={snapshot} />
       <SinceBefore slug={slug} id={snapshot.id} />
       <Trained slug={slug} snapshot={snapshot} />
       <Columns width={380}>

@@ -2,6 +2,7 @@ import type { Field } from 'src/api/schema'
 import {
   asText,
   changedFields,
+  draftOf,
   faultOf,
   fitting,
   gridOf,
@@ -82,4 +83,10 @@ test('a grid has as many jobs as its points', () => {
   expect(gridSize(axes, FIELDS)).toBe(6)
   expect(gridOf(axes, FIELDS)).toEqual({ 'optim.learning_rate': [1e-5, 2e-5], 'adapter.rank': [8, 16, 32] })
   expect(gridSize([{ path: '', text: '1' }], FIELDS)).toBe(0)
+})
+
+test('an address can ask for settings, and what it says of others changes nothing', () => {
+  const draft = draftOf(['optim.learning_rate=2e-5', 'no.such=1', 'broken', '=1'])
+  expect(draft).toEqual({ 'optim.learning_rate': '2e-5', 'no.such': '1' })
+  expect(changedFields(FIELDS, BASE, draft)).toEqual([RATE])
 })

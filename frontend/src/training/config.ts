@@ -7,6 +7,15 @@ export type Config = Record<string, unknown>
 /** What a person typed, by the path of the setting. */
 export type Draft = Readonly<Record<string, string>>
 
+/** What an address asks for: `optim.learning_rate=2e-5`, a setting each. */
+export const draftOf = (asked: readonly string[]): Draft =>
+  Object.fromEntries(
+    asked.flatMap((text): [string, string][] => {
+      const place = text.indexOf('=')
+      return place > 0 ? [[text.slice(0, place), text.slice(place + 1)]] : []
+    }),
+  )
+
 const isPlain = (value: unknown): value is Config =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 

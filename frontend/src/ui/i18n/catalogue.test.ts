@@ -35,6 +35,7 @@ const SAME = [
   'Annotator',
   'Batch',
   'Bradley–Terry',
+  'CHES {value}',
   'CPU',
   'CSV',
   'Chat',

@@ -35,6 +35,49 @@ export const deSnapshots: TranslationOf<typeof enSnapshots> = {
   'snapshot.rule': 'Regel',
   'snapshot.ruleNote': 'Dieselben Fakten unter derselben Regel ergeben denselben Hash.',
 
+  'similar.title': 'Datenqualität: Paare, die sich ähneln',
+  'similar.note':
+    'Wo sich die beiden Completions eines Paars für das Modell ähneln, drückt DPO beide nach unten, auch die gewählte (Likelihood-Verschiebung). Wie ähnlich sie sind, weiß man vor dem Training: CHES, aus den verborgenen Zuständen einer Policy.',
+  'similar.failed': 'Die Ähnlichkeit der Paare konnte nicht geladen werden.',
+  'similar.none': 'Noch nicht gemessen',
+  'similar.noneText':
+    'Ein kurzer Job liest die Trainingspaare einmal mit einer Policy und ordnet sie nach CHES. Trainiert wird nichts.',
+  'similar.policy': 'Policy',
+  'similar.policyHelp': 'Die, von der das Training ausgehen soll: Für eine andere ähneln sich andere Paare.',
+  'similar.start': 'Messen',
+  'similar.again': 'Noch einmal messen',
+  'similar.jobTitle': 'Ähnliche Paare von v{number}',
+  'similar.waits': 'Wird gemessen:',
+  'similar.jobFailed': 'Die letzte Messung ist gescheitert: {reason}.',
+  'similar.jobCancelled': 'Die letzte Messung wurde angehalten.',
+  'similar.by': {
+    one: 'Mit {model}, {n} Paar des Teils {part}.',
+    other: 'Mit {model}, {n} Paare des Teils {part}.',
+  },
+  'similar.tooLong': { one: '{n} war zu lang.', other: '{n} waren zu lang.' },
+  'similar.deciles': 'CHES je Token, nach Zehnteln der Paare',
+  'similar.decile': 'Zehntel {n}',
+  'similar.cosine': 'Kosinus {value}',
+  'similar.score': 'CHES {value}',
+  'similar.tokens': { one: '{n} Token', other: '{n} Tokens' },
+  'similar.highest': {
+    one: 'Das Paar, das sich am meisten ähnelt',
+    other: 'Die {n} Paare, die sich am meisten ähneln, die ähnlichsten zuerst',
+  },
+  'similar.mark': 'Unterschiede markieren',
+  'similar.remedies': 'Was man tun kann',
+  'similar.remediesNote':
+    'Ohne das oberste Zehntel trainieren, die Likelihood der gewählten Completion zum Loss hinzunehmen (NLL-Gewicht, im selben Formular) oder diese Paare noch einmal Menschen zeigen.',
+  'similar.leaveOut': 'Neuer Job ohne das oberste Zehntel',
+  'similar.send': { one: '{n} Vergleich zur Schlichtung geben', other: '{n} Vergleiche zur Schlichtung geben' },
+  'similar.sendText':
+    'Schlichtende entscheiden über {count}. Dieser Snapshot bleibt, wie er ist; die Entscheidungen stehen im nächsten.',
+  'similar.reason': 'Die beiden Completions ähneln sich für das Modell (CHES): Lohnt es, den Unterschied zu lernen?',
+  'similar.sent': {
+    one: '{n} Vergleich wartet auf eine Entscheidung.',
+    other: '{n} Vergleiche warten auf eine Entscheidung.',
+  },
+
   'freeze.title': 'Präferenzen einfrieren',
   'freeze.intro':
     'Entschiedene Vergleiche werden zu Trainingsdaten. Ein Snapshot ist dauerhaft; Stimmen darin sind nicht mehr änderbar.',

@@ -31,6 +31,45 @@ export const enSnapshots = {
   'snapshot.rule': 'Rule',
   'snapshot.ruleNote': 'The same facts under the same rule give the same hash.',
 
+  'similar.title': 'Data quality: pairs that look alike',
+  'similar.note':
+    'DPO pushes both completions of a pair down where they look alike to the model, and what people chose falls with them (likelihood displacement). How alike they are is known before training: CHES, from the hidden states of a policy.',
+  'similar.failed': "Couldn't load how alike the pairs are.",
+  'similar.none': 'Not measured yet',
+  'similar.noneText':
+    'A short job reads the training pairs once with a policy and orders them by CHES. Nothing is trained.',
+  'similar.policy': 'Policy',
+  'similar.policyHelp': 'The one that training is to start from: another one sees other pairs as alike.',
+  'similar.start': 'Measure',
+  'similar.again': 'Measure again',
+  'similar.jobTitle': 'Similar pairs of v{number}',
+  'similar.waits': 'Being measured:',
+  'similar.jobFailed': 'The last measurement failed: {reason}.',
+  'similar.jobCancelled': 'The last measurement was stopped.',
+  'similar.by': {
+    one: 'By {model}, {n} pair of the part {part}.',
+    other: 'By {model}, {n} pairs of the part {part}.',
+  },
+  'similar.tooLong': { one: '{n} was too long.', other: '{n} were too long.' },
+  'similar.deciles': 'CHES per token, by tenth of the pairs',
+  'similar.decile': 'Tenth {n}',
+  'similar.cosine': 'cosine {value}',
+  'similar.score': 'CHES {value}',
+  'similar.tokens': { one: '{n} token', other: '{n} tokens' },
+  'similar.highest': {
+    one: 'The pair that looks most alike',
+    other: 'The {n} pairs that look most alike, highest first',
+  },
+  'similar.mark': 'Mark what differs',
+  'similar.remedies': 'What can be done',
+  'similar.remediesNote':
+    'Train without the top tenth, add the likelihood of the chosen completion to the loss (NLL weight, on the same form), or let people look at these pairs again.',
+  'similar.leaveOut': 'New job without the top tenth',
+  'similar.send': { one: 'Send {n} comparison to adjudication', other: 'Send {n} comparisons to adjudication' },
+  'similar.sendText': 'Adjudicators rule on {count}. This snapshot stays as it is; the rulings are in the next one.',
+  'similar.reason': 'The two completions look alike to the model (CHES): is the difference worth learning?',
+  'similar.sent': { one: '{n} comparison waits for a ruling.', other: '{n} comparisons wait for a ruling.' },
+
   'freeze.title': 'Freeze preferences',
   'freeze.intro':
     'Settled comparisons become training data. A snapshot is permanent; votes inside it can no longer be changed.',
