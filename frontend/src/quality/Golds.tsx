@@ -11,22 +11,24 @@ import { goldText, optionsOfUse, USES, type Use } from 'src/quality/golds'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { count, DASH, typedNumber } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Badge, Time } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
 import type { Column } from 'src/ui/widgets/DataTable'
 import { ChoiceCard, ChoiceGroup, SelectField, TextArea, TextField } from 'src/ui/widgets/Field'
+import { Filters } from 'src/ui/widgets/Filters'
 import { FormDialog } from 'src/ui/widgets/FormDialog'
 import { ListCard } from 'src/ui/widgets/ListCard'
-import { Page, Row } from 'src/ui/widgets/Page'
+import { Page } from 'src/ui/widgets/Page'
 import { ErrorPanel, Notice } from 'src/ui/widgets/States'
-import { useParams, useSearchParams } from 'wouter'
+import { useParams } from 'wouter'
 
 type Making = 'give' | 'construct' | 'promote'
 
 export default function Golds() {
   const { slug = '' } = useParams<{ slug: string }>()
   const { canManage } = useMembership(slug)
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const use = USES.find((name) => name === search.get('use')) ?? ''
   const list = useInfiniteQuery(goldQuery(slug, { use }))
   const [making, setMaking] = useState<Making | null>(null)
@@ -43,12 +45,7 @@ export default function Golds() {
       header: t('comparisons.prompt'),
       wrap: true,
       cell: (row) => (
-        <Button
-          look="quiet"
-          small
-          onClick={() => setOpen(row)}
-          style={{ textAlign: 'start', justifyContent: 'start', fontWeight: 400, fontSize: 14, paddingInline: 0 }}
-        >
+        <Button look="text" onClick={() => setOpen(row)}>
           {promptLine(row.prompt, 90)}
         </Button>
       ),
@@ -106,19 +103,12 @@ export default function Golds() {
         )
       }
     >
-      <Row>
-        {(['', ...USES] as const).map((name) => (
-          <Button
-            key={name}
-            small
-            look={name === use ? 'primary' : 'plain'}
-            aria-pressed={name === use}
-            onClick={() => setSearch(name ? { use: name } : {})}
-          >
-            {name ? t(`gold.use.${name}`) : t('comparisons.all')}
-          </Button>
-        ))}
-      </Row>
+      <Filters
+        label={t('gold.filter')}
+        options={[['', t('comparisons.all')], ...USES.map((name) => [name, t(`gold.use.${name}`)] as const)]}
+        value={use}
+        onChoose={(name) => change({ use: name })}
+      />
       {made !== null && (
         <Notice tone={made > 0 ? 'ok' : 'warn'} role="status">
           {t('gold.made', { n: made })}

@@ -7,43 +7,34 @@ import styles from 'src/review/Adjudicate.module.css'
 import { DisputeView } from 'src/review/DisputeView'
 import { promptLine } from 'src/ui/content/Conversation'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Badge } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
+import { Filters } from 'src/ui/widgets/Filters'
 import { Card, Page } from 'src/ui/widgets/Page'
 import { Empty, Loaded } from 'src/ui/widgets/States'
-import { useParams, useSearchParams } from 'wouter'
+import { useParams } from 'wouter'
 
 const WHY = ['', 'votes', 'sent', 'escalated'] as const
 
 export default function Adjudicate() {
   const { slug = '' } = useParams<{ slug: string }>()
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const why = WHY.find((name) => name === search.get('why')) ?? ''
   const list = useInfiniteQuery(disputesQuery(slug, { why }))
   const open = search.get('open') ?? list.data?.[0]?.id ?? null
-  const show = (id: string | null) =>
-    setSearch((params) => {
-      if (id) params.set('open', id)
-      else params.delete('open')
-      return params
-    })
+  const show = (id: string | null) => change({ open: id ?? '' })
   return (
     <Page title={t('nav.adjudicate')} intro={t('adjudicate.intro')}>
       <div className={styles.split}>
         <Card flush title={t('adjudicate.queue')}>
-          {/* biome-ignore lint/a11y/useSemanticElements: toggle buttons, not form controls. */}
-          <div className={styles.filters} role="group" aria-label={t('adjudicate.filter')}>
-            {WHY.map((name) => (
-              <Button
-                key={name}
-                small
-                look={name === why ? 'primary' : 'plain'}
-                aria-pressed={name === why}
-                onClick={() => setSearch(name ? { why: name } : {})}
-              >
-                {t(`adjudicate.why.${name || 'all'}`)}
-              </Button>
-            ))}
+          <div className={styles.filters}>
+            <Filters
+              label={t('adjudicate.filter')}
+              options={WHY.map((name) => [name, t(`adjudicate.why.${name || 'all'}`)] as const)}
+              value={why}
+              onChoose={(name) => change({ why: name, open: '' })}
+            />
           </div>
           <Loaded query={list} what={t('adjudicate.failed')}>
             {(rows) =>

@@ -14,13 +14,15 @@ import { Conversation, promptLine } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
 import { fixed } from 'src/ui/format'
 import { type Key, t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Badge, type Tone } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { Dialog } from 'src/ui/widgets/Dialog'
+import { Filters } from 'src/ui/widgets/Filters'
 import { Card, Facts, Page } from 'src/ui/widgets/Page'
 import { Empty, Loaded, Notice, Skeleton } from 'src/ui/widgets/States'
-import { useParams, useSearchParams } from 'wouter'
+import { useParams } from 'wouter'
 
 const STATES: [string, Key][] = [
   ['', 'comparisons.all'],
@@ -66,7 +68,7 @@ function Tally({ votes }: { votes: Comparison['votes'] }) {
 
 export default function Comparisons() {
   const { slug = '' } = useParams<{ slug: string }>()
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const state = STATES.find(([value]) => value === search.get('state'))?.[0] ?? ''
   const round = search.get('round') ?? ''
   const list = useInfiniteQuery(comparisonsQuery(slug, { state, round }))
@@ -81,9 +83,9 @@ export default function Comparisons() {
       header: t('comparisons.prompt'),
       wrap: true,
       cell: (row) => (
-        <button type="button" className={styles.open} onClick={() => setOpen(row)}>
+        <Button look="text" onClick={() => setOpen(row)}>
           {promptLine(row.prompt, 110)}
-        </button>
+        </Button>
       ),
     },
     { name: 'category', header: t('prompts.category'), cell: (row) => <span className="muted">{row.category}</span> },
@@ -145,41 +147,13 @@ export default function Comparisons() {
           }}
         />
       )}
-      {/* biome-ignore lint/a11y/useSemanticElements: toggle buttons, not form controls. */}
-      <div className={styles.filters} role="group" aria-label={t('comparisons.filter')}>
-        {STATES.map(([value, label]) => (
-          <button
-            key={value}
-            type="button"
-            className={styles.filter}
-            aria-pressed={value === state}
-            onClick={() =>
-              setSearch((params) => {
-                if (value) params.set('state', value)
-                else params.delete('state')
-                return params
-              })
-            }
-          >
-            {t(label)}
-          </button>
-        ))}
-        {round && (
-          <button
-            type="button"
-            className={styles.filter}
-            aria-pressed={true}
-            onClick={() =>
-              setSearch((params) => {
-                params.delete('round')
-                return params
-              })
-            }
-          >
-            {t('comparisons.oneRound')} ×
-          </button>
-        )}
-      </div>
+      <Filters
+        label={t('comparisons.filter')}
+        options={STATES.map(([value, label]) => [value, t(label)] as const)}
+        value={state}
+        onChoose={(value) => change({ state: value })}
+        only={round ? { label: t('comparisons.oneRound'), onRemove: () => change({ round: '' }) } : null}
+      />
       <Card flush>
         <Loaded
           query={list}

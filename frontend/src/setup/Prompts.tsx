@@ -44,12 +44,7 @@ export default function Prompts() {
       header: t('comparisons.prompt'),
       wrap: true,
       cell: (row) => (
-        <Button
-          look="quiet"
-          small
-          onClick={() => setOpen(row)}
-          style={{ textAlign: 'start', justifyContent: 'start', fontWeight: 400, fontSize: 14, paddingInline: 0 }}
-        >
+        <Button look="text" onClick={() => setOpen(row)}>
           {row.erased_at ? <span className="muted">{t('erasure.erasedText')}</span> : promptLine(row.messages)}
         </Button>
       ),

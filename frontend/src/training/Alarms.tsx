@@ -5,10 +5,12 @@ import { alarmsQuery } from 'src/api/modelsApi'
 import { AlarmCard } from 'src/training/AlarmCard'
 import styles from 'src/training/Alarms.module.css'
 import { t } from 'src/ui/i18n/t'
+import { useAddress } from 'src/ui/useAddress'
 import { Button } from 'src/ui/widgets/Button'
+import { Filters } from 'src/ui/widgets/Filters'
 import { Card, Page } from 'src/ui/widgets/Page'
 import { Empty, Loaded, SkeletonBoxes } from 'src/ui/widgets/States'
-import { useParams, useSearchParams } from 'wouter'
+import { useParams } from 'wouter'
 
 /** Of the address, with what the API is asked. */
 const STATES = [
@@ -19,16 +21,10 @@ const STATES = [
 
 export default function Alarms() {
   const { slug = '' } = useParams<{ slug: string }>()
-  const [search, setSearch] = useSearchParams()
+  const [search, change] = useAddress()
   const job = search.get('job') ?? ''
   const [state, open] = STATES.find(([name]) => name === search.get('state')) ?? STATES[job ? 2 : 0]
   const list = useInfiniteQuery(alarmsQuery(slug, { ...(open && { open }), ...(job && { job }) }))
-  const choose = (name: string, value: string) =>
-    setSearch((params) => {
-      if (value) params.set(name, value)
-      else params.delete(name)
-      return params
-    })
   const words = {
     open: list.data ? t('alarms.open', { n: list.data.open }) : t('alarm.state.open'),
     acknowledged: t('alarms.acknowledged'),
@@ -36,25 +32,13 @@ export default function Alarms() {
   }
   return (
     <Page title={t('nav.alarms')} intro={t('alarms.intro')}>
-      {/* biome-ignore lint/a11y/useSemanticElements: toggle buttons, not form controls. */}
-      <div className={styles.filters} role="group" aria-label={t('alarms.filter')}>
-        {STATES.map(([name]) => (
-          <button
-            key={name}
-            type="button"
-            className={styles.filter}
-            aria-pressed={name === state}
-            onClick={() => choose('state', name)}
-          >
-            {words[name]}
-          </button>
-        ))}
-        {job && (
-          <button type="button" className={styles.filter} aria-pressed={true} onClick={() => choose('job', '')}>
-            {t('alarms.ofOneJob')} ×
-          </button>
-        )}
-      </div>
+      <Filters
+        label={t('alarms.filter')}
+        options={STATES.map(([name]) => [name, words[name]] as const)}
+        value={state}
+        onChoose={(name) => change({ state: name })}
+        only={job ? { label: t('alarms.ofOneJob'), onRemove: () => change({ job: '' }) } : null}
+      />
       <Loaded query={list} what={t('alarms.failed')} skeleton={<SkeletonBoxes boxes={2} height={220} />}>
         {({ items }) =>
           items.length === 0 ? (

@@ -495,6 +495,7 @@ export const deProject: TranslationOf<typeof enProject> = {
   'gold.noneText':
     'Geben Sie eigenes vor, bauen Sie welches aus verdorbenen Completions oder übernehmen Sie, worin alle sich einig sind.',
   'gold.one': 'Gold',
+  'gold.filter': 'Wofür sie sind',
   'gold.use': 'Für',
   'gold.useHelp': 'Keines dient zwei Zwecken, sonst verriete die Übung einen Test.',
   'gold.use.hidden': 'Verdeckte Prüfungen',

@@ -475,6 +475,7 @@ export const enProject = {
   'gold.none': 'No gold yet',
   'gold.noneText': 'Give your own, build some from spoilt completions, or promote what everybody agrees on.',
   'gold.one': 'Gold',
+  'gold.filter': 'What it is for',
   'gold.use': 'For',
   'gold.useHelp': 'One is never used for two things, or practice would give a test away.',
   'gold.use.hidden': 'Hidden checks',

@@ -2,7 +2,12 @@ import type { ComponentProps, ReactNode } from 'react'
 import styles from 'src/ui/widgets/Button.module.css'
 import { Link } from 'wouter'
 
-type Look = { look?: 'primary' | 'plain' | 'quiet' | 'danger'; small?: boolean; icon?: boolean; children: ReactNode }
+type Look = {
+  look?: 'primary' | 'plain' | 'quiet' | 'danger' | 'text'
+  small?: boolean
+  icon?: boolean
+  children: ReactNode
+}
 
 function className({ look = 'plain', small, icon }: Look, extra?: string): string {
   return [styles.button, look !== 'plain' && styles[look], small && styles.small, icon && styles.icon, extra]
