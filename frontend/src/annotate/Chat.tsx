@@ -52,6 +52,7 @@ function Conversations({ slug }: { slug: string }) {
     {
       name: 'go',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) => (
         <LinkButton small href={`/p/${slug}/chat/${row.id}`}>

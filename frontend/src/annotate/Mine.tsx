@@ -134,6 +134,7 @@ function Votes({ slug }: { slug: string }) {
     {
       name: 'back',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) =>
         row.can_retract && (

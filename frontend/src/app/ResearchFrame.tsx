@@ -96,7 +96,7 @@ export default function ResearchFrame({ slug, children }: { slug: string; childr
   const nav = useRef<HTMLElement>(null)
   // biome-ignore lint/correctness/useExhaustiveDependencies: where the person went is in sight, however low it stands.
   useLayoutEffect(() => {
-    nav.current?.querySelector('[aria-current]')?.scrollIntoView?.({ block: 'nearest', inline: 'nearest' })
+    nav.current?.querySelector('[aria-current]')?.scrollIntoView?.({ block: 'nearest', inline: 'center' })
   }, [path])
   const groups = NAVIGATION.map(({ group, links }) => ({
     group,

@@ -4,7 +4,7 @@ import { useMembership } from 'src/api/membership'
 import Home from 'src/app/Home'
 import { researchStrings } from 'src/ui/i18n/languages'
 import { t } from 'src/ui/i18n/t'
-import { Page } from 'src/ui/widgets/Page'
+import { Page, useTitle } from 'src/ui/widgets/Page'
 import { Guard, Missing, SkeletonBoxes } from 'src/ui/widgets/States'
 import { Redirect, Route, Switch, useLocation } from 'wouter'
 
@@ -76,11 +76,8 @@ function Waiting() {
 }
 
 function NotFound() {
-  return (
-    <Page title={t('notFound.title')} narrow>
-      <Missing />
-    </Page>
-  )
+  useTitle(t('notFound.title'))
+  return <Missing page />
 }
 
 /** A project's pages are there for its members; to anybody else the address leads nowhere. */

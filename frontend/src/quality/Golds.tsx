@@ -69,6 +69,7 @@ export default function Golds() {
     {
       name: 'retire',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) =>
         row.retired_at ? (

@@ -46,6 +46,7 @@ export function Invitations({ slug }: { slug: string }) {
     {
       name: 'revoke',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) =>
         row.state === 'open' && (

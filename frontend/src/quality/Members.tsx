@@ -51,6 +51,7 @@ export function Members({ slug }: { slug: string }) {
     {
       name: 'change',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) => (
         <span style={{ display: 'inline-flex', gap: 8 }}>

@@ -8,7 +8,7 @@ import type { AnnotatorRow, ReferenceAgreement } from 'src/api/schema'
 import { useWrite } from 'src/api/useWrite'
 import { ExclusionDialog } from 'src/quality/Exclusion'
 import { RecordDialog } from 'src/quality/RecordDialog'
-import { Figure } from 'src/ui/charts/Estimate'
+import { EstimateFigure, Estimates, Figure } from 'src/ui/charts/Estimate'
 import { count, DASH, duration, fixed } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Time } from 'src/ui/widgets/Bits'
@@ -35,13 +35,17 @@ export function Records({ slug }: { slug: string }) {
         <>
           <strong>{row.name}</strong> {row.paused_at && <Badge tone="warn">{t('people.paused')}</Badge>}{' '}
           {row.excluded_at && <Badge tone="error">{t('people.excluded')}</Badge>}
-          <div className="muted small">{row.pause_reason || row.pseudonym}</div>
+          {/* An import may name people by their pseudonyms. */}
+          {(row.pause_reason || row.pseudonym !== row.name) && (
+            <div className="muted small">{row.pause_reason || row.pseudonym}</div>
+          )}
         </>
       ),
     },
     {
       name: 'more',
       header: '',
+      tools: true,
       cell: (row) => {
         const items: MenuItem[] = [
           { kind: 'action', label: t('records.show'), run: () => setDoing({ row, what: 'record' }) },
@@ -121,24 +125,28 @@ function Together({ slug }: { slug: string }) {
     <Card title={t('records.together')}>
       <Loaded query={quality} what={t('records.togetherFailed')}>
         {(all) => (
-          <Facts
-            items={[
-              [t('records.gold'), <Figure key="gold" of={all.gold} />],
-              [t('records.agreement'), <Figure key="agreement" of={all.agreement} />],
-              [t('records.consistency'), <Figure key="consistency" of={all.consistency} />],
-              [t('records.left'), <Figure key="left" of={all.left_share} />],
-              [t('records.longer'), <Figure key="longer" of={all.longer_share} />],
-              [t('records.ties'), <Figure key="ties" of={all.tie_share} />],
-              [
-                t('records.liveGold'),
-                t('records.goldCounts', {
-                  hidden: all.live_gold.hidden,
-                  practice: all.live_gold.practice,
-                  qualification: all.live_gold.qualification,
-                }),
-              ],
-            ]}
-          />
+          <>
+            <Estimates>
+              <EstimateFigure label={t('records.gold')} estimate={all.gold} unit="percent" bar />
+              <EstimateFigure label={t('records.agreement')} estimate={all.agreement} unit="percent" bar />
+              <EstimateFigure label={t('records.consistency')} estimate={all.consistency} unit="percent" bar />
+              <EstimateFigure label={t('records.left')} estimate={all.left_share} unit="percent" bar />
+              <EstimateFigure label={t('records.longer')} estimate={all.longer_share} unit="percent" bar />
+              <EstimateFigure label={t('records.ties')} estimate={all.tie_share} unit="percent" bar />
+            </Estimates>
+            <Facts
+              items={[
+                [
+                  t('records.liveGold'),
+                  t('records.goldCounts', {
+                    hidden: all.live_gold.hidden,
+                    practice: all.live_gold.practice,
+                    qualification: all.live_gold.qualification,
+                  }),
+                ],
+              ]}
+            />
+          </>
         )}
       </Loaded>
     </Card>
@@ -158,7 +166,7 @@ function References({ slug }: { slug: string }) {
     <ListCard
       title={t('records.references')}
       showTitle
-      note={t('records.referencesNote', { n: found.data?.references ?? 0 })}
+      note={found.data && found.data.references > 0 && t('records.referencesNote', { n: found.data.references })}
       query={{ ...found, data: found.data?.people }}
       failed={t('records.togetherFailed')}
       columns={columns}

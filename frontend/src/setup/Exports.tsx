@@ -30,6 +30,7 @@ export function Exports({ slug }: { slug: string }) {
     {
       name: 'download',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) => (
         <span style={{ display: 'inline-flex', gap: 6 }}>

@@ -8,7 +8,7 @@ import type { Overview, Person, Project } from 'src/api/schema'
 import { nextStep } from 'src/setup/nextStep'
 import styles from 'src/setup/Overview.module.css'
 import { alarmNames, alarmTotal } from 'src/ui/alarms'
-import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { EstimateFigure, Estimates } from 'src/ui/charts/Estimate'
 import { count, duration } from 'src/ui/format'
 import { hasWords, type Key, t } from 'src/ui/i18n/t'
 import { Hash, Progress, Time } from 'src/ui/widgets/Bits'
@@ -72,7 +72,7 @@ function Panels({ slug, data, project, canManage }: PanelsProps) {
       <div className={styles.top}>
         <Stack>
           <Card title={t('agreement.title')} note={t('agreement.note')}>
-            <div className={styles.estimates}>
+            <Estimates>
               <EstimateFigure label={t('agreement.percent')} estimate={agreement.percent} unit="percent" bar />
               <EstimateFigure
                 label={t('agreement.alpha')}
@@ -82,7 +82,7 @@ function Panels({ slug, data, project, canManage }: PanelsProps) {
                 from={(agreement.alpha.low ?? 0) < 0 ? -1 : 0} // below 0: people agree less than chance
               />
               <EstimateFigure label={t('agreement.unanimous')} estimate={agreement.unanimous} unit="percent" bar />
-            </div>
+            </Estimates>
           </Card>
           <People slug={slug} people={data.people} canManage={canManage} />
         </Stack>

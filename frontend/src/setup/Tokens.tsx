@@ -56,6 +56,7 @@ export default function Tokens() {
     {
       name: 'revoke',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) =>
         row.revoked_at ? (

@@ -69,6 +69,7 @@ export default function Webhooks() {
     {
       name: 'more',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) => (
         <Menu
@@ -210,6 +211,7 @@ function Deliveries({ slug, hook, onClose }: { slug: string; hook: Webhook; onCl
     {
       name: 'again',
       header: '',
+      tools: true,
       align: 'end',
       cell: (row) => (
         <Button small busy={repeat.isPending && repeat.variables === row.id} onClick={() => repeat.mutate(row.id)}>

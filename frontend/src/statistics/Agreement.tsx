@@ -21,7 +21,7 @@ import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
 import { usePart } from 'src/statistics/usePart'
 import { BandChart, type BandPoint } from 'src/ui/charts/BandChart'
-import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
+import { EstimateFigure, Estimates, Figure } from 'src/ui/charts/Estimate'
 import { count, fixed, reasonText } from 'src/ui/format'
 import { type Key, t } from 'src/ui/i18n/t'
 import { Badge } from 'src/ui/widgets/Bits'
@@ -64,12 +64,12 @@ function Overall({ slug }: { slug: string }) {
             <Coefficients of={overall} />
             <div className={styles.sub}>
               <h3>{t('agreementPage.classes')}</h3>
-              <div className={styles.estimates}>
+              <Estimates>
                 {overall.classes.map(({ name, share }) => (
                   <EstimateFigure key={name} label={className(name)} estimate={share} unit="percent" bar />
                 ))}
                 <EstimateFigure label={t('agreementPage.bothBad')} estimate={overall.both_bad} unit="percent" bar />
-              </div>
+              </Estimates>
             </div>
             <Facts
               items={[
@@ -123,7 +123,7 @@ function Coefficients({ of }: { of: AgreementFigures }) {
     ['agreementPage.fleiss', of.fleiss],
   ]
   return (
-    <div className={styles.estimates}>
+    <Estimates>
       <EstimateFigure label={t('agreement.percent')} estimate={of.percent} unit="percent" bar />
       <EstimateFigure label={t('agreement.unanimous')} estimate={of.unanimous} unit="percent" bar />
       {coefficients.map(
@@ -139,7 +139,7 @@ function Coefficients({ of }: { of: AgreementFigures }) {
             />
           ),
       )}
-    </div>
+    </Estimates>
   )
 }
 

@@ -9,7 +9,7 @@ import styles from 'src/statistics/Statistics.module.css'
 import { useChoice } from 'src/statistics/useChoice'
 import { usePart } from 'src/statistics/usePart'
 import { BandChart } from 'src/ui/charts/BandChart'
-import { EstimateFigure, Figure } from 'src/ui/charts/Estimate'
+import { EstimateFigure, Estimates, Figure } from 'src/ui/charts/Estimate'
 import { rangeOf } from 'src/ui/charts/scale'
 import { Whiskers } from 'src/ui/charts/Whiskers'
 import { count, DASH, duration, fixed, percent, reasonText } from 'src/ui/format'
@@ -39,12 +39,12 @@ export default function Bias() {
       </ReportCard>
       <ReportCard table="consistency" title={t('bias.consistency')} note={t('bias.consistencyNote')} {...card}>
         {({ consistency }) => (
-          <div className={styles.estimates}>
+          <Estimates>
             <EstimateFigure label={t('bias.same')} estimate={consistency.same} unit="percent" bar />
             <EstimateFigure label={t('records.kappa')} estimate={consistency.kappa} unit="coefficient" />
             <EstimateFigure label={t('records.sideDriven')} estimate={consistency.side_driven} unit="percent" bar />
             <EstimateFigure label={t('bias.implied')} estimate={consistency.accuracy} unit="percent" bar />
-          </div>
+          </Estimates>
         )}
       </ReportCard>
       <ReportCard table="windows" title={t('drift.title')} note={t('drift.note')} {...card}>

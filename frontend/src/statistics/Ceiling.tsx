@@ -1,13 +1,12 @@
 /** The best accuracy that a model can reach against people who agree this far. */
 import type { AccuracyCeiling } from 'src/api/schema'
-import styles from 'src/statistics/Statistics.module.css'
-import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { EstimateFigure, Estimates } from 'src/ui/charts/Estimate'
 import { fixed } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 export function CeilingFigures({ ceiling: { best, upper, agreement } }: { ceiling: AccuracyCeiling }) {
   return (
-    <div className={styles.estimates}>
+    <Estimates>
       <EstimateFigure
         label={t('ceiling.best')}
         estimate={best}
@@ -16,6 +15,6 @@ export function CeilingFigures({ ceiling: { best, upper, agreement } }: { ceilin
         note={upper.value === null ? undefined : t('ceiling.upper', { upper: fixed(upper.value * 100, 1), n: best.n })}
       />
       <EstimateFigure label={t('ceiling.agreement')} estimate={agreement} unit="percent" bar />
-    </div>
+    </Estimates>
   )
 }

@@ -6,7 +6,7 @@ import { CeilingFigures } from 'src/statistics/Ceiling'
 import { PowerPlan } from 'src/statistics/PowerPlan'
 import { ReportCard } from 'src/statistics/Report'
 import styles from 'src/statistics/Statistics.module.css'
-import { EstimateFigure } from 'src/ui/charts/Estimate'
+import { EstimateFigure, Estimates } from 'src/ui/charts/Estimate'
 import { fixed, percent } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { TextField } from 'src/ui/widgets/Field'
@@ -70,10 +70,10 @@ function Advice({ slug }: { slug: string }) {
             {advice && <h3>{t(`advice.${advice}`)}</h3>}
             <p>{words}</p>
           </Notice>
-          <div className={styles.estimates}>
+          <Estimates>
             <EstimateFigure label={t('advice.agreement')} estimate={agreement} unit="percent" bar />
             <EstimateFigure label={t('records.consistency')} estimate={self_consistency} unit="percent" bar />
-          </div>
+          </Estimates>
           <div className={styles.sub}>
             <h3>{t('ceiling.title')}</h3>
             <CeilingFigures ceiling={ceiling} />

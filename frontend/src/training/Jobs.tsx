@@ -159,6 +159,7 @@ function columns(slug: string, { canManage, picked, pick, move, titles }: Doing)
     {
       name: 'pick',
       header: <span className="visually-hidden">{t('jobs.compare')}</span>,
+      tools: true,
       cell: (job) =>
         isTraining(job) && (
           <input
@@ -209,6 +210,7 @@ function columns(slug: string, { canManage, picked, pick, move, titles }: Doing)
     {
       name: 'menu',
       header: <span className="visually-hidden">{t('jobs.menu')}</span>,
+      tools: true,
       cell: (job) => canManage && <RowMenu slug={slug} job={job} move={move} />,
     },
   ]

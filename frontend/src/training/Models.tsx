@@ -129,6 +129,7 @@ export default function Models() {
     {
       name: 'actions',
       header: <span className="visually-hidden">{t('action.actions')}</span>,
+      tools: true,
       align: 'end',
       cell: (model) =>
         canManage && model.kind === 'policy' && !model.archived_at ? (

@@ -157,6 +157,27 @@ export function reasonText(reason: string | null): string {
   return reason ? reason.replaceAll('_', ' ') : t('reason.unknown')
 }
 
+const SHORT_REASONS: Record<UndefinedEnum, Key> = {
+  no_votes: 'reason.short.no_votes',
+  no_overlap: 'reason.short.no_overlap',
+  too_few_common: 'reason.short.too_few_common',
+  one_class: 'reason.short.one_class',
+  one_annotator: 'reason.short.one_annotator',
+  tied_top: 'reason.short.tied_top',
+  not_connected: 'reason.short.not_connected',
+  separated: 'reason.short.separated',
+  below_chance: 'reason.short.below_chance',
+  too_few_groups: 'reason.short.too_few_groups',
+  zero_weight: 'reason.short.zero_weight',
+  sides_not_randomised: 'reason.short.sides_not_randomised',
+}
+
+/** The same in two or three words, for tables. */
+export function shortReason(reason: string | null): string {
+  const key = wordsOf(SHORT_REASONS, reason ?? '')
+  return key ? t(key) : reasonText(reason)
+}
+
 /** Warnings, and reasons that a fit gives as warnings because a prior lets it go on. */
 const CAUTIONS: Record<WarningsEnum | 'not_connected' | 'separated', Key> = {
   not_converged: 'caution.not_converged',

@@ -1,6 +1,7 @@
 /** A number that guides a decision: value, interval and what it rests on, or why there is none. */
+import type { ReactNode } from 'react'
 import styles from 'src/ui/charts/Estimate.module.css'
-import { type EstimateLike, type EstimateUnit, estimateText, reasonText, shortCaution } from 'src/ui/format'
+import { type EstimateLike, type EstimateUnit, estimateText, shortCaution, shortReason } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 
 type IntervalBarProps = { low: number; high: number; value: number; from?: number; to?: number }
@@ -25,6 +26,11 @@ type EstimateProps = {
   note?: string
   bar?: boolean
   from?: number
+}
+
+/** Figures side by side, as many as there is room for. */
+export function Estimates({ children }: { children: ReactNode }) {
+  return <div className={styles.estimates}>{children}</div>
 }
 
 export function EstimateFigure({ label, estimate, unit, note, bar, from = 0 }: EstimateProps) {
@@ -62,17 +68,22 @@ export function EstimateInline({ estimate, unit }: { estimate: EstimateLike; uni
   )
 }
 
-/** For tables with room: interval and n below the value, or in words why there is none. */
+/** For tables: interval and n below the value, or in few words why there is none. */
 export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: EstimateUnit }) {
-  const { value, range } = estimateText(of, unit)
+  const { value, range, why } = estimateText(of, unit)
   return (
     <span className={styles.figure}>
       {value}
       <span className={styles.rests}>
         {of.value === null ? (
-          <span className={styles.reason}>{reasonText(of.reason)}</span>
+          <span title={why ?? undefined}>{shortReason(of.reason)}</span>
         ) : (
-          [range ?? reasonText(of.reason), t('estimate.n', { n: of.n }), ...shortCautions(of)].join(' · ')
+          <>
+            <span className="nowrap" title={range ? t('estimate.interval') : (why ?? undefined)}>
+              {range ?? shortReason(of.reason)} ·
+            </span>{' '}
+            <span className="nowrap">{[t('estimate.n', { n: of.n }), ...shortCautions(of)].join(' · ')}</span>
+          </>
         )}
       </span>
     </span>

@@ -10,6 +10,8 @@ export type Column<Row> = {
   cell: (row: Row) => ReactNode
   align?: 'end'
   wrap?: boolean
+  /** Buttons and boxes to tick. */
+  tools?: boolean
 }
 
 export type More = { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown }
@@ -24,7 +26,9 @@ type DataTableProps<Row> = {
 export function DataTable<Row>({ caption, columns, rows, rowKey, more }: DataTableProps<Row>) {
   const id = useId()
   const style = (column: Column<Row>) =>
-    [column.align === 'end' && styles.end, column.wrap ? styles.wide : styles.nowrap].filter(Boolean).join(' ')
+    [column.align === 'end' && styles.end, column.tools ? styles.tools : column.wrap ? styles.wide : styles.nowrap]
+      .filter(Boolean)
+      .join(' ')
   return (
     <div>
       <section className={styles.scroll} aria-labelledby={id} tabIndex={0}>

@@ -45,10 +45,15 @@ export function Empty({ icon: Icon, title, page, action, children }: EmptyProps)
   )
 }
 
-/** An address without anything behind it: `what` could not be shown, or nothing is ever there. */
-export function Missing({ what }: { what?: string }) {
+/** An address without anything behind it: `what` could not be shown, or nothing is ever there. `page`: as of `Empty`. */
+export function Missing({ what, page }: { what?: string; page?: boolean }) {
   return (
-    <Empty icon={Compass} title={t('notFound.title')} action={<LinkButton href="/">{t('done.home')}</LinkButton>}>
+    <Empty
+      icon={Compass}
+      title={t('notFound.title')}
+      page={page}
+      action={<LinkButton href="/">{t('done.home')}</LinkButton>}
+    >
       {what ?? t('notFound.text')} {what && t('error.notFound')}
     </Empty>
   )
