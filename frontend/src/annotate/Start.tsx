@@ -10,6 +10,7 @@ import { t } from 'src/ui/i18n/t'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { Card, Page, Row } from 'src/ui/widgets/Page'
 import { ErrorPanel, Loaded, Notice } from 'src/ui/widgets/States'
+import { type StepItem, Steps } from 'src/ui/widgets/Steps'
 import { useLocation, useParams } from 'wouter'
 
 export default function Start() {
@@ -20,7 +21,7 @@ export default function Start() {
       <Loaded query={standing} what={t('start.failed')}>
         {(found) => (
           <>
-            <Steps standing={found} />
+            <Steps steps={stepsOf(found)} now={CURRENT[found.next]} />
             <Step slug={slug} standing={found} />
           </>
         )}
@@ -29,41 +30,30 @@ export default function Start() {
   )
 }
 
+const CURRENT: Record<Standing['next'], string> = {
+  confirm_guideline: 'guideline',
+  practise: 'practice',
+  qualify: 'qualification',
+  failed: 'qualification',
+  ready: 'work',
+  paused: '',
+}
+
 /** What there is to do, with what is behind the person. */
-function Steps({ standing }: { standing: Standing }) {
-  const { next, guideline_number, confirmed_number, practice_items, practice_done, qualification_items, attempt } =
-    standing
-  const steps: [string, string, boolean][] = []
+function stepsOf(standing: Standing): StepItem[] {
+  const { guideline_number, confirmed_number, practice_items, practice_done, qualification_items, attempt } = standing
+  const steps: StepItem[] = []
   if (guideline_number !== null) {
-    steps.push(['guideline', t('start.guideline'), confirmed_number === guideline_number])
+    steps.push({ name: 'guideline', text: t('start.guideline'), done: confirmed_number === guideline_number })
   }
   if (practice_items > 0) {
-    steps.push([
-      'practice',
-      t('start.practiceOf', { done: practice_done, items: practice_items }),
-      practice_done >= practice_items,
-    ])
+    const text = t('start.practiceOf', { done: practice_done, items: practice_items })
+    steps.push({ name: 'practice', text, done: practice_done >= practice_items })
   }
-  if (qualification_items > 0) steps.push(['qualification', t('start.qualification'), attempt?.passed === true])
-  steps.push(['work', t('start.work'), false])
-  const current = {
-    confirm_guideline: 'guideline',
-    practise: 'practice',
-    qualify: 'qualification',
-    failed: 'qualification',
-    ready: 'work',
-    paused: '',
-  }[next]
-  return (
-    <ol className={styles.steps}>
-      {steps.map(([name, text, done]) => (
-        <li key={name} aria-current={name === current ? 'step' : undefined} data-done={done || undefined}>
-          {text}
-          {done && <span className="visually-hidden"> {t('start.done')}</span>}
-        </li>
-      ))}
-    </ol>
-  )
+  if (qualification_items > 0) {
+    steps.push({ name: 'qualification', text: t('start.qualification'), done: attempt?.passed === true })
+  }
+  return [...steps, { name: 'work', text: t('start.work'), done: false }]
 }
 
 function Step({ slug, standing }: { slug: string; standing: Standing }) {

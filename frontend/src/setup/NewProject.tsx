@@ -6,7 +6,7 @@ import { keys } from 'src/api/queries'
 import type { Form } from 'src/api/schema'
 import { createProject } from 'src/api/setup'
 import styles from 'src/setup/SetUp.module.css'
-import { Steps } from 'src/setup/Steps'
+import { SetUpSteps } from 'src/setup/Steps'
 import { Markdown } from 'src/ui/content/Markdown'
 import { t } from 'src/ui/i18n/t'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -55,7 +55,7 @@ export default function NewProject() {
   })
   const errors = fieldErrors(create.error)
   return (
-    <Page title={t('newProject.title')} intro={t('newProject.intro')} narrow above={<Steps now="project" />}>
+    <Page title={t('newProject.title')} intro={t('newProject.intro')} narrow above={<SetUpSteps now="project" />}>
       <form
         noValidate
         className={styles.form}

@@ -7,7 +7,7 @@ import type { ImportBatch, Overview } from 'src/api/schema'
 import { AddPrompts, importedText } from 'src/setup/AddPrompts'
 import { InviteLinks } from 'src/setup/InviteLinks'
 import styles from 'src/setup/SetUp.module.css'
-import { STEPS, type Step, Steps } from 'src/setup/Steps'
+import { SetUpSteps, STEPS, type Step } from 'src/setup/Steps'
 import { t } from 'src/ui/i18n/t'
 import { LinkButton } from 'src/ui/widgets/Button'
 import { Card, Page, Row } from 'src/ui/widgets/Page'
@@ -29,7 +29,7 @@ export default function SetUp() {
       intro={t(`setUp.intro.${now === 'project' ? 'prompts' : now}`)}
       narrow
       above={
-        <Steps
+        <SetUpSteps
           now={now}
           done={done}
           hrefOf={(step) => (step === 'project' ? `/r/${slug}/settings` : `/r/${slug}/setup?step=${step}`)}

@@ -1,6 +1,7 @@
 /** The four steps of a new project, with where one is. */
 import styles from 'src/setup/SetUp.module.css'
 import { t } from 'src/ui/i18n/t'
+import { Steps } from 'src/ui/widgets/Steps'
 import { Link } from 'wouter'
 
 export const STEPS = ['project', 'prompts', 'people', 'completions'] as const
@@ -8,18 +9,15 @@ export type Step = (typeof STEPS)[number]
 
 type Props = { now: Step; done?: readonly Step[]; hrefOf?: (step: Step) => string | undefined }
 
-export function Steps({ now, done = [], hrefOf }: Props) {
+export function SetUpSteps({ now, done = [], hrefOf }: Props) {
+  const steps = STEPS.map((name) => {
+    const href = name === now ? undefined : hrefOf?.(name)
+    const text = t(`setUp.step.${name}`)
+    return { name, text: href ? <Link href={href}>{text}</Link> : <span>{text}</span>, done: done.includes(name) }
+  })
   return (
-    <ol className={styles.steps} aria-label={t('setUp.steps')}>
-      {STEPS.map((step) => {
-        const href = step === now ? undefined : hrefOf?.(step)
-        return (
-          <li key={step} aria-current={step === now ? 'step' : undefined} data-done={done.includes(step) || undefined}>
-            {href ? <Link href={href}>{t(`setUp.step.${step}`)}</Link> : <span>{t(`setUp.step.${step}`)}</span>}
-            {done.includes(step) && <span className="visually-hidden">{t('setUp.isDone')}</span>}
-          </li>
-        )
-      })}
-    </ol>
+    <div className={styles.steps}>
+      <Steps label={t('setUp.steps')} steps={steps} now={now} />
+    </div>
   )
 }

@@ -69,7 +69,6 @@ export const deProject: TranslationOf<typeof enProject> = {
 
   'setUp.title': '{name} einrichten',
   'setUp.steps': 'Schritte der Einrichtung',
-  'setUp.isDone': 'erledigt',
   'setUp.step.project': 'Projekt',
   'setUp.step.prompts': 'Prompts',
   'setUp.step.people': 'Personen',

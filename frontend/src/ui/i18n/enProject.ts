@@ -64,7 +64,6 @@ export const enProject = {
 
   'setUp.title': 'Set up {name}',
   'setUp.steps': 'Steps of the set-up',
-  'setUp.isDone': 'done',
   'setUp.step.project': 'Project',
   'setUp.step.prompts': 'Prompts',
   'setUp.step.people': 'People',
