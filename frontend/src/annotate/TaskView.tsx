@@ -19,12 +19,11 @@ import { type Draft, letterOf, lettersOf, placeAt, placeOf } from 'src/ui/answer
 import { answerRow, ratingRows, readRow } from 'src/ui/answer/fields'
 import { Rows } from 'src/ui/answer/Rows'
 import { Conversation, promptLine } from 'src/ui/content/Conversation'
-import type { Differences } from 'src/ui/content/diff'
 import { Markdown, Marked, useRenderer } from 'src/ui/content/Markdown'
+import { DifferencesNotice, useDifferences } from 'src/ui/content/useDifferences'
 import { FormattingNotice, useFormatting } from 'src/ui/content/useFormatting'
-import { type Key, t } from 'src/ui/i18n/t'
+import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
-import { Notice } from 'src/ui/widgets/States'
 
 export type TaskHandle = {
   /** The pane before or after the one last at hand; of two, the left and the right one. */
@@ -110,13 +109,7 @@ export function TaskView(props: TaskViewProps) {
   const conversation = useMemo(() => [task.prompt.map(({ content }) => content).join('\n\n')], [task.prompt])
   const promptFormatting = useFormatting(conversation)
   const mode = reading.source ? 'source' : formatting.mode
-  const found = useMemo(
-    () =>
-      reading.differences && renderer.kind === 'ready'
-        ? renderer.differences(completions[0] ?? '', completions[1] ?? '')
-        : null,
-    [reading.differences, renderer, completions],
-  )
+  const found = useDifferences(completions, reading.differences)
   const letters = lettersOf(size)
   const pane = (index: number) => {
     const letter = letterOf(index)
@@ -219,16 +212,9 @@ export function TaskView(props: TaskViewProps) {
       {!reading.source && !reading.differences && (
         <FormattingNotice of={formatting.reason === null ? promptFormatting : formatting} />
       )}
-      {reading.differences && renderer.kind !== 'loading' && <Notice role="status">{t(differencesNote(found))}</Notice>}
+      {reading.differences && <DifferencesNotice found={found} />}
     </div>
   )
-}
-
-function differencesNote(found: Differences | null): Key {
-  if (!found) return 'task.differencesFailed'
-  if (found.by === 'nothing') return 'task.tooDifferent'
-  if (found.by === 'sentence') return 'task.markedSentences'
-  return [...found.left, ...found.right].some(({ own }) => own) ? 'task.marked' : 'task.same'
 }
 
 /** The pane that has the most to scroll. */

@@ -94,6 +94,15 @@ test('votes are asked for only once the own answer is stored, and the ruling spe
     </QueryClientProvider>,
   )
   await screen.findByText('Your own answer first')
+  // The texts are compared and looked at raw by the keys of the annotator's page, or by their buttons.
+  const pressed = (name: string) => screen.getByRole('button', { name }).getAttribute('aria-pressed')
+  await keys.keyboard('d')
+  await screen.findByText('Words that only one response has are marked.', undefined, { timeout: 5000 })
+  expect([...document.querySelectorAll('ins')].map((node) => node.textContent)).toEqual(['First', 'Second'])
+  await keys.keyboard('v')
+  expect([pressed('Source'), pressed('Differences'), document.querySelector('ins')]).toEqual(['true', 'false', null])
+  await keys.click(screen.getByRole('button', { name: 'Source' }))
+  expect(pressed('Source')).toBe('false')
   await keys.keyboard('b')
   expect(api.calls('GET', '/votes')).toHaveLength(0)
   await keys.click(screen.getByRole('button', { name: 'Store my answer and show the votes' }))

@@ -12,9 +12,12 @@ import { Choices } from 'src/ui/answer/Choices'
 import { labelOf } from 'src/ui/answer/fields'
 import { Ranking } from 'src/ui/answer/Ranking'
 import { Conversation } from 'src/ui/content/Conversation'
-import { Markdown } from 'src/ui/content/Markdown'
+import { Markdown, Marked } from 'src/ui/content/Markdown'
+import { DifferencesNotice, useDifferences } from 'src/ui/content/useDifferences'
 import { FormattingNotice, useFormatting } from 'src/ui/content/useFormatting'
 import { t } from 'src/ui/i18n/t'
+import { KeyCap } from 'src/ui/keys/KeySheet'
+import { type ActionName, action, keyOf } from 'src/ui/keys/keymap'
 import { useKeys } from 'src/ui/keys/useKeys'
 import { Badge, Time } from 'src/ui/widgets/Bits'
 import { Button } from 'src/ui/widgets/Button'
@@ -28,25 +31,49 @@ type Props = { slug: string; dispute: DisputeDetail; onDone: () => void }
 
 export function DisputeView({ slug, dispute, onDone }: Props) {
   const { id, prompt, completions, my_answer, requests, flags, question } = dispute
-  const formatting = useFormatting(useMemo(() => completions.map(({ text }) => text), [completions]))
+  const texts = useMemo(() => completions.map(({ text }) => text), [completions])
+  const formatting = useFormatting(texts)
+  const [shown, setShown] = useState<'formatted' | 'source' | 'differences'>('formatted')
+  const found = useDifferences(texts, shown === 'differences')
+  const show = (way: typeof shown) => () => setShown(shown === way ? 'formatted' : way)
+  const tools: [ActionName, typeof shown][] = [['source', 'source']]
+  if (completions.length === 2) tools.push(['differences', 'differences'])
+  useKeys(['task'], Object.fromEntries(tools.map(([name, way]) => [name, show(way)])))
   return (
     <Stack>
       <Card title={question}>
         <Conversation turns={prompt} prefix={`${id}-p`} compact />
         <div className={styles.texts}>
-          {completions.map(({ letter, text, finish }) => (
+          {completions.map(({ letter, text, finish }, index) => (
             <section
               key={letter}
               className={styles.text}
               aria-label={t('task.response', { letter: letter.toUpperCase() })}
             >
               <h3>{t('task.response', { letter: letter.toUpperCase() })}</h3>
-              <Markdown text={text} prefix={`${id}-${letter}-`} mode={formatting.mode} onBroken={formatting.onBroken} />
+              {found ? (
+                <Marked parts={index === 0 ? found.left : found.right} />
+              ) : (
+                <Markdown
+                  text={text}
+                  prefix={`${id}-${letter}-`}
+                  mode={shown === 'source' ? 'source' : formatting.mode}
+                  onBroken={formatting.onBroken}
+                />
+              )}
               {finish === 'length' && <p className="muted small">{t('comparisons.cut')}</p>}
             </section>
           ))}
         </div>
-        <FormattingNotice of={formatting} />
+        <Row>
+          {tools.map(([name, way]) => (
+            <Button key={name} small look="quiet" aria-pressed={shown === way} onClick={show(way)}>
+              <KeyCap name={keyOf(name, ['task'])} />
+              {t(action(name).label)}
+            </Button>
+          ))}
+        </Row>
+        {shown === 'differences' ? <DifferencesNotice found={found} /> : <FormattingNotice of={formatting} />}
         {[...requests, ...flags].map((item) => (
           <Notice key={item.created_at + item.kind}>
             <Badge>{item.kind}</Badge> {'reason' in item ? item.reason : item.note} <Time at={item.created_at} />
