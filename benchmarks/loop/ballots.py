@@ -78,6 +78,8 @@ class Ballots:
             "new_tokens": self.world.new_tokens,
             "seed": seed,
             "people": [str(person) for person in people],
+            "gold": str(self.world.gold),
+            "cut_off": self.world.settings["gold"]["cut_off"],
             "agreement": self.world.settings["vote_agreement"],
             "project": dict(project or {}),
             "rule": dict(rule or {}),
@@ -147,7 +149,7 @@ class Ballots:
             finish = row.get("finish") or "end"
             lines.append({"prompt_id": key[0], "index": key[1], "text": row["text"], "finish": finish, "tokens": 0})
         file = self.world.steps.file("completions", lines)
-        answers = self.world.scored(f"gold of {name}", self.world.gold, prompts, file)
+        answers = self.world.by_gold(name, prompts, file)
         return {ids[answer.prompt, answer.index]: answer for answer in answers}
 
     def _started(self) -> Site:

@@ -83,7 +83,7 @@ def best_of_n(world: World, reward: Path, *, seed: int, n: int) -> list[Answer]:
     )
     lines = [{**row, "index": 0} for row in read_lines(done / "completions.jsonl")]
     file = world.steps.file("best", lines)
-    return world.scored(f"gold of best_of_{n} {seed}", world.gold, world.held_out, file)
+    return world.by_gold(f"best_of_{n} {seed}", world.held_out, file)
 
 
 def prompts_of(world: World) -> Path:

@@ -71,16 +71,18 @@ class Shared:
 
     def preferences(self, counts: Sequence[tuple[str, int, int]], *, seed: int) -> list[dict[str, Any]]:
         """Pairs of the named sets: (name, most tokens of a pair, how many), drawn by the seed from train and
-        validation, and up to a quarter as many from the test part.
+        validation, and up to an eighth as many from the test part.
+
+        Only of those among which the longer side wins as often as the shorter: else what they teach is mostly length.
         """
         found = []
         for name, most_tokens, count in counts:
-            for parts, wanted in ((("train", "validation"), count), (("test",), count // 4)):
+            for parts, wanted in ((("train", "validation"), count), (("test",), count // 8)):
                 rows = [
                     row
                     for part in parts
                     for row in self.lines(f"preferences/{name}.{part}.jsonl")
-                    if sum(row["tokens"].values()) <= most_tokens
+                    if row["length_balanced"] and sum(row["tokens"].values()) <= most_tokens
                 ]
                 random.Random(seed).shuffle(rows)  # noqa: S311 - draws no secret
                 found += [{**row, "prompt": [system(), *row["prompt"]]} for row in rows[:wanted]]

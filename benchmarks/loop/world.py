@@ -1,8 +1,9 @@
 """What all experiments stand in: π^SFT, a gold reward that is the truth there, prompts, and figures held against it.
 
-The gold reward is a reward model trained on preferences of people (the shared sets `human`, `debate`, `gsm8k`). It
-votes through simulated annotators and judges in the end; nothing that is trained ever sees its scores. A policy's gain
-under it says how well the loop reaches what its voters like, and nothing about people.
+The gold reward is a reward model trained on preferences of people (the shared sets `human`, `debate`, `gsm8k`), less a
+fixed loss for an answer that is cut off. It votes through simulated annotators and judges in the end; nothing that is
+trained ever sees its scores. A policy's gain under it says how well the loop reaches what its voters like, and nothing
+about people.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist, fmean, pstdev
 from typing import Any
@@ -100,11 +101,19 @@ class World:
             for row in read_lines(completions)
         ]
 
+    def by_gold(self, name: str, prompts: Sequence[Mapping[str, Any]], completions: Path) -> list[Answer]:
+        """Those completions as gold likes them: its reward model's score, less `cut_off` nats where they are cut."""
+        loss = float(self.settings["gold"]["cut_off"])
+        return [
+            replace(answer, score=answer.score - loss) if answer.finish == "length" else answer
+            for answer in self.scored(f"gold {name}", self.gold, prompts, completions)
+        ]
+
     def judged(self, name: str, policy: Path, *, seed: int) -> list[Answer]:
         """What a policy answers to the held-out prompts, with gold's scores."""
         count = int(self.settings["held_out_samples"])
         completions = self.sampled(name, policy, self.held_out, count=count, seed=seed)
-        return self.scored(f"gold {name}", self.gold, self.held_out, completions)
+        return self.by_gold(name, self.held_out, completions)
 
 
 def training_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
