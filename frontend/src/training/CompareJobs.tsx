@@ -198,9 +198,21 @@ function Finals({ jobs }: { jobs: ComparedJob[] }) {
       }),
     ),
   ]
+  const tested = names.filter((name) => name.startsWith('test/'))
+  const first = tested.length > 0 ? tested : names
+  const rest = names.filter((name) => !first.includes(name))
+  const table = (rows: string[], caption: string) => (
+    <DataTable caption={caption} columns={columns} rows={rows} rowKey={(name) => name} />
+  )
   return (
     <Card flush title={t('compare.finals')} note={t('compare.finalsNote')}>
-      <DataTable caption={t('compare.finals')} columns={columns} rows={names} rowKey={(name) => name} />
+      {table(first, t('compare.finals'))}
+      {rest.length > 0 && (
+        <details className={styles.more}>
+          <summary>{t('model.moreFigures', { n: rest.length })}</summary>
+          {table(rest, t('model.moreFigures', { n: rest.length }))}
+        </details>
+      )}
     </Card>
   )
 }

@@ -138,7 +138,7 @@ function Form({ slug, models, draft, canAsk, onChange, onAsked }: FormProps) {
       {ask.isError && <ErrorPanel what={t('playground.askFailed')} error={ask.error} />}
       <Row>
         <Button look="primary" type="submit" busy={ask.isPending} disabled={!canAsk}>
-          {noPolicy ? t('playground.choose') : t('playground.ask', { n: draft.policies.length })}
+          {noPolicy ? t('playground.askAny') : t('playground.ask', { n: draft.policies.length })}
         </Button>
       </Row>
       <details className={styles.more}>

@@ -9,7 +9,9 @@ test('a box stands after all that it came of', () => {
   const { placed } = layOut(['policy', 'ppo', 'reward', 'base', 'data'].map(node), edges)
   const x = Object.fromEntries(placed.map(({ id, x }) => [id, x]))
   for (const { start, end } of edges) expect(x[start]).toBeLessThan(x[end] ?? 0)
-  expect(x.data).toBe(x.base)
+  // What came of nothing stands beside what it goes into.
+  expect(x.base).toBe(x.reward)
+  expect(x.data).toBe(0)
 })
 
 test('no two boxes meet', () => {

@@ -1,13 +1,14 @@
-/** Where the boxes of a lineage stand: each one column after the last that it came of. */
+/** Where the boxes of a lineage stand: each one column after the last that it came of, what came of nothing beside it. */
 
 export type LineageKind = 'source' | 'votes' | 'snapshot' | 'job' | 'model'
 export type LineageNode = { id: string; kind: LineageKind; kindName: string; name: string; href: string; note?: string }
 export type LineageEdge = { start: string; end: string }
 export type Placed = LineageNode & { x: number; y: number }
 
-export const NODE_WIDTH = 172
+// Six columns, from an import to a model, fit into a page of 1440 px.
+export const NODE_WIDTH = 156
 export const NODE_HEIGHT = 52
-const GAP_X = 44
+const GAP_X = 32
 const GAP_Y = 14
 /** More than so many boxes nobody can follow: the nearest are drawn, and the lists below have all. */
 export const MOST_NODES = 60
@@ -40,7 +41,10 @@ export function layOut(nodes: LineageNode[], edges: LineageEdge[]): Layout {
   }
 }
 
-/** The longest way to each node. A way back, which no lineage has, is not followed. */
+/**
+ * The longest way to each node; a node without parents stands as late as it can, else its line would run behind others.
+ * A way back, which no lineage has, is not followed.
+ */
 function columnsOf(nodes: LineageNode[], edges: LineageEdge[]): Map<string, number> {
   const known = new Set(nodes.map(({ id }) => id))
   const parents = new Map<string, string[]>()
@@ -57,5 +61,9 @@ function columnsOf(nodes: LineageNode[], edges: LineageEdge[]): Map<string, numb
     return next
   }
   for (const { id } of nodes) column(id, new Set([id]))
+  for (const { id } of nodes.filter((node) => !parents.has(node.id))) {
+    const after = [...parents].filter(([, from]) => from.includes(id)).map(([child]) => columns.get(child) ?? 0)
+    if (after.length > 0) columns.set(id, Math.min(...after) - 1)
+  }
   return columns
 }
