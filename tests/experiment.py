@@ -24,7 +24,7 @@ from training.experiment_format import (
     YAxis,
 )
 
-FINISHED = datetime(2026, 11, 28, 14, 5, tzinfo=UTC)
+FINISHED = datetime(2026, 11, 20, 14, 5, tzinfo=UTC)
 METHODS = {  # win rate over the base model with its interval, KL in nats, GPU seconds
     "SFT": (0.548, 0.519, 0.577, 2.1, 41.0),
     "DPO": (0.641, 0.612, 0.669, 9.8, 118.0),

@@ -31,7 +31,7 @@ class Address:
     def name(self) -> str:
         """A name for a test or a file."""
         shown = self.pattern.replace("/r/:slug", "research").replace("/p/:slug", "annotate").replace(":id", "one")
-        shown = shown.replace(":other", "other")
+        shown = shown.replace(":other", "other").replace(":name/:setting", "one")
         return shown.strip("/").replace("/", "-") or "home"
 
     @property
@@ -42,7 +42,7 @@ class Address:
         """Where there is something to see."""
         ids = {field.name: str(getattr(filled, field.name)) for field in fields(filled)}
         path = self.pattern.replace(":slug", self.slug).replace(":id", ids.get(self.row, ""))
-        path = path.replace(":other", filled.other_snapshot)
+        path = path.replace(":other", filled.other_snapshot).replace(":name/:setting", filled.experiment)
         return path + self.query.format(**ids)
 
     def empty(self) -> str:
@@ -56,6 +56,8 @@ ADDRESSES = (
     Address(pattern="/projects/new"),
     Address(pattern="/invite", query="#{invitation}"),
     Address(pattern="/settings/tokens"),
+    Address(pattern="/experiments"),
+    Address(pattern="/experiments/:name/:setting"),
     Address(pattern="/p/:slug/task"),
     Address(pattern="/p/:slug/chat"),
     Address(pattern="/p/:slug/chat/:id", row="thread"),

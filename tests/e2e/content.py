@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.loop.results import write
+from tests import experiment
 from tests.e2e.site import Site
 from tests.e2e.texts import HARD, ranked
 from tests.engine.tiny import tiny_model
@@ -92,6 +94,7 @@ class Filled:
     evaluation: str
     thread: str
     invitation: str
+    experiment: str
 
 
 class Filler:
@@ -137,12 +140,14 @@ class Filler:
         self._until("the jobs", self._all_ended)
         self._until("the alarms", lambda: self._of("alarms")["items"])
         other_snapshot = self._of("snapshots", {"name": "with the second batch", "shares": shares})["id"]
+        measured = experiment.result()
+        write(measured, self._site.data_dir / "experiments")
         return Filled(
             prompt=self._of("prompts")["items"][-1]["id"],
             snapshot=snapshot, other_snapshot=other_snapshot, job=jobs[-1], failed_job=failed,
             other_job=failed if len(jobs) == 1 else jobs[0],
             model=other if tuned else judge, evaluation=evaluation, thread=thread,
-            invitation=self._invite(FULL, "viewer"),
+            invitation=self._invite(FULL, "viewer"), experiment=f"{measured.experiment}/{measured.setting}",
         )  # fmt: skip
 
     # --- the API ------------------------------------------------------------------------------------------------------

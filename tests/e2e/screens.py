@@ -31,7 +31,7 @@ PHONE = {"width": 390, "height": 844}
 DARK = (
     "home", "annotate-task", "research", "research-comparisons", "research-people", "research-agreement",
     "research-ranking", "research-bias", "research-jobs", "research-jobs-one", "research-policies-one",
-    "research-alarms", "research-evaluations-one",
+    "research-alarms", "research-evaluations-one", "experiments-one",
 )  # fmt: skip
 PAUSE_MS = 400  # a person looks; keys within 250 ms of a new task are ignored on purpose
 # Colours by how often they occur, in steps of 8 a channel; each pixel takes the nearest that was kept.

@@ -126,8 +126,8 @@ def test_numbers_dates_and_every_page_are_german(project: str, german: Page, sit
     expect(main.get_by_text("2.058").first).to_be_visible()
     moment = main.locator("time").first
     expect(moment).to_have_attribute("title", re.compile(r"\d{2}\.\d{2}\.\d{4}, \d{2}:\d{2}"))
-    for path in RESEARCH:
-        german.goto(project + path)
+    for path in [*(project + path for path in RESEARCH), f"{site.url}/experiments"]:
+        german.goto(path)
         expect(main.get_by_role("heading", level=1)).to_be_visible()
         expect(main.get_by_text("Wird geladen")).to_have_count(0)
         shown = german.locator("body").inner_text()

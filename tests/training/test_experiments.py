@@ -98,7 +98,7 @@ def test_a_result_has_all_that_the_file_has(directories, vera):
     shown = vera.get("/api/v1/experiments/example/small").json()
     assert shown["verdicts"] == {"held": 1, "failed": 1, "undecided": 1}
     assert [claim["holds"] for claim in shown["claims"]] == [True, None, False]
-    assert shown["finished_at"] == "2026-11-28T14:05:00Z"
+    assert shown["finished_at"] == "2026-11-20T14:05:00Z"
     assert (shown["seeds"], len(shown["reading"])) == ([1, 2, 3], 3)
     (table,) = shown["tables"]
     win, low, high, kl, seconds = METHODS["DPO"]

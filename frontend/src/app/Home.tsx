@@ -42,7 +42,18 @@ export default function Home() {
         </Guard>
       )}
       {research.length > 0 && (
-        <Card title={t('home.projects')} actions={begin} flush>
+        <Card
+          title={t('home.projects')}
+          actions={
+            <>
+              <LinkButton small look="quiet" href="/experiments">
+                {t('home.experiments')}
+              </LinkButton>
+              {begin}
+            </>
+          }
+          flush
+        >
           <ul className={styles.list}>
             {research.map((project) => (
               <Project key={project.slug} project={project} />

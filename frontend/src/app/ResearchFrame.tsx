@@ -15,6 +15,7 @@ import {
   type LucideIcon,
   Medal,
   MessageSquareText,
+  Microscope,
   Scale,
   ScrollText,
   Server,
@@ -35,6 +36,8 @@ import { Link, useLocation } from 'wouter'
 
 /** The one page here that adjudicators, who are no researchers, have too. */
 const ADJUDICATE = '/adjudicate'
+/** Of the whole site: it leads out of the project. */
+const EXPERIMENTS = '/experiments'
 
 const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = [
   { group: null, links: [['', 'nav.overview', LayoutDashboard]] },
@@ -77,6 +80,7 @@ const NAVIGATION: { group: Key | null; links: [string, Key, LucideIcon][] }[] = 
       ['/strengths', 'nav.strengths', Medal],
       ['/alarms', 'nav.alarms', Siren],
       ['/workers', 'nav.workers', Server],
+      [EXPERIMENTS, 'nav.experiments', Microscope],
     ],
   },
   {
@@ -114,7 +118,11 @@ export default function ResearchFrame({ slug, children }: { slug: string; childr
               <ul>
                 {links.map(([rest, label, Icon]) => (
                   <li key={rest}>
-                    <Link href={base + rest} className={styles.link} aria-current={isHere(rest) ? 'page' : undefined}>
+                    <Link
+                      href={rest === EXPERIMENTS ? rest : base + rest}
+                      className={styles.link}
+                      aria-current={isHere(rest) ? 'page' : undefined}
+                    >
                       <Icon size={17} aria-hidden="true" />
                       {t(label)}
                     </Link>

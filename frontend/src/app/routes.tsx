@@ -38,6 +38,8 @@ const Adjudicate = lazy(() => import('src/review/Adjudicate'))
 /** Around the researchers' pages, so they need not ask for their strings themselves. */
 const ResearchFrame = researchPage(() => import('src/app/ResearchFrame'))
 const NewProject = researchPage(() => import('src/setup/NewProject'))
+const Experiments = researchPage(() => import('src/training/Experiments'))
+const ExperimentPage = researchPage(() => import('src/training/ExperimentPage'))
 const SetUp = lazy(() => import('src/setup/SetUp'))
 const Overview = lazy(() => import('src/setup/Overview'))
 const Prompts = lazy(() => import('src/setup/Prompts'))
@@ -172,6 +174,16 @@ export function Routes() {
       <Route path="/projects/new">
         <Suspense fallback={<Waiting />}>
           <NewProject />
+        </Suspense>
+      </Route>
+      <Route path="/experiments">
+        <Suspense fallback={<Waiting />}>
+          <Experiments />
+        </Suspense>
+      </Route>
+      <Route path="/experiments/:name/:setting">
+        <Suspense fallback={<Waiting />}>
+          <ExperimentPage />
         </Suspense>
       </Route>
       <Route path="/r">

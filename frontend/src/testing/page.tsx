@@ -6,10 +6,13 @@ import { newQueryClient } from 'src/api/queries'
 import { Route, Router } from 'wouter'
 import { memoryLocation } from 'wouter/memory-location'
 
-/** `path` may carry a query; the route is the path itself with the project's slug `p`. */
-export function openPage(path: string, screen: ReactElement) {
+/** `path` may carry a query; the route, if none is given, is the path itself with the project's slug `p`. */
+export function openPage(
+  path: string,
+  screen: ReactElement,
+  route = path.replace(/\?.*/, '').replace('/p/', '/:slug/'),
+) {
   const location = memoryLocation({ path, record: true })
-  const route = path.replace(/\?.*/, '').replace('/p/', '/:slug/')
   const view = render(
     <QueryClientProvider client={newQueryClient()}>
       <Router hook={location.hook} searchHook={location.searchHook}>

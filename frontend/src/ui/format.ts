@@ -43,7 +43,17 @@ export function measured(value: number | null | undefined): string {
   const size = Math.abs(value)
   if (size >= 1e6 || size < 1e-4) return exponential(value, 2)
   if (Number.isInteger(value)) return whole().format(value)
-  return withDigits(value, size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4)
+  return withDigits(value, digitsOf(size))
+}
+
+/** Digits after the point that leave about four of a number of this size. */
+const digitsOf = (size: number): number => (size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4)
+
+/** Measured numbers that are read beside each other, such as a value and its interval: all with the same digits. */
+export function measuredTogether(values: readonly number[]): string[] {
+  const size = Math.max(...values.map(Math.abs))
+  if (size >= 1e6 || size < 1e-4 || values.every(Number.isInteger)) return values.map(measured)
+  return values.map((value) => fixed(value, digitsOf(size)))
 }
 
 /** A round number at an axis. */

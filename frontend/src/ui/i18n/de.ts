@@ -145,6 +145,7 @@ export const de: TranslationOf<typeof en> = {
   'home.noneText':
     'Zum Annotieren bitten Sie jemanden aus der Forschung um einen Einladungslink. Um selbst Präferenzen zu sammeln, legen Sie ein Projekt an.',
   'home.new': 'Neues Projekt',
+  'home.experiments': 'Experimente',
   'home.paused': 'von der Forschung pausiert',
   'home.pausedBadge': 'Pausiert',
   'home.allDone': 'vorerst alles erledigt',

@@ -1,6 +1,7 @@
 /** German strings of the researcher's pages, as `enResearch.ts` has them. */
 import { deData } from 'src/ui/i18n/deData'
 import { deEvaluations } from 'src/ui/i18n/deEvaluations'
+import { deExperiments } from 'src/ui/i18n/deExperiments'
 import { deJobs } from 'src/ui/i18n/deJobs'
 import { deModels } from 'src/ui/i18n/deModels'
 import { dePlayground } from 'src/ui/i18n/dePlayground'
@@ -16,5 +17,6 @@ export const deResearch = {
   ...deJobs,
   ...deModels,
   ...deEvaluations,
+  ...deExperiments,
   ...dePlayground,
 }

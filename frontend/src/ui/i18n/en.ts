@@ -143,6 +143,7 @@ export const en = {
   'home.noneText':
     'To annotate, ask a researcher for an invite link. To collect preferences yourself, begin a project.',
   'home.new': 'New project',
+  'home.experiments': 'Experiments',
   'home.paused': 'paused by the researcher',
   'home.pausedBadge': 'Paused',
   'home.allDone': 'all done for now',

@@ -1,6 +1,7 @@
 /** Strings of the researcher's pages: they come with the first of those, so that annotators do not load them. */
 import { enData } from 'src/ui/i18n/enData'
 import { enEvaluations } from 'src/ui/i18n/enEvaluations'
+import { enExperiments } from 'src/ui/i18n/enExperiments'
 import { enJobs } from 'src/ui/i18n/enJobs'
 import { enModels } from 'src/ui/i18n/enModels'
 import { enPlayground } from 'src/ui/i18n/enPlayground'
@@ -16,5 +17,6 @@ export const enResearch = {
   ...enJobs,
   ...enModels,
   ...enEvaluations,
+  ...enExperiments,
   ...enPlayground,
 }
