@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Ballot:
     Attributes:
         snapshot: the frozen preferences. votes: how many counted, of `comparisons` comparisons.
         agreement: share of decided votes that side with gold. right: share of labels that do.
+        seconds: from the first prompt to the frozen snapshot.
     """
 
     snapshot: Path
@@ -39,6 +41,7 @@ class Ballot:
     votes: int
     agreement: float
     right: float
+    seconds: float
 
 
 @dataclass(kw_only=True)
@@ -101,7 +104,7 @@ class Ballots:
         people: Sequence[SimulatedAnnotator],
         out: Path,
     ) -> None:
-        site = self._started()
+        site, begun = self._started(), time.monotonic()
         site.project(slug, prompts=prompts, **wanted["project"])
         model = site.register(slug, f"{slug}-policy", policy)
         plan = {"completions": 2, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": self.world.new_tokens}
@@ -133,6 +136,7 @@ class Ballots:
             "votes": len(votes),
             "agreement": fmean(map(float, decided)),
             "right": _right(out / "snapshot", scores),
+            "seconds": round(time.monotonic() - begun, 1),
         }
         (out / "ballot.json").write_text(json.dumps(summary), encoding="utf-8")
 
@@ -180,6 +184,6 @@ def opened(world: World, directory: Path, *, home: Path) -> Iterator[Ballots]:
 
 def _right(snapshot: Path, scores: Mapping[tuple[str, str], float]) -> float:
     """Share of the decided labels whose chosen side gold scores higher."""
-    lines = [row for part in SHARES for row in read_lines(snapshot / f"{part}.jsonl") if row["prob_chosen"] != 0.5]
+    lines = [row for file in snapshot.glob("*.jsonl") for row in read_lines(file) if row["prob_chosen"] != 0.5]
     asked = [(row["prompt"][-1]["content"], row["chosen"], row["rejected"]) for row in lines]
     return fmean(float(scores[prompt, chosen] > scores[prompt, rejected]) for prompt, chosen, rejected in asked)

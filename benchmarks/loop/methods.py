@@ -51,7 +51,7 @@ def run(lab: Lab) -> Findings:
     """Every method of the settings under every seed."""
     with lab.opened() as (world, ballots):
         trials = for_each(lab.seeds, lambda seed: _trial(world, ballots, seed))
-        return _findings(trials, answers=len(world.held_out) * int(world.settings["held_out_samples"]))
+        return findings(trials, answers=len(world.held_out) * int(world.settings["held_out_samples"]))
 
 
 def _trial(world: World, ballots: Ballots, seed: int) -> Trial:
@@ -79,7 +79,8 @@ def _trial(world: World, ballots: Ballots, seed: int) -> Trial:
     return Trial(seed=seed, ballot=ballot, figures={n: compare(a, before) for n, a in zip(names, found, strict=True)})
 
 
-def _findings(trials: Sequence[Trial], *, answers: int) -> Findings:
+def findings(trials: Sequence[Trial], *, answers: int) -> Findings:
+    """Tables, chart and claims; `answers` is how many held-out completions each interval is over."""
     names = sorted(trials[0].figures, key=lambda name: _mean(trials, name))
     rates = [
         {

@@ -45,7 +45,7 @@ def run(lab: Lab) -> Findings:
         arms = list(world.settings["rounds"])
         plans = [(arm, seed) for seed in lab.seeds for arm in arms]
         turns = dict(zip(plans, for_each(plans, lambda plan: _go_round(world, ballots, *plan)), strict=True))
-        return _findings(turns, seeds=lab.seeds, arms=arms, answers=answers)
+        return findings(turns, seeds=lab.seeds, arms=arms, answers=answers)
 
 
 def _go_round(world: World, ballots: Ballots, arm: Arm, seed: int) -> list[Turn]:
@@ -82,9 +82,10 @@ def _go_round(world: World, ballots: Ballots, arm: Arm, seed: int) -> list[Turn]
     return turns
 
 
-def _findings(
+def findings(
     turns: Mapping[tuple[Arm, int], Sequence[Turn]], *, seeds: Sequence[int], arms: Sequence[Arm], answers: int
 ) -> Findings:
+    """Table, chart and claims; `answers` is how many held-out completions each interval is over."""
     rows = [
         {
             "arm": _NAMES[arm],

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist, fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 from benchmarks.loop.shared import Shared
@@ -229,15 +229,6 @@ def vote_scale(pairs: Iterable[tuple[float, float]], *, agreement: float) -> flo
         middle = (low + high) / 2
         low, high = (middle, high) if share(middle) < agreement else (low, middle)
     return high
-
-
-def across(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and mean ± one standard error's 95 % reach, by the normal law; for tables, never for a claim."""
-    mean = fmean(values)
-    if len(values) < 2:
-        return mean, mean, mean
-    reach = NormalDist().inv_cdf(0.975) * pstdev(values) / math.sqrt(len(values) - 1)
-    return mean, mean - reach, mean + reach
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
