@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from annotation.simulation import panel
-from benchmarks.loop import methods, rounds
+from benchmarks.loop import methods, policies, rounds
 from benchmarks.loop.ballots import Ballot, opened
 from benchmarks.loop.experiment import CONFIGS, settings_of
 from benchmarks.loop.fewer_votes import ADAPTIVE, FIXED, Outcome, saved
@@ -18,6 +19,7 @@ from benchmarks.loop.shared import NoSharedData, Shared
 from benchmarks.loop.steps import StepError, Steps
 from benchmarks.loop.world import Answer, World, compare, vote_scale
 from tests.engine.tiny import tiny_model
+from training.engine.config import parse_config
 from training.engine.evaluate import Estimate
 
 PROMPTS = [
@@ -102,8 +104,33 @@ def test_what_is_missing_of_the_shared_data_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.json")), ids=lambda file: file.stem)
-def test_every_config_has_the_small_setting(file: Path) -> None:
-    assert settings_of(file.stem, Setting.SMALL)["new_tokens"] > 0
+def test_every_config_has_both_settings(file: Path) -> None:
+    for setting in Setting:
+        assert settings_of(file.stem, setting)["new_tokens"] > 0
+
+
+@pytest.mark.parametrize("setting", Setting)
+def test_the_engine_takes_every_config_of_the_methods(
+    setting: Setting, steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = replace(world_of(steps, tmp_path), settings=settings_of("methods", setting))
+    taken = dict[str, object]()
+
+    def train(self: Steps, name: str, config: dict[str, object]) -> Path:
+        parsed = parse_config(config)
+        taken[parsed.method] = parsed
+        raise StopIteration
+
+    monkeypatch.setattr(Steps, "run", train)
+    for method in world.settings["methods"].keys() - {"best_of_n"}:
+        with pytest.raises(StopIteration):
+            policies.policy(world, method, seed=1, snapshot=tmp_path, reward=tmp_path)
+    with pytest.raises(StopIteration):
+        policies.reward_model(world, tmp_path, seed=1)
+    with pytest.raises(StopIteration):
+        policies.best_of_n(world, tmp_path, seed=1, n=16)
+    assert {"dpo", "ppo", "reward", "best_of_n"} <= taken.keys()
+    assert (setting is Setting.FULL) == ("quark" in taken)
 
 
 def estimate(value: float, reach: float = 0.02) -> Estimate:
