@@ -165,6 +165,7 @@ class World:
             "snapshots_sum": self.snapshot.public_id,
             "snapshots_card": self.snapshot.public_id,
             "snapshots_difference": self.snapshot.public_id,
+            "snapshots_similarity": self.snapshot.public_id,
             "jobs_cancel": self.queued.public_id,
             "jobs_change": self.queued.public_id,
             "members_change": self.people["ben"].public_id,
