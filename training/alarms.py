@@ -44,7 +44,7 @@ PLATFORM: dict[str, rules.Alarm] = {
         "Run diverged",
         "a loss, a gradient or a score was not finite, so the run has ended",
         "any value that is not finite",
-        "Start a clone from the last good checkpoint with a lower learning rate, and read its last samples.",
+        "Start a clone with a lower learning rate, from the last good checkpoint if there is one; read its samples.",
     ),
     "run_stalled": rules.Alarm(
         "Run stalled",

@@ -123,7 +123,7 @@ _HAPPENED: dict[Ending, str] = {
     Ending.CUT_OFF: "The worker {host} died, was frozen, or lost the database{at}; its lease ran out",
     Ending.CONFIG: "The config was refused",
     Ending.DATA: "The data or a model was refused",
-    Ending.DIVERGED: "A value became NaN or infinite{at}; nothing of it was saved",
+    Ending.DIVERGED: "A value became NaN or infinite; nothing of it was saved",
     Ending.DEFECT: "The engine has a fault{at}",
 }
 _TO_DO: dict[Ending, str] = {

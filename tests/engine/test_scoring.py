@@ -157,8 +157,10 @@ def test_a_score_that_is_not_finite_names_its_prompt(tmp_path: Path) -> None:
     found = load(reward(tmp_path / "r"))
     with torch.no_grad():
         models.score_head(found.members[0].model).weight.fill_(math.inf)
-    with pytest.raises(Diverged, match=r"rollout/score is .*examples p0, p0"):
+    with pytest.raises(Diverged, match="rollout/score is ") as refused:
         found(ITEMS[:1])
+    assert set(refused.value.examples) == {"p0"}
+    assert refused.value.__notes__[0].startswith("examples: p0, p0")
 
 
 def test_a_longer_text_is_looked_at_anew(tmp_path: Path) -> None:

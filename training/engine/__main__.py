@@ -16,6 +16,7 @@ import platform
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == "defaults":
         return _defaults(options)
     options.out.mkdir(parents=True, exist_ok=True)
+    # PEFT asks Transformers by a name that will be gone one day: nothing that whoever reads a run's log could mend.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     # torchrun's name for which of several processes this is: the first one writes for all.
     if os.environ.get("RANK", "0") == "0":
         return _guarded(options, notes=options.out)
@@ -144,7 +147,7 @@ def _guarded(options: argparse.Namespace, *, notes: Path) -> int:
         with contextlib.suppress(OSError):  # a full disk must not hide why the run has ended
             if kind == "defect":
                 traceback.print_exc()
-            sys.stderr.write(f"{kind}: {error}\n")
+            sys.stderr.write("\n".join([f"{kind}: {error}", *getattr(error, "__notes__", [])]) + "\n")
         with contextlib.suppress(OSError):
             _leave_notes(notes, kind=kind, message=str(error) or type(error).__name__, former=former)
         return EXIT_CODES[kind]

@@ -48,8 +48,9 @@ class Diverged(Exception):
     """A value that is not finite, found before the optimizer step: nothing bad has been saved (exit 4)."""
 
     def __init__(self, *, metric: str, value: float, step: int, examples: Sequence[str]) -> None:
-        shown = ", ".join(examples[:4]) + (" …" if len(examples) > 4 else "")
-        super().__init__(f"{metric} is {value} at step {step} (examples {shown or 'unknown'})")
+        super().__init__(f"{metric} is {value} at step {step}")
+        # For the log: what a person is told first needs no ids.
+        self.add_note("examples: " + (", ".join(examples[:4]) + (" …" if len(examples) > 4 else "") or "unknown"))
         self.metric = metric
         self.value = value
         self.step = step
