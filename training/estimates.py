@@ -326,10 +326,14 @@ def _seconds(
     reference = 2 if prepared.method.trains and prepared.method.name != "reward" else 0
     work = model.parameters * (plan.trained * (passes + reference) + plan.sampled * 2 / DECODING_SHARE)
     basis = (
-        f"no run of {prepared.method.name} on {model.name} yet: {model.parameters / 1e6:.0f} M parameters at an "
-        f"assumed {RATES[where]:.0e} operations a second on a {where}, without evaluations"
+        f"no run of {prepared.method.name} on {model.name} yet: {_counted(model.parameters)} parameters at an "
+        f"assumed {RATES[where] / 1e9:,.0f} billion operations a second on a {where}, without evaluations"
     )
     return work / RATES[where], basis
+
+
+def _counted(parameters: int) -> str:
+    return f"{parameters / 1e6:,.0f} M" if parameters >= 1e6 else f"{parameters:,}"
 
 
 def _past_speed(prepared: Prepared, model: ModelVersion) -> tuple[float, int] | None:

@@ -195,7 +195,7 @@ METHODS = {
         Method(
             name="serve",
             title="Serve",
-            description="Keeps a policy loaded and answers questions that are put into the attempt's directory.",
+            description="Keeps a policy loaded, to answer at once where people chat with it or try it out.",
             needs_snapshot=False,
             trains=False,
         ),

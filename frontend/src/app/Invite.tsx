@@ -5,6 +5,7 @@ import { fieldErrors } from 'src/api/errors'
 import { keys, sessionQuery } from 'src/api/queries'
 import type { Invited, User } from 'src/api/schema'
 import { acceptInvitation, invitedQuery } from 'src/api/setup'
+import { Mark } from 'src/app/Mark'
 import { exactTime } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Button } from 'src/ui/widgets/Button'
@@ -19,7 +20,7 @@ export default function Invite({ onSignIn }: { onSignIn?: () => void }) {
   const user = useQuery(sessionQuery()).data?.user ?? null
   const invited = useQuery(invitedQuery(secret))
   return (
-    <Page title={t('invite.title')} narrow>
+    <Page title={t('invite.title')} above={user ? undefined : <Product />} narrow>
       <Card>
         {secret === '' ? (
           <Notice tone="warn">{t('invite.noSecret')}</Notice>
@@ -30,6 +31,16 @@ export default function Invite({ onSignIn }: { onSignIn?: () => void }) {
         )}
       </Card>
     </Page>
+  )
+}
+
+/** For who comes in, and sees this page before any other. */
+function Product() {
+  return (
+    <span style={{ display: 'inline-flex', alignItems: 'center', gap: 8 }}>
+      <Mark size={32} />
+      <strong>{t('app.name')}</strong>
+    </span>
   )
 }
 

@@ -193,6 +193,12 @@ const TONES: Partial<Record<ImportBatch['state'], Tone>> = {
   queued: 'plain',
 }
 
+/** What the file held; a kind of a newer server by its name. */
+function kindName(kind: string): string {
+  const known = IMPORT_KINDS.find((name) => name === kind)
+  return known ? t(`imports.kind.${known}`) : kind
+}
+
 function Batches({ slug }: { slug: string }) {
   const list = useInfiniteQuery(importsQuery(slug))
   const columns: Column<ImportBatch>[] = [
@@ -202,9 +208,9 @@ function Batches({ slug }: { slug: string }) {
       wrap: true,
       cell: (row) => (
         <>
-          <strong>{row.name || row.kind}</strong>
+          <strong>{row.name || kindName(row.kind)}</strong>
           <div className="muted small">
-            {row.kind} · {row.format} · {bytes(row.size_bytes)}
+            {kindName(row.kind)} · {bytes(row.size_bytes)}
           </div>
         </>
       ),

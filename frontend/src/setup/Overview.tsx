@@ -254,7 +254,8 @@ function needs(slug: string, { counts, jobs, alarms }: Overview): Need[] {
 }
 
 function Needs({ slug, data, canManage }: { slug: string; data: Overview; canManage: boolean }) {
-  const list = needs(slug, data)
+  // What comes next stands above already.
+  const list = needs(slug, data).filter(({ text }) => text !== nextStep(data, slug).text)
   return (
     <Card title={t('needs.title')}>
       {list.length === 0 ? (

@@ -16,6 +16,10 @@ import { useSearchParams } from 'wouter'
 /** Given and shown as percent; the others as they are. */
 const SHARES: ReadonlySet<string> = new Set<PlanField>(['win_rate', 'half_width', 'accuracy'])
 
+const isShare = (name: string): boolean => SHARES.has(name) || name === 'agreement'
+const shownFigure = (name: string, value: number): string =>
+  isShare(name) ? fixed(value * 100, 1) : measured(Number(value.toFixed(3)))
+
 /** What the server is asked, from what was typed; text that is no number goes as it is, for the server to name. */
 export function readField(name: PlanField, text: string): string {
   const number = Number(text.trim().replace(',', '.'))
@@ -34,6 +38,11 @@ export function PowerPlan({ slug }: { slug: string }) {
   const source = planSource(slug, asked)
   const report = useQuery(planQuery(source))
   const errors = fieldErrors(report.error)
+  /** What stands in for a field that is left empty. */
+  const inUse = (name: PlanField): string | undefined => {
+    const figure = report.data?.figures.find((one) => one.name === name)
+    return figure && shownFigure(name, figure.value)
+  }
   const submit = () =>
     setSearch((params) => {
       for (const name of PLAN_FIELDS) {
@@ -62,9 +71,9 @@ export function PowerPlan({ slug }: { slug: string }) {
             <TextField
               key={name}
               label={t(`plan.${name}`)}
-              unit={SHARES.has(name) ? '%' : name === 'icc' ? '0–1' : undefined}
+              unit={isShare(name) ? '%' : name === 'icc' ? '0–1' : undefined}
               inputMode="decimal"
-              placeholder={t('plan.asMeasured')}
+              placeholder={inUse(name)}
               error={errors[name]}
               value={typed[name]}
               onChange={(event) => setTyped({ ...typed, [name]: event.target.value })}
@@ -110,12 +119,10 @@ function Lines({ report: { lines, figures } }: { report: PlanReport }) {
         <ul className={styles.measures}>
           {figures.map(({ name, value, origin }) => {
             const key = NAMES[name]
-            const isShare = SHARES.has(name) || name === 'agreement'
             return (
               <li key={name}>
-                <span className="muted">{key ? t(key) : name}</span>{' '}
-                {isShare ? `${fixed(value * 100, 1)} %` : measured(Number(value.toFixed(3)))}{' '}
-                <span className="muted">({t(`plan.origin.${origin}`)})</span>
+                <span className="muted">{key ? t(key) : name}</span> {shownFigure(name, value)}
+                {isShare(name) && ' %'} <span className="muted">({t(`plan.origin.${origin}`)})</span>
               </li>
             )
           })}

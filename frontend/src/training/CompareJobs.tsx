@@ -13,6 +13,7 @@ import { Conversation } from 'src/ui/content/Conversation'
 import { Markdown } from 'src/ui/content/Markdown'
 import { duration, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { SelectField } from 'src/ui/widgets/Field'
@@ -97,9 +98,9 @@ function jobColumns(slug: string): Column<ComparedJob>[] {
       name: 'title',
       header: t('job.title'),
       wrap: true,
-      cell: (job) => <Link href={`/r/${slug}/jobs/${job.id}`}>{job.title || job.method}</Link>,
+      cell: (job) => <Link href={`/r/${slug}/jobs/${job.id}`}>{job.title || methodName(job.method)}</Link>,
     },
-    { name: 'method', header: t('job.method'), cell: (job) => job.method },
+    { name: 'method', header: t('job.method'), cell: (job) => methodName(job.method) },
     { name: 'status', header: t('job.status'), cell: (job) => <JobStatus status={job.status} /> },
     {
       name: 'step',

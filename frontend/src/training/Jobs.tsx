@@ -11,6 +11,7 @@ import styles from 'src/training/Jobs.module.css'
 import { numberOf } from 'src/training/wish'
 import { count, duration } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { useAddress } from 'src/ui/useAddress'
 import { Badge, Progress, Time, useNow } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
@@ -41,10 +42,7 @@ export default function Jobs() {
   const [search, change] = useAddress()
   const [moved, setMoved] = useState<Job | null>(null)
   const methods = useQuery(methodsQuery(slug, '')).data ?? []
-  const titles: [string, string][] = [
-    ...methods.map(({ name, title }): [string, string] => [name, title]),
-    ...BESIDES.map((name): [string, string] => [name, t(`jobs.method.${name}`)]),
-  ]
+  const names = [...new Set([...methods.map(({ name }) => name), ...BESIDES])]
   const filter: JobFilter = {
     status: STATUSES.find((status) => status === search.get('status')),
     method: search.get('method') ?? undefined,
@@ -77,7 +75,7 @@ export default function Jobs() {
           label={t('job.method')}
           value={filter.method ?? ''}
           onChange={(event) => set('method', event.target.value)}
-          options={[all, ...titles]}
+          options={[all, ...names.map((name): [string, string] => [name, methodName(name)])]}
         />
         <Picked slug={slug} picked={picked} clear={() => set('ids', '')} />
       </div>
@@ -109,7 +107,7 @@ export default function Jobs() {
         title={t('nav.jobs')}
         query={list}
         failed={t('job.listFailed')}
-        columns={columns(slug, { canManage, picked, pick, move: setMoved, titles: new Map(titles) })}
+        columns={columns(slug, { canManage, picked, pick, move: setMoved })}
         rowKey={(job) => job.id}
         empty={
           isFiltered
@@ -148,13 +146,11 @@ type Doing = {
   picked: string[]
   pick: (id: string, on: boolean) => void
   move: (job: Job) => void
-  /** Methods by name. */
-  titles: ReadonlyMap<string, string>
 }
 
 const isTraining = (job: Job): boolean => job.method !== 'sample' && job.method !== 'convert'
 
-function columns(slug: string, { canManage, picked, pick, move, titles }: Doing): Column<Job>[] {
+function columns(slug: string, { canManage, picked, pick, move }: Doing): Column<Job>[] {
   return [
     {
       name: 'pick',
@@ -173,7 +169,7 @@ function columns(slug: string, { canManage, picked, pick, move, titles }: Doing)
     },
     { name: 'number', header: '#', align: 'end', cell: (job) => job.number },
     { name: 'title', header: t('job.title'), wrap: true, cell: (job) => <Title slug={slug} job={job} /> },
-    { name: 'method', header: t('job.method'), cell: (job) => titles.get(job.method) ?? job.method },
+    { name: 'method', header: t('job.method'), cell: (job) => methodName(job.method) },
     { name: 'status', header: t('job.status'), cell: (job) => <JobStatus status={job.status} phase={job.phase} /> },
     { name: 'progress', header: t('job.progress'), cell: (job) => <HowFar job={job} /> },
     {

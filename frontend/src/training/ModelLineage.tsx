@@ -8,6 +8,7 @@ import styles from 'src/training/Models.module.css'
 import { LineageGraph } from 'src/ui/charts/Lineage'
 import { count } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { Stat } from 'src/ui/widgets/Bits'
 import { DownloadLink } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -123,7 +124,8 @@ function Found({ slug, origin }: { slug: string; origin: Origin }) {
               <li key={job.id} className={styles.heading}>
                 <JobLink slug={slug} job={job} />
                 <span className="muted small">
-                  {job.method} · {t('lineage.runs', { n: origin.runs.filter((run) => run.job === job.id).length })}
+                  {methodName(job.method)} ·{' '}
+                  {t('lineage.runs', { n: origin.runs.filter((run) => run.job === job.id).length })}
                 </span>
               </li>
             ))}

@@ -17,6 +17,7 @@ import { alarmTitle } from 'src/ui/alarms'
 import { Markdown } from 'src/ui/content/Markdown'
 import { bytes, count, DASH, duration, exactTime, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { Badge, CopyBox, CopyButton, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button, DownloadLink, LinkButton } from 'src/ui/widgets/Button'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
@@ -348,7 +349,7 @@ function TrainingCard({ slug, model }: { slug: string; model: ModelCard }) {
             [
               t('model.job'),
               <span key="job">
-                <JobLink slug={slug} job={job} /> <span className="muted">{job.method}</span>
+                <JobLink slug={slug} job={job} /> <span className="muted">{methodName(job.method)}</span>
               </span>,
             ],
             [t('model.step'), t('model.stepOf', { step: checkpoint.step })],

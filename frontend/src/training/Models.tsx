@@ -114,7 +114,7 @@ export default function Models() {
       ),
     },
     { name: 'lineage', header: t('models.lineage'), cell: (model) => origin(slug, model) },
-    { name: 'figure', header: t('job.figure'), cell: figure },
+    { name: 'figure', header: t('job.figure'), cell: (model) => <div className={styles.figure}>{figure(model)}</div> },
     {
       name: 'size',
       header: t('models.size'),

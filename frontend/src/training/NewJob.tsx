@@ -329,7 +329,11 @@ function Form(props: FormProps) {
         {inputs(errors)}
         <Card
           title={t('newJob.parameters')}
-          note={t(props.isClone ? 'newJob.changedFromJob' : 'newJob.changedCount', { n: changed.length })}
+          note={
+            changed.length === 0
+              ? t(props.isClone ? 'newJob.asInJob' : 'newJob.asByDefault')
+              : t(props.isClone ? 'newJob.changedFromJob' : 'newJob.changedCount', { n: changed.length })
+          }
           actions={
             changed.length > 0 && (
               <Button small onClick={() => setDraft({})}>

@@ -13,6 +13,7 @@ import styles from 'src/training/Run.module.css'
 import { ConfigTab, CurvesTab, HistoryTab, LogTab, SamplesTab } from 'src/training/RunTabs'
 import { duration, interval, measured } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { Progress, Stat, Time } from 'src/ui/widgets/Bits'
 import { Button, LinkButton } from 'src/ui/widgets/Button'
 import { Dialog } from 'src/ui/widgets/Dialog'
@@ -42,7 +43,7 @@ export default function Run() {
       above={
         <>
           <Link href={`/r/${slug}/jobs`}>{t('nav.jobs')}</Link>
-          {job.data && ` · #${job.data.number} · ${job.data.method}`}
+          {job.data && ` · #${job.data.number} · ${methodName(job.data.method)}`}
         </>
       }
       actions={job.data && <Actions slug={slug} job={job.data} />}
@@ -286,7 +287,7 @@ function Summary({ slug, job }: { slug: string; job: JobDetail }) {
             </span>
           )}
           {job.priority !== 0 && <span>{t('run.priority', { n: job.priority })}</span>}
-          {job.status === 'succeeded' && job.reason && <span>{job.reason}</span>}
+          {job.status === 'succeeded' && job.reason && job.reason !== 'done' && <span>{job.reason}</span>}
         </div>
         <Relations slug={slug} job={job} />
         {names.length > 0 && (

@@ -84,8 +84,8 @@ function Certainty({ bins }: { bins: SnapshotCard['certainty'] }) {
 type Pair = SnapshotCard['sources'][number]
 
 const columns = (): Column<Pair>[] => [
-  { name: 'chosen', header: t('dataCard.won'), wrap: true, cell: ({ chosen }) => chosen || DASH },
-  { name: 'rejected', header: t('dataCard.lost'), wrap: true, cell: ({ rejected }) => rejected || DASH },
+  { name: 'chosen', header: t('dataCard.won'), cell: ({ chosen }) => chosen || DASH },
+  { name: 'rejected', header: t('dataCard.lost'), cell: ({ rejected }) => rejected || DASH },
   { name: 'n', header: t('snapshot.preferencesColumn'), align: 'end', cell: ({ n }) => count(n) },
 ]
 

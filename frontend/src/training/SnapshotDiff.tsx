@@ -5,7 +5,7 @@ import { snapshotQuery, snapshotsQuery } from 'src/api/queries'
 import type { ChangedPreference, PreferenceChangeEnum, SnapshotDifference } from 'src/api/schema'
 import { snapshotDifferenceQuery } from 'src/api/snapshotsApi'
 import styles from 'src/training/Snapshots.module.css'
-import { promptLine } from 'src/ui/content/Conversation'
+import { excerpt, promptLine } from 'src/ui/content/Conversation'
 import { count, DASH, fixed } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
 import { Badge, Stat, type Tone } from 'src/ui/widgets/Bits'
@@ -86,8 +86,8 @@ export function DifferenceFigures({ difference }: { difference: SnapshotDifferen
   const { added, removed, flipped, same } = difference
   return (
     <div className={styles.figures}>
-      <Stat label={t('diff.added')} value={`+${count(added)}`} />
-      <Stat label={t('diff.removed')} value={`−${count(removed)}`} />
+      <Stat label={t('diff.added')} value={added > 0 ? `+${count(added)}` : 0} />
+      <Stat label={t('diff.removed')} value={removed > 0 ? `−${count(removed)}` : 0} />
       <Stat label={t('diff.flipped')} value={count(flipped)} />
       <Stat label={t('diff.same')} value={count(same)} />
     </div>
@@ -113,12 +113,12 @@ function Rows({ difference, change }: { difference: SnapshotDifference; change: 
       cell: (row) => <Badge tone={TONES[row.change]}>{t(`diff.${row.change}`)}</Badge>,
     },
     { name: 'prompt', header: t('comparisons.prompt'), wrap: true, cell: (row) => promptLine(row.prompt, 100) },
-    { name: 'chosen', header: t('diff.chosen'), wrap: true, cell: (row) => row.chosen.slice(0, 140) },
+    { name: 'chosen', header: t('diff.chosen'), wrap: true, cell: (row) => excerpt(row.chosen, 140) },
     {
       name: 'rejected',
       header: t('diff.rejected'),
       wrap: true,
-      cell: (row) => <span className="muted">{row.rejected.slice(0, 140)}</span>,
+      cell: (row) => <span className="muted">{excerpt(row.rejected, 140)}</span>,
     },
     { name: 'before', header: t('diff.before'), align: 'end', cell: (row) => prob(row.prob_before) },
     { name: 'after', header: t('diff.after'), align: 'end', cell: (row) => prob(row.prob_after) },

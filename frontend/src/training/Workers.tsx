@@ -7,6 +7,7 @@ import type { Worker, WorkerDevice, WorkerQueue, WorkerRun } from 'src/api/schem
 import styles from 'src/training/Workers.module.css'
 import { bytes, count, percent } from 'src/ui/format'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { Badge, Progress, Time, type Tone } from 'src/ui/widgets/Bits'
 import { type Column, DataTable } from 'src/ui/widgets/DataTable'
 import { JobStatus } from 'src/ui/widgets/JobStatus'
@@ -158,7 +159,7 @@ function RunLine({ run }: { run: WorkerRun }) {
       <div className={styles.name}>
         {job ? (
           <Link href={`/r/${job.project}/jobs/${job.id}`}>
-            #{job.number} {job.title || job.method}
+            #{job.number} {job.title || methodName(job.method)}
           </Link>
         ) : (
           <span className="muted">{t('workers.elsewhere')}</span>
@@ -166,7 +167,7 @@ function RunLine({ run }: { run: WorkerRun }) {
         <JobStatus status="running" phase={run.phase} />
       </div>
       <span className="muted small">
-        {job && `${job.project_name} · ${job.method} · `}
+        {job && `${job.project_name} · ${methodName(job.method)} · `}
         {run.attempt > 1 && `${t('run.attempt', { attempt: run.attempt })} · `}
         {t('workers.startedAt')} <Time at={run.started_at} />
       </span>

@@ -50,7 +50,7 @@ test('what a model of the annotators found is said too', () => {
     converged: true,
   }
   const facts = ruleFacts({ label_policy: { ...policy, aggregator: 'dawid_skene/1', fit }, split: {} })
-  expect(facts.slice(0, 1)).toEqual([['Labels by', 'Model of the annotators (Dawid–Skene), version 1']])
+  expect(facts.slice(0, 1)).toEqual([['Labels by', 'Dawid–Skene model, version 1']])
   expect(facts.slice(8)).toEqual([
     ['Annotators modelled on', 'Train'],
     ['People in that model', '4'],

@@ -1,4 +1,4 @@
-import { cautionText, reasonText } from 'src/ui/format'
+import { cautionText, reasonText, shortReason } from 'src/ui/format'
 import { de } from 'src/ui/i18n/de'
 import { deResearch } from 'src/ui/i18n/deResearch'
 import { en } from 'src/ui/i18n/en'
@@ -14,6 +14,12 @@ const isBare = (code: string, words: string) => words === code.replaceAll('_', '
 test('every reason of the schema ends a sentence in words', () => {
   expect(codesOf('UndefinedEnum')).toContain('too_few_groups')
   expect(codesOf('UndefinedEnum').filter((code) => isBare(code, reasonText(code)))).toEqual([])
+})
+
+test('every reason of the schema has a few words for tables', () => {
+  const short = codesOf('UndefinedEnum').map((code) => shortReason(code))
+  expect(short.filter((words) => words.split(' ').length > 3 || words.endsWith('.'))).toEqual([])
+  expect(new Set(short).size).toBe(short.length)
 })
 
 test('every warning of the schema is a sentence', () => {

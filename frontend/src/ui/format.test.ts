@@ -52,7 +52,7 @@ test('measured numbers keep about four digits', () => {
     '0',
     '0.693',
     '5.00e-5',
-    '-2.246',
+    '−2.246',
     '112',
     '1840',
     '0.0123',

@@ -28,7 +28,11 @@ export const DASH = '–'
 export const count = (value: number): string => whole().format(value)
 export const short = (value: number): string => compact().format(value)
 
-const withDigits = (value: number, digits: number): string => decimals[digits]?.().format(value) ?? String(value)
+/** With a minus sign: what `Intl` writes is a hyphen. */
+const signed = (text: string): string => text.replace(/^-/, '−')
+
+const withDigits = (value: number, digits: number): string =>
+  signed(decimals[digits]?.().format(value) ?? String(value))
 
 function exponential(value: number, digits: number): string {
   const [mantissa, exponent] = value.toExponential(digits).replace('e+', 'e').split('e')
@@ -39,10 +43,10 @@ function exponential(value: number, digits: number): string {
 export function measured(value: number | null | undefined): string {
   if (value === null || value === undefined || Number.isNaN(value)) return DASH
   if (value === 0) return '0'
-  if (!Number.isFinite(value)) return whole().format(value)
+  if (!Number.isFinite(value)) return signed(whole().format(value))
   const size = Math.abs(value)
   if (size >= 1e6 || size < 1e-4) return exponential(value, 2)
-  if (Number.isInteger(value)) return whole().format(value)
+  if (Number.isInteger(value)) return signed(whole().format(value))
   return withDigits(value, digitsOf(size))
 }
 
@@ -60,15 +64,14 @@ export function measuredTogether(values: readonly number[]): string[] {
 export function tickText(tick: number): string {
   const size = Math.abs(tick)
   if (size < 1e-12) return '0'
-  if (size >= 1e4) return short(tick)
-  if (size >= 1e-3) return significant().format(tick)
+  if (size >= 1e4) return signed(short(tick))
+  if (size >= 1e-3) return signed(significant().format(tick))
   const [mantissa, exponent] = Number(tick.toPrecision(4)).toExponential().split('e')
-  return `${significant().format(Number(mantissa))}e${exponent}`
+  return signed(`${significant().format(Number(mantissa))}e${exponent}`)
 }
 
-/** So many digits after the point, with a minus sign, and no zero below zero. */
-export const fixed = (value: number, digits = 2): string =>
-  withDigits(Number(value.toFixed(digits)) + 0, digits).replace('-', '−')
+/** So many digits after the point, and no zero below zero. */
+export const fixed = (value: number, digits = 2): string => withDigits(Number(value.toFixed(digits)) + 0, digits)
 
 /** A share as percent without decimals, for tight places. */
 export const percent = (share: number): string => `${fixed(share * 100, 0)} %`
@@ -76,10 +79,10 @@ export const percent = (share: number): string => `${fixed(share * 100, 0)} %`
 /** Two numbers, already written, as an interval: where the comma is in the numbers, a semicolon is between them. */
 export const interval = (low: string, high: string): string => t('estimate.range', { low, high })
 
-/** What a person typed as a number, by the reader's decimal mark or by a point; NaN for what is none. */
+/** What a person typed as a number, by the reader's decimal mark or by a point, with either minus; NaN for what is none. */
 export function typedNumber(text: string): number {
   const trimmed = text.trim()
-  return trimmed === '' ? Number.NaN : Number(trimmed.replace(decimalMark(), '.'))
+  return trimmed === '' ? Number.NaN : Number(trimmed.replace(decimalMark(), '.').replace('−', '-'))
 }
 
 export function bytes(value: number | null | undefined): string {

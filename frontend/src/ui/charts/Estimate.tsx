@@ -76,7 +76,9 @@ export function Figure({ of, unit = 'percent' }: { of: EstimateLike; unit?: Esti
       {value}
       <span className={styles.rests}>
         {of.value === null ? (
-          <span title={why ?? undefined}>{shortReason(of.reason)}</span>
+          <span className="nowrap" title={why ?? undefined}>
+            {shortReason(of.reason)}
+          </span>
         ) : (
           <>
             <span className="nowrap" title={range ? t('estimate.interval') : (why ?? undefined)}>

@@ -17,6 +17,33 @@ const DENSE = 1_500
 /** Steps are whole: no tick between two of them. */
 const WHOLE_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6]
 
+/** The unit of what has none. */
+const PLAIN = '1'
+/** Less than this share of its size is no change that a curve should be drawn large for. */
+const FLAT = 1e-3
+
+/** From the first step to the last, with those at which something happened; a single one has room around it. */
+function stepRange(
+  chart: uPlot,
+  low: number,
+  high: number,
+  marks: NonNullable<LineChartProps['marks']>,
+): uPlot.Range.MinMax {
+  const xs = chart.data[0]
+  // Something else is a part that a person chose.
+  const whole = low === xs[0] && high === xs.at(-1)
+  const all = whole ? [low, high, ...marks.map(({ x }) => x)] : [low, high]
+  const [from, to] = [Math.min(...all), Math.max(...all)]
+  return from === to ? [from - 0.5, to + 0.5] : [from, to]
+}
+
+function valueRange(_: uPlot, low: number | null, high: number | null): uPlot.Range.MinMax {
+  if (low === null || high === null || (low === 0 && high === 0)) return [0, 1]
+  const least = FLAT * Math.max(Math.abs(low), Math.abs(high))
+  if (low !== high && high - low < least) return [(low + high - least) / 2, (low + high + least) / 2]
+  return uPlot.rangeNum(low, high, 0.1, true)
+}
+
 type LineChartProps = {
   title: string
   curves: Curve[]
@@ -132,7 +159,10 @@ export function LineChart(props: LineChartProps) {
         width: node.clientWidth || 300,
         height,
         padding: [8, 12, 0, 0],
-        scales: { x: { time: false } },
+        scales: {
+          x: { time: false, range: (chart, low, high) => stepRange(chart, low, high, marks) },
+          y: { range: valueRange },
+        },
         series,
         bands: band ? [{ series: [2 * n + 2, 2 * n + 1], fill: faded(resolve(colourOf(0)), 0.14) }] : [],
         axes: [
@@ -230,7 +260,7 @@ export function LineChart(props: LineChartProps) {
       <figcaption className={styles.caption}>
         <span id={captionId}>
           {caption}
-          {unit && ` (${unit})`}
+          {unit && unit !== PLAIN && ` (${unit})`}
         </span>
       </figcaption>
     </figure>
@@ -241,7 +271,7 @@ function drawMarks(chart: uPlot, marks: NonNullable<LineChartProps['marks']>) {
   const { ctx, bbox } = chart
   ctx.save()
   for (const { x, tone } of marks) {
-    // The step that diverged has no point, so it lies beyond the last one: at the edge.
+    // What lies outside the part that is looked at is drawn at its edge.
     const at = Math.min(Math.max(Math.round(chart.valToPos(x, 'x', true)), bbox.left), bbox.left + bbox.width - 1)
     ctx.strokeStyle = resolve(tone === 'plain' ? '--muted' : `--${tone}`)
     ctx.lineWidth = (tone === 'error' ? 2 : 1) * devicePixelRatio

@@ -31,6 +31,11 @@ export function Conversation({ turns, prefix, mode, compact }: ConversationProps
 /** The last thing a person asked, as one line for tables. */
 export function promptLine(turns: Turn[], length = 140): string {
   const last = turns.findLast((turn) => turn.role === 'user') ?? turns.at(-1)
-  const text = (last?.content ?? '').replace(/\s+/g, ' ').trim()
-  return text.length > length ? `${text.slice(0, length - 1)}…` : text
+  return excerpt(last?.content ?? '', length)
+}
+
+/** The beginning of a text as one line for tables. */
+export function excerpt(text: string, length: number): string {
+  const line = text.replace(/\s+/g, ' ').trim()
+  return line.length > length ? `${line.slice(0, length - 1)}…` : line
 }

@@ -22,6 +22,15 @@ const GERMAN: Record<string, Message> = { ...de, ...deResearch }
 
 /** What German has from English, or both from elsewhere: names, and terms of the field. */
 const SAME = [
+  'Best of n',
+  'DPO',
+  'FeedME',
+  'GRPO',
+  'KTO',
+  'Online DPO',
+  'PPO',
+  'Quark',
+  'RLOO',
   'Score {score}',
   'Job {n}',
   'Link {number}, {role}',

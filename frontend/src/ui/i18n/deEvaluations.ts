@@ -50,7 +50,7 @@ export const deEvaluations: TranslationOf<typeof enEvaluations> = {
   'freshness.note': 'Aller Vergleiche, mit denen trainiert werden darf',
   'freshness.failed': 'Die Frische der Vergleiche konnte nicht geladen werden.',
   'freshness.none': 'Noch keine Vergleiche.',
-  'freshness.current': 'Zeigen die aktuelle Policy',
+  'freshness.current': 'Mit der aktuellen Policy',
   'freshness.noCurrent': 'Noch ist keine Policy aktuell',
   'freshness.isCurrent': 'Aktuell',
   'freshness.age': 'Medianes Alter',

@@ -3,8 +3,23 @@ import type { TranslationOf } from 'src/ui/i18n/t'
 
 /** German strings of the job, run and worker pages. */
 export const deJobs: TranslationOf<typeof enJobs> = {
+  'jobs.method.reward': 'Reward-Modell',
+  'jobs.method.dpo': 'DPO',
+  'jobs.method.sft': 'Fine-Tuning',
+  'jobs.method.kto': 'KTO',
+  'jobs.method.ppo': 'PPO',
+  'jobs.method.rloo': 'RLOO',
+  'jobs.method.grpo': 'GRPO',
+  'jobs.method.online_dpo': 'Online DPO',
+  'jobs.method.expert_iteration': 'Expert Iteration',
+  'jobs.method.best_of_n': 'Best of n',
+  'jobs.method.feedme': 'FeedME',
+  'jobs.method.binary_conditioning': 'Konditionierung',
+  'jobs.method.quark': 'Quark',
+  'jobs.method.evaluate': 'Auswertung',
+  'jobs.method.score': 'Scores',
   'jobs.method.sample': 'Sampling',
-  'jobs.method.convert': 'Beförderung',
+  'jobs.method.convert': 'Übernahme',
   'jobs.method.serve': 'Bedienen des Chats',
   'jobs.all': 'Alle',
   'jobs.alarms': { one: '{n} Alarm', other: '{n} Alarme' },
@@ -48,6 +63,8 @@ export const deJobs: TranslationOf<typeof enJobs> = {
   'newJob.cloneIntro': 'Dieselbe Methode, Daten und Modelle noch einmal, ausgehend von diesen Einstellungen.',
   'newJob.cloneNote': 'Wie der Job sie hatte. Für andere Daten oder Modelle starten Sie einen neuen Job.',
   'newJob.cloneOf': 'Klon von',
+  'newJob.asInJob': 'Alle Werte wie im Job.',
+  'newJob.asByDefault': 'Alle Werte wie vorgegeben.',
   'newJob.changedFromJob': { one: '{n} Wert weicht vom Job ab', other: '{n} Werte weichen vom Job ab' },
   'newJob.noClone':
     'Ein Job mit der Methode {method} lässt sich nicht klonen; starten Sie eine weitere Runde oder Übernahme.',

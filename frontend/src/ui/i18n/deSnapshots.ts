@@ -84,7 +84,7 @@ export const deSnapshots: TranslationOf<typeof enSnapshots> = {
   'freeze.minVotes': 'Mindestzahl der Stimmen',
   'freeze.minVotesHelp': 'Vergleiche mit weniger Stimmen bleiben außen vor.',
 
-  'aggregator.dawid_skene': 'Modell der Annotatoren (Dawid–Skene)',
+  'aggregator.dawid_skene': 'Modell von Dawid und Skene',
   'aggregator.majority': 'Mehrheit',
 
   'freeze.aggregator': 'Labels durch',

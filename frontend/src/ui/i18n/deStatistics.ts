@@ -213,7 +213,6 @@ export const deStatistics: TranslationOf<typeof enStatistics> = {
   'plan.systems': 'Zu ordnende Systeme',
   'plan.pairs_per_prompt': 'Paare je Prompt',
   'plan.icc': 'Ähnlichkeit innerhalb eines Prompts',
-  'plan.asMeasured': 'wie gemessen',
   'plan.submit': 'Ausrechnen',
   'plan.gives': 'Was es bringt',
   'plan.pairs': 'Paare',

@@ -164,7 +164,7 @@ export const en = {
   'home.lastFeedback': 'Last feedback',
   'home.readFeedback': 'Read it',
   'home.votes': { one: '{n} vote', other: '{n} votes' },
-  'home.role': 'You are {role}',
+  'home.role': 'Your role: {role}',
   'home.start': 'Start',
   'home.continue': 'Continue',
   'home.open': 'Open',

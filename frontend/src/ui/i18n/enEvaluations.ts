@@ -47,7 +47,7 @@ export const enEvaluations = {
   'freshness.note': 'Of all comparisons that may be trained on',
   'freshness.failed': "Couldn't load how fresh the comparisons are.",
   'freshness.none': 'No comparisons yet.',
-  'freshness.current': 'Show the current policy',
+  'freshness.current': 'With the current policy',
   'freshness.noCurrent': 'No policy is current yet',
   'freshness.isCurrent': 'Current',
   'freshness.age': 'Median age',

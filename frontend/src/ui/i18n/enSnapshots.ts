@@ -76,7 +76,7 @@ export const enSnapshots = {
   'freeze.minVotes': 'Minimum votes',
   'freeze.minVotesHelp': 'Comparisons with fewer are left out.',
 
-  'aggregator.dawid_skene': 'Model of the annotators (Dawid–Skene)',
+  'aggregator.dawid_skene': 'Dawid–Skene model',
   'aggregator.majority': 'Majority',
 
   'freeze.aggregator': 'Labels by',

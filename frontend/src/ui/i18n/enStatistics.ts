@@ -204,7 +204,6 @@ export const enStatistics = {
   'plan.systems': 'Systems to rank',
   'plan.pairs_per_prompt': 'Pairs a prompt',
   'plan.icc': 'Likeness within a prompt',
-  'plan.asMeasured': 'as measured',
   'plan.submit': 'Work it out',
   'plan.gives': 'What it gives',
   'plan.pairs': 'Pairs',

@@ -23,6 +23,8 @@ type DataTableProps<Row> = {
   more?: More
 }
 
+const isLong = (header: ReactNode): boolean => typeof header === 'string' && header.length > 18
+
 export function DataTable<Row>({ caption, columns, rows, rowKey, more }: DataTableProps<Row>) {
   const id = useId()
   const style = (column: Column<Row>) =>
@@ -39,7 +41,11 @@ export function DataTable<Row>({ caption, columns, rows, rowKey, more }: DataTab
           <thead>
             <tr>
               {columns.map((column) => (
-                <th key={column.name} scope="col" className={style(column)}>
+                <th
+                  key={column.name}
+                  scope="col"
+                  className={`${style(column)} ${isLong(column.header) ? styles.long : ''}`}
+                >
                   {column.header}
                 </th>
               ))}

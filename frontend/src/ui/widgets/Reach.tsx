@@ -1,6 +1,7 @@
 /** What came of some votes, with links: snapshots that used them, jobs and models trained on those. */
 import type { Reach as Found, LineageJob, LineageModel, LineageSnapshot } from 'src/api/schema'
 import { t } from 'src/ui/i18n/t'
+import { methodName } from 'src/ui/methods'
 import { Badge } from 'src/ui/widgets/Bits'
 import styles from 'src/ui/widgets/Reach.module.css'
 import { Link } from 'wouter'
@@ -17,7 +18,7 @@ export function SnapshotLink({ slug, snapshot }: { slug: string; snapshot: Linea
 export function JobLink({ slug, job }: { slug: string; job: Pick<LineageJob, 'id' | 'number' | 'method' | 'title'> }) {
   return (
     <Link href={`/r/${slug}/jobs/${job.id}`}>
-      #{job.number} {job.title || job.method}
+      #{job.number} {job.title || methodName(job.method)}
     </Link>
   )
 }
@@ -64,7 +65,7 @@ export function ReachLists({ slug, found, nothing }: ReachProps) {
               <li key={job.id}>
                 <JobLink slug={slug} job={job} />
                 <span className="muted small">
-                  {job.method} · {t('lineage.runs', { n: runsOf(job) })}
+                  {methodName(job.method)} · {t('lineage.runs', { n: runsOf(job) })}
                 </span>
               </li>
             ))}
