@@ -42,7 +42,7 @@ class Address:
         """Where there is something to see."""
         ids = {field.name: str(getattr(filled, field.name)) for field in fields(filled)}
         path = self.pattern.replace(":slug", self.slug).replace(":id", ids.get(self.row, ""))
-        path = path.replace(":other", filled.other_snapshot).replace(":name/:setting", filled.experiment)
+        path = path.replace(":other", filled.snapshot).replace(":name/:setting", filled.experiment)
         return path + self.query.format(**ids)
 
     def empty(self) -> str:
@@ -86,7 +86,7 @@ ADDRESSES = (
     Address(pattern="/r/:slug/rounds"),
     Address(pattern="/r/:slug/snapshots"),
     Address(pattern="/r/:slug/snapshots/:id", row="snapshot"),
-    Address(pattern="/r/:slug/snapshots/:id/diff/:other", row="snapshot"),
+    Address(pattern="/r/:slug/snapshots/:id/diff/:other", row="other_snapshot"),
     Address(pattern="/r/:slug/jobs"),
     Address(pattern="/r/:slug/jobs/new"),
     Address(pattern="/r/:slug/jobs/compare", query="?ids={job},{other_job}"),

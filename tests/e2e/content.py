@@ -65,7 +65,7 @@ RATIONALES = (
     "The example helps.", "", "", "",
 )  # fmt: skip
 IMPORTED_PEOPLE = ("mori", "okafor", "lind", "haas", "ruiz")
-SECONDS_TO_WAIT = 420
+SECONDS_TO_WAIT = 900
 # Small enough for the tiny model to end in seconds, long enough for a curve.
 REWARD: dict[str, Any] = {"batch": {"pairs": 4, "epochs": 6}, "eval": {"prompts": 1, "every": 12}, "seed": SEED}
 DPO: dict[str, Any] = {

@@ -19,11 +19,11 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.addresses import ADDRESSES, NOBODY
-from tests.e2e.content import FULL, HARD_TEXTS, RANK, RATE, Filled, Filler
+from tests.e2e.content import EMPTY, FULL, HARD_TEXTS, RANK, RATE, SECONDS_TO_WAIT, Filled, Filler, answered
 from tests.e2e.looking import DESK, Looker, looking
 from tests.e2e.site import CHROMIUM_FLAGS, Site, manage, running_site
 from tests.e2e.texts import HARD
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import taught_model
 from winnow.env import BASE_DIR
 
 OUT = BASE_DIR / "docs" / "screens"
@@ -33,6 +33,8 @@ DARK = (
     "research-ranking", "research-bias", "research-jobs", "research-jobs-one", "research-policies-one",
     "research-alarms", "research-evaluations-one", "experiments-one",
 )  # fmt: skip
+CONTRAST = ("annotate-task", "research", "research-agreement", "research-jobs-one")
+GERMAN = ("home", "annotate-task", "research", "research-jobs-one")
 PAUSE_MS = 400  # a person looks; keys within 250 ms of a new task are ignored on purpose
 # Colours by how often they occur, in steps of 8 a channel; each pixel takes the nearest that was kept.
 _PALETTE = """async (data) => {
@@ -83,6 +85,8 @@ class Shot:
     title: str
     path: str
     theme: str = "light"
+    # The heading that stands at the top of the picture.
+    at: str = ""
 
 
 def shots(filled: Filled) -> Iterator[Shot]:
@@ -92,8 +96,9 @@ def shots(filled: Filled) -> Iterator[Shot]:
         yield Shot(name=address.name, group="Every page", title=title, path=address.full(filled))
     yield Shot(name="run-failed", group="Every page", title="A run that diverged", path=_job(filled.failed_job))
     for tab in ("samples", "config", "log", "history"):
-        path = f"{_job(filled.job)}?tab={tab}"
+        path = f"{_job(filled.failed_job if tab == 'log' else filled.job)}?tab={tab}"
         yield Shot(name=f"run-{tab}", group="Every page", title=f"A run: {tab}", path=path)
+    yield from _states(filled)
     for slug, title in ((RANK, "A ranking of four"), (RATE, "Ratings of two")):
         yield Shot(name=f"annotate-task-{slug}", group="Every page", title=title, path=f"/p/{slug}/task")
     yield Shot(name="nowhere", group="Every page", title="An address that leads nowhere", path="/nowhere")
@@ -101,6 +106,13 @@ def shots(filled: Filled) -> Iterator[Shot]:
         if address.name in DARK:
             path = address.full(filled)
             yield Shot(name=f"dark-{address.name}", group="Dark", title=address.pattern, path=path, theme="dark")
+    for address in ADDRESSES:
+        if address.name in CONTRAST:
+            path = address.full(filled)
+            yield Shot(
+                name=f"contrast-{address.name}", group="High contrast", title=address.pattern, path=path,
+                theme="contrast",
+            )  # fmt: skip
     for address in ADDRESSES:
         if address.is_of_a_project and not address.row:
             yield Shot(
@@ -110,6 +122,34 @@ def shots(filled: Filled) -> Iterator[Shot]:
         name="empty-research-jobs-one", group="An empty project", title="A job that is not there",
         path=_job(NOBODY),
     )  # fmt: skip
+
+
+def _states(filled: Filled) -> Iterator[Shot]:
+    """What an address alone does not show: steps, forms that are open, and parts further down."""
+    for step in ("prompts", "people", "completions"):
+        yield Shot(
+            name=f"set-up-{step}", group="Steps and forms", title=f"Setting a project up: {step}",
+            path=f"/r/{EMPTY}/setup?step={step}",
+        )  # fmt: skip
+    for name, title, path in (
+        ("freeze", "Freezing a snapshot", "snapshots?freeze=1"),
+        ("round-new", "A new round", "rounds?new=1"),
+        ("settings-form", "What a task asks", "settings?tab=form"),
+        ("settings-guideline", "The guideline", "settings?tab=guideline"),
+    ):
+        yield Shot(name=name, group="Steps and forms", title=title, path=f"/r/{FULL}/{path}")
+    yield Shot(
+        name="model-lineage", group="Steps and forms", title="From votes to a model",
+        path=f"/r/{FULL}/policies/{filled.model}", at="Lineage",
+    )  # fmt: skip
+
+
+def german_shots(filled: Filled) -> Iterator[Shot]:
+    """Some pages in the other language."""
+    for address in ADDRESSES:
+        if address.name in GERMAN:
+            path = address.full(filled)
+            yield Shot(name=f"german-{address.name}", group="In German", title=address.pattern, path=path)
 
 
 def phone_shots(filled: Filled) -> Iterator[Shot]:
@@ -146,6 +186,9 @@ class Camera:
             return
         looker.open(shot.path, refusals=(404, 409))
         looker.dress(shot.theme)
+        if shot.at:
+            heading = looker.page.get_by_role("heading", name=shot.at, exact=True)
+            heading.evaluate("(element) => element.scrollIntoView()")
         looker.page.wait_for_timeout(150)
         self.snap(looker, shot)
 
@@ -183,6 +226,12 @@ def take_all(browser: Browser, site: Site, filled: Filled, camera: Camera) -> No
         for shot in phone_shots(filled):
             camera.take(looker, shot)
     with looking(browser, site) as looker:
+        looker.page.evaluate("localStorage.setItem('winnow-language', 'de')")
+        for shot in german_shots(filled):
+            camera.take(looker, shot)
+    with looking(browser, site) as looker:
+        _playground(looker, camera)
+        _aids(looker, camera)
         _hard(looker, camera)
     context = browser.new_context(viewport=DESK, reduced_motion="reduce")
     looker = Looker(context.new_page(), site)
@@ -196,9 +245,42 @@ def take_all(browser: Browser, site: Site, filled: Filled, camera: Camera) -> No
     context.close()
 
 
+def _playground(looker: Looker, camera: Camera) -> None:
+    """Two policies that have answered, with the scores of a reward model."""
+    shot = Shot(name="playground-done", group="Steps and forms", title="The playground, answered", path="")
+    if not camera.wants(shot.name):
+        return
+    page = looker.page
+    looker.open(f"/r/{FULL}/playground")
+    for box in page.get_by_role("checkbox").all()[:2]:
+        box.check(force=True)
+    page.get_by_label("Prompt", exact=True).fill("How do I keep basil alive on a windowsill?")
+    page.get_by_label("Score with").select_option(index=1)
+    page.get_by_label("Most tokens").fill("48")
+    page.get_by_role("button", name="Ask 2 policies").click()
+    page.get_by_text("All have ended.").wait_for(timeout=SECONDS_TO_WAIT * 1000)
+    page.get_by_role("heading", name="Completions", exact=True).evaluate("(element) => element.scrollIntoView()")
+    looker.rest()
+    camera.snap(looker, shot)
+
+
+def _aids(looker: Looker, camera: Camera) -> None:
+    """What helps while voting, each by its key."""
+    page = looker.page
+    for name, title, key in (("key-sheet", "All keys", "?"), ("guideline", "The guideline beside a task", "g")):
+        if not camera.wants(name):
+            continue
+        looker.open(f"/p/{FULL}/task")
+        page.wait_for_timeout(PAUSE_MS)
+        page.keyboard.press(key)
+        looker.rest()
+        camera.snap(looker, Shot(name=name, group="Steps and forms", title=title, path=""))
+
+
 def _hard(looker: Looker, camera: Camera) -> None:
     """Each hard text at both widths; answering it brings the next."""
-    if not any(camera.wants(f"{kind}{hard.name}") for hard in HARD for kind in ("hard-", "hard-phone-")):
+    names = [f"{kind}{hard.name}" for hard in HARD for kind in ("hard-", "hard-phone-")]
+    if not any(camera.wants(name) for name in (*names, "differences")):
         return
     page = looker.page
     looker.open(f"/p/{HARD_TEXTS}/task")
@@ -211,6 +293,12 @@ def _hard(looker: Looker, camera: Camera) -> None:
             if camera.wants(prefix + hard.name):
                 title = f"{hard.name.replace('-', ' ')}, {size['width']} px"
                 camera.snap(looker, Shot(name=prefix + hard.name, group="Hard texts", title=title, path=""))
+        if hard.name == "similar" and camera.wants("differences"):
+            page.keyboard.press("d")
+            looker.rest()
+            page.wait_for_timeout(PAUSE_MS)
+            shot = Shot(name="differences", group="Steps and forms", title="Words that only one response has", path="")
+            camera.snap(looker, shot)
         page.keyboard.press("1")
 
 
@@ -219,7 +307,8 @@ def write_list(out: Path, taken: list[Shot]) -> None:
     lines = [
         "# Screens", "",
         "Written by `make screens`; do not edit. A site is filled through its API with made-up projects, votes of",
-        "simulated people and a tiny random model: figures on these pages say nothing about any model or person.", "",
+        "simulated people and a tiny model that has read forty answers: figures on these pages say nothing about any",
+        "model or person.", "",
     ]  # fmt: skip
     for group in dict.fromkeys(shot.group for shot in taken):
         lines += [f"## {group}", ""]
@@ -246,7 +335,8 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
         running_site(Path(directory)) as site,
     ):
-        manage(site.environ, "register_model", "tiny", str(tiny_model(Path(directory) / "tiny")))
+        dialogues = [(row["prompt"], answer) for row in answered() for answer in row["answers"]]
+        manage(site.environ, "register_model", "tiny", str(taught_model(Path(directory) / "tiny", dialogues)))
         filled = Filler(site).fill(tuned=True)
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         camera = Camera(given.out, only=given.only, full_page=given.full_page, darkroom=browser.new_page())

@@ -79,6 +79,8 @@ def _running(data_dir: Path, hook: Receiver) -> Iterator[Site]:
         "WINNOW_PORT": str(port),
         "WINNOW_MODEL_ROOTS": str(data_dir),
         "WINNOW_LOG_FORMAT": "text",
+        # Threads gain nothing on a tiny model, and on a busy machine they wait for each other at every step.
+        "OMP_NUM_THREADS": "1",
         "WINNOW_OUTBOUND": hook.endpoint,
         "DJANGO_SETTINGS_MODULE": "winnow.settings",
     }

@@ -152,6 +152,16 @@ HARD: tuple[Hard, ...] = (
         answers=[_FORMULAS, "x is 1 or 2."],
     ),
     Hard(
+        name="similar",
+        prompt=asked("How do I keep basil alive on a windowsill?"),
+        answers=[
+            "Give it at least six hours of sun, water it when the top of the soil is dry, and cut the tips every week."
+            " It dies of cold draughts more often than of thirst.\n\n- Pot: with a hole in the bottom.\n- Soil: loose.",
+            "Give it at least four hours of sun, water it every day, and cut the tips every week."
+            " It dies of thirst more often than of anything else.\n\n- Pot: with a hole in the bottom.\n- Soil: any.",
+        ],
+    ),
+    Hard(
         name="one-word",
         prompt=asked("Say a in one very long word, and link to https://example.org/" + "path/" * 40 + "end"),
         answers=[

@@ -7,6 +7,7 @@ SmolLM2's habit (one token for both).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|start|>' + message['role'] + '\\n' + message['content'] + '<|end|>' + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
 )
+# One exchange as the template writes it.
+TEACHING = "<|start|>user\n{question}<|end|>\n<|start|>assistant\n{answer}<|end|>\n"
 _CORPUS = [
     "system user assistant",
     "good bad yes no the a of to and is it",
@@ -30,14 +33,20 @@ _CORPUS = [
 ]
 
 
-def tiny_tokenizer(*, pad_is_end: bool = False, template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(
+    *,
+    pad_is_end: bool = False,
+    template: str | None = TEMPLATE,
+    corpus: Sequence[str] = _CORPUS,
+    vocabulary: int = 320,
+) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        _CORPUS,
+        corpus,
         trainers.BpeTrainer(
-            vocab_size=320,
+            vocab_size=vocabulary,
             special_tokens=["<|pad|>", "<|start|>", "<|end|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -65,14 +74,16 @@ def tiny_model(
     reward: bool = False,
     pad_is_end: bool = False,
     template: str | None = TEMPLATE,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Path:
     """Write a random model directory and return it.
 
     Args:
+        tokenizer: another than `tiny_tokenizer` makes of the two arguments before it.
         spread: standard deviation of the weights; 0.02 gives a nearly uniform policy, 0.3 a peaked one.
         reward: write a `LlamaForSequenceClassification(num_labels=1)` instead of a policy.
     """
-    tokenizer = tiny_tokenizer(pad_is_end=pad_is_end, template=template)
+    tokenizer = tokenizer or tiny_tokenizer(pad_is_end=pad_is_end, template=template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -101,4 +112,32 @@ def tiny_model(
             )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return directory
+
+
+def taught_model(directory: Path, dialogues: Sequence[tuple[str, str]], *, steps: int = 800, seed: int = 0) -> Path:
+    """Like `tiny_model`, but it has read these questions and answers until it writes in their words, without sense.
+
+    For pages that are looked at: what a random model writes is no text.
+    """
+    texts = [TEACHING.format(question=question, answer=answer) for question, answer in dialogues]
+    tokenizer = tiny_tokenizer(corpus=texts, vocabulary=900)
+    tiny_model(directory, seed=seed, hidden=64, tokenizer=tokenizer)
+    model = LlamaForCausalLM.from_pretrained(directory)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = tokenizer(
+        texts, return_tensors="pt", padding=True, truncation=True, max_length=160, add_special_tokens=False
+    )
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)  # [B, T]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(steps):
+            rows = torch.randint(len(texts), (8,))
+            loss = model(
+                input_ids=batch["input_ids"][rows], attention_mask=batch["attention_mask"][rows], labels=labels[rows]
+            ).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.save_pretrained(directory)
     return directory

@@ -90,7 +90,12 @@ function Panels({ slug, data, project, canManage }: PanelsProps) {
           <Needs slug={slug} data={data} canManage={canManage} />
           <Card title={t('rates.title')}>
             <p className="tabular">
-              {t('rates.now', { votes: rates.votes_last_hour, people: rates.active_annotators })}{' '}
+              {rates.votes_last_hour === 0
+                ? t('rates.none')
+                : t('rates.now', {
+                    votes: t('home.votes', { n: rates.votes_last_hour }),
+                    people: t('rates.people', { n: rates.active_annotators }),
+                  })}{' '}
               {rates.eta_hours === null
                 ? t('rates.noEta')
                 : t('rates.eta', { duration: duration(rates.eta_hours * 3600) })}

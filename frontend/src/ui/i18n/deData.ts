@@ -35,7 +35,9 @@ export const deData: TranslationOf<typeof enData> = {
   'funnel.settledShare': 'Entschiedene oder strittige Vergleiche',
 
   'rates.title': 'Tempo',
-  'rates.now': '{votes} Stimmen in der letzten Stunde, Personen: {people}.',
+  'rates.now': '{votes} in der letzten Stunde von {people}.',
+  'rates.people': { one: '{n} Person', other: '{n} Personen' },
+  'rates.none': 'Keine Stimmen in der letzten Stunde.',
   'rates.eta': 'Bei diesem Tempo noch etwa {duration}.',
   'rates.noEta': 'Das Ende lässt sich noch nicht schätzen.',
 

@@ -31,7 +31,9 @@ export const enData = {
   'funnel.settledShare': 'Comparisons settled or disputed',
 
   'rates.title': 'Pace',
-  'rates.now': '{votes} votes in the last hour by {people} people.',
+  'rates.now': '{votes} in the last hour by {people}.',
+  'rates.people': { one: '{n} person', other: '{n} people' },
+  'rates.none': 'No votes in the last hour.',
   'rates.eta': 'About {duration} to go at this pace.',
   'rates.noEta': 'No estimate of the end yet.',
 

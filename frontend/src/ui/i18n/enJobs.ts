@@ -302,7 +302,7 @@ export const enJobs = {
   'run.speed': '{n} tokens/s',
   'run.heartbeat': 'heartbeat',
   'run.took': 'took {duration}',
-  'run.ofCeiling': '{share} % of the human ceiling {ceiling}',
+  'run.ofCeiling': '{share} % of the human ceiling {ceiling}',
   'run.ceilingWhy':
     'The best agreement with single votes that people’s own agreement allows is {ceiling}, at most {upper}.',
   'run.attempt': 'attempt {attempt}',
