@@ -24,7 +24,7 @@ const answer = (name: string): PlaygroundAnswer => ({
   error: '',
 })
 
-function open(...names: string[]) {
+function open(names: string[], text?: string) {
   const question: PlaygroundDetail = {
     id: 'q',
     created_at: '2026-05-01T12:00:00Z',
@@ -40,7 +40,7 @@ function open(...names: string[]) {
     ahead: 0,
     workers: 1,
     job: 'j',
-    answers: names.map(answer),
+    answers: names.map((name) => ({ ...answer(name), ...(text === undefined ? {} : { text }) })),
   }
   const api = fakeApi({ 'POST projects/p/playground/q/send': () => ({ body: { ...question, comparisons: 1 } }) })
   openPage('/r/p/playground', <PlaygroundAnswers slug="p" question={question} canManage onGoOn={() => undefined} />)
@@ -48,13 +48,19 @@ function open(...names: string[]) {
 }
 
 test('two completions go to annotators', async () => {
-  const api = open('one', 'two')
+  const api = open(['one', 'two'])
   await userEvent.click(screen.getByRole('button', { name: 'Send to annotators' }))
   expect(api.calls('POST', '/send')).toHaveLength(1)
 })
 
 test('one alone has nothing to be compared with, and the page says what to do', () => {
-  open('one')
+  open(['one'])
   expect(screen.queryByRole('button', { name: 'Send to annotators' })).toBeNull()
   expect(screen.getByText(/ask a second policy/)).toBeDefined()
+})
+
+test('nor have two that are the same', () => {
+  open(['one', 'two'], 'The same.')
+  expect(screen.queryByRole('button', { name: 'Send to annotators' })).toBeNull()
+  expect(screen.getByText(/ask with another seed/)).toBeDefined()
 })

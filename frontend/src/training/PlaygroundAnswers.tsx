@@ -28,7 +28,9 @@ export function PlaygroundAnswers({ slug, question, canManage, onGoOn }: Answers
   const stop = useWrite(slug, () => stopQuestion(slug, question.id))
   const send = useWrite(slug, () => sendQuestion(slug, question.id))
   const isOver = question.stage === 'over'
-  const done = question.answers.filter((answer) => answer.state === 'done').length
+  const done = question.answers.filter((answer) => answer.state === 'done')
+  const differ = new Set(done.map(({ text }) => text)).size > 1
+  const isToSend = canManage && isOver && question.sent_at === null
   return (
     <Card
       title={t('playground.answers')}
@@ -42,7 +44,7 @@ export function PlaygroundAnswers({ slug, question, canManage, onGoOn }: Answers
                 {t('playground.stop')}
               </Button>
             )}
-            {isOver && question.sent_at === null && done > 1 && (
+            {isToSend && differ && (
               <Button
                 look="primary"
                 busy={send.isPending}
@@ -72,8 +74,8 @@ export function PlaygroundAnswers({ slug, question, canManage, onGoOn }: Answers
           {t('playground.sent', { n: question.comparisons })}
         </Notice>
       )}
-      {canManage && isOver && question.sent_at === null && done === 1 && (
-        <p className="muted">{t('playground.oneAlone')}</p>
+      {isToSend && !differ && done.length > 0 && (
+        <p className="muted">{t(done.length === 1 ? 'playground.oneAlone' : 'playground.allSame')}</p>
       )}
       <div className={styles.columns}>
         {question.answers.map((answer) => (

@@ -70,6 +70,8 @@ export const dePlayground: TranslationOf<typeof enPlayground> = {
   'playground.send': 'An Annotatoren senden',
   'playground.oneAlone':
     'Eine Completion allein können Menschen nicht vergleichen: Fragen Sie eine zweite Policy oder nach je zwei Completions.',
+  'playground.allSame':
+    'Alle haben dasselbe geschrieben, es gibt also nichts zu vergleichen: Fragen Sie mit anderem Seed oder höherer Temperatur.',
   'playground.sendHelp': 'Macht aus den Completions Vergleiche, mit so vielen Stimmen, wie das Projekt wünscht.',
   'playground.sendFailed': 'Das Senden hat nicht geklappt.',
   'playground.sent': { one: 'Als {n} Vergleich gesendet.', other: 'Als {n} Vergleiche gesendet.' },

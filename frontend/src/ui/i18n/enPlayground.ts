@@ -59,6 +59,8 @@ export const enPlayground = {
   'playground.send': 'Send to annotators',
   'playground.oneAlone':
     'One completion alone cannot be compared by people: ask a second policy, or for two completions each.',
+  'playground.allSame':
+    'All wrote the same, so people have nothing to compare: ask with another seed, or a higher temperature.',
   'playground.sendHelp': 'Makes comparisons of the completions, with the votes that the project wants.',
   'playground.sendFailed': "Couldn't send it.",
   'playground.sent': { one: 'Sent as {n} comparison.', other: 'Sent as {n} comparisons.' },
