@@ -1,6 +1,6 @@
 /** What a project asks before an answer counts: a while of attention, and every response read to its end. */
 import type { Task } from 'src/api/schema'
-import { perLocale } from 'src/ui/i18n/locale'
+import { listed } from 'src/ui/i18n/listed'
 import { t } from 'src/ui/i18n/t'
 
 /** A response whose end was not on the screen; hidden if nothing of it is there now, as behind the tab of another. */
@@ -14,14 +14,12 @@ export type Attention = {
   unread: readonly Unread[]
 }
 
-const lists = perLocale((tag) => new Intl.ListFormat(tag, { type: 'conjunction' }))
-
 /** Why no answer is taken yet, or null. What was answered before, and taken back, was read before. */
 export function whyHeld(task: Task, { single, ms, unread }: Attention): string | null {
   if (task.answer) return null
   if (task.read_to_end && unread.length > 0) {
     const shown = single === null ? task.completions.length : 1
-    const letters = lists().format(unread.map(({ letter }) => letter))
+    const letters = listed(unread.map(({ letter }) => letter))
     if (shown === 1) return t('held.alone', { letter: letters })
     const below = shown === 2 && !unread.some(({ hidden }) => hidden)
     return below ? t('held.below', { letters, n: unread.length }) : t('held.unseen', { letters })
