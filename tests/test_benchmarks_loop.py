@@ -12,7 +12,7 @@ import pytest
 from annotation.simulation import panel
 from benchmarks.loop import methods, policies, rounds
 from benchmarks.loop.ballots import Ballot, opened
-from benchmarks.loop.experiment import CONFIGS, settings_of
+from benchmarks.loop.experiment import CONFIGS, in_points, settings_of, worded
 from benchmarks.loop.fewer_votes import ADAPTIVE, FIXED, Outcome, saved
 from benchmarks.loop.results import Setting
 from benchmarks.loop.shared import NoSharedData, Shared
@@ -131,6 +131,12 @@ def test_the_engine_takes_every_config_of_the_methods(
         policies.best_of_n(world, tmp_path, seed=1, n=16)
     assert {"dpo", "ppo", "reward", "best_of_n"} <= taken.keys()
     assert (setting is Setting.FULL) == ("quark" in taken)
+
+
+def test_figures_are_worded_with_their_intervals() -> None:
+    found = Estimate(value=0.031, low=-0.04, high=0.102)
+    assert in_points(found) == "+3 points [-4, +10]"
+    assert worded(found) == "3 % [-4, 10]" and worded(found, share=False) == "0.03 [-0.04, 0.10]"
 
 
 def estimate(value: float, reach: float = 0.02) -> Estimate:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.loop import displacement, fewer_votes, methods, overoptimisation, rounds
+from benchmarks.loop import displacement, fewer_votes, human, length_bias, methods, overoptimisation, rounds
 from benchmarks.loop.charts import write_charts
 from benchmarks.loop.experiment import Experiment, Lab, settings_of
 from benchmarks.loop.results import Provenance, Result, Setting, read, write
@@ -34,6 +34,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fewer-votes": fewer_votes.EXPERIMENT,
     "overoptimisation": overoptimisation.EXPERIMENT,
     "displacement": displacement.EXPERIMENT,
+    "human": human.EXPERIMENT,
+    "length-bias": length_bias.EXPERIMENT,
 }
 _PACKAGES = ("torch", "transformers", "peft")
 

@@ -43,6 +43,12 @@ class Ballot:
     right: float
     seconds: float
 
+    @property
+    def bias(self) -> dict[str, Any]:
+        """What the site's report says that votes follow beside the consensus: position, length, format."""
+        report: dict[str, Any] = json.loads((self.snapshot.parent / "bias.json").read_text(encoding="utf-8"))
+        return report
+
 
 @dataclass(kw_only=True)
 class Ballots:
@@ -120,12 +126,14 @@ class Ballots:
             return scale * scores[prompt, text]
 
         site.vote(slug, Voters(people=people, utility=utility, seed=wanted["seed"]))
-        frozen = site.freeze(slug, shares=SHARES, **wanted["rule"])
+        frozen = site.freeze(slug, **{"shares": SHARES, **wanted["rule"]})
         out.mkdir(parents=True)
         shutil.copytree(frozen, out / "snapshot")
         votes = [row for row in site.rows(slug, "votes") if row["counted"]]
         text = "".join(json.dumps(row) + "\n" for row in votes)
         (out / "votes.jsonl").write_text(text, encoding="utf-8")
+        bias = site.api.call("GET", f"projects/{slug}/statistics/bias")
+        (out / "bias.json").write_text(json.dumps(bias), encoding="utf-8")
         better = {
             row["id"]: liked[row["completion_ids"][0]].score > liked[row["completion_ids"][1]].score
             for row in site.rows(slug, "comparisons")

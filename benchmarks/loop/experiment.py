@@ -85,3 +85,8 @@ def worded(estimate: evaluate.Estimate, *, share: bool = True) -> str:
     if share:
         return f"{100 * estimate.value:.0f} % [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def in_points(estimate: evaluate.Estimate) -> str:
+    """A difference of two shares, such as `+3 points [-4, +10]`."""
+    return f"{100 * estimate.value:+.0f} points [{100 * estimate.low:+.0f}, {100 * estimate.high:+.0f}]"

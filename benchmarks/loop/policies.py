@@ -60,7 +60,8 @@ def policy(
         models["rewards"] = [str(reward)]
         sections = merge({"sampling": {"max_new_tokens": world.new_tokens}}, sections)
         if method in ("ppo", "rloo", "grpo", "online_dpo"):
-            sections["eval"] = {"every": 100_000, "prompts": 4}
+            evaluations = {"every": 100_000, "prompts": 4}
+            sections["eval"] = merge(evaluations, world.settings["methods"][method].get("eval", {}))
     if method == "longer_sft":
         method, data = "sft", {"snapshot": str(world.demonstrations)}
     sections = merge({"models": models, "data": data, "seed": seed}, sections)

@@ -32,6 +32,8 @@ TASKS_AT_A_TIME = 5
 QUIET_LOOKS = 4
 """So often nothing must be open, a second apart, before the votes are over."""
 _WAIT_SECONDS, _MOST_SECONDS = 1.0, 1800.0
+_UNDER_WAY = {"queued", "checking", "loading"}
+"""States of an import that goes on."""
 
 
 class SiteError(RuntimeError):
@@ -60,15 +62,29 @@ class Site:
     api: Client
     environ: Mapping[str, str]
 
-    def project(self, slug: str, *, prompts: Sequence[Mapping[str, Any]], **settings: Any) -> None:
+    def project(self, slug: str, *, prompts: Sequence[Mapping[str, Any]] = (), **settings: Any) -> None:
         """A project with these prompts ({id, prompt: messages})."""
         self.api.call(
             "POST", "projects", {"name": slug, "slug": slug, "guideline": "Choose the better one.", **settings}
         )
-        raw = "".join(json.dumps({"id": row["id"], "messages": row["prompt"]}) + "\n" for row in prompts).encode()
-        batch = self.api.call("POST", f"projects/{slug}/imports?kind=prompts", raw=raw)
-        if batch["imported"] != len(prompts):
-            raise SiteError(f"{slug}: {batch['imported']} of {len(prompts)} prompts came in")
+        if prompts:
+            self.bring_in(slug, "prompts", [{"id": row["id"], "messages": row["prompt"]} for row in prompts])
+
+    def bring_in(self, slug: str, kind: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Import these lines, at once or, where they are many, as a task of the site's.
+
+        Raises:
+            SiteError: some were refused, or were there already.
+        """
+        raw = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        batch = self.api.call("POST", f"projects/{slug}/imports?kind={kind}", raw=raw)
+        deadline = time.monotonic() + _MOST_SECONDS
+        while batch["state"] in _UNDER_WAY and time.monotonic() < deadline:
+            time.sleep(_WAIT_SECONDS)
+            batch = self.api.call("GET", f"projects/{slug}/imports/{batch['id']}")
+        if batch["state"] != "done" or batch["imported"] != len(lines):
+            said = f"{batch['state']} {batch['reason']}".strip()
+            raise SiteError(f"{slug}: {batch['imported']} of {len(lines)} {kind} came in: {said}")
 
     def register(self, slug: str, name: str, directory: Path) -> str:
         """The id of this policy in the project; registered for all projects unless it was before."""
@@ -138,6 +154,11 @@ class Site:
             if manifest["content_hash"] == made["content_hash"]:
                 return directory
         raise SiteError(f"{slug}: snapshot {made['content_hash']} is nowhere below {self.data_dir}")
+
+    def newest_snapshot(self, slug: str) -> dict[str, Any]:
+        """What the site shows of the snapshot that was frozen last."""
+        row: dict[str, Any] = self.api.call("GET", f"projects/{slug}/snapshots")["items"][0]
+        return row
 
     def _account(self, slug: str, person: SimulatedAnnotator) -> tuple[str, str]:
         email = f"{person.name}-{uuid.uuid4().hex[:8]}@loop.localhost"

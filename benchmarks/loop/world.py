@@ -79,27 +79,7 @@ class World:
 
     def scored(self, name: str, reward: Path, prompts: Sequence[Mapping[str, Any]], completions: Path) -> list[Answer]:
         """Those completions with a reward model's scores."""
-        done = self.steps.run(
-            f"score {name}",
-            {
-                "method": "score",
-                "models": {"reward": str(reward)},
-                "data": {"prompts": str(self.steps.file("prompts", prompts)), "completions": str(completions)},
-                "precision": self.training["precision"],
-            },
-        )
-        scores = {(row["prompt_id"], row["index"]): row["score"] for row in read_lines(done / "scores.jsonl")}
-        return [
-            Answer(
-                prompt=row["prompt_id"],
-                index=row["index"],
-                text=row["text"],
-                finish=row["finish"],
-                tokens=row["tokens"],
-                score=scores[row["prompt_id"], row["index"]],
-            )
-            for row in read_lines(completions)
-        ]
+        return scored(self.steps, name, reward, prompts, completions, dtype=self.settings["dtype"])
 
     def by_gold(self, name: str, prompts: Sequence[Mapping[str, Any]], completions: Path) -> list[Answer]:
         """Those completions as gold likes them: its reward model's score, less `cut_off` nats where they are cut."""
@@ -114,6 +94,33 @@ class World:
         count = int(self.settings["held_out_samples"])
         completions = self.sampled(name, policy, self.held_out, count=count, seed=seed)
         return self.by_gold(name, self.held_out, completions)
+
+
+def scored(
+    steps: Steps, name: str, reward: Path, prompts: Sequence[Mapping[str, Any]], completions: Path, *, dtype: str
+) -> list[Answer]:
+    """Completions of a file with a reward model's scores, in the file's order."""
+    done = steps.run(
+        f"score {name}",
+        {
+            "method": "score",
+            "models": {"reward": str(reward)},
+            "data": {"prompts": str(steps.file("prompts", prompts)), "completions": str(completions)},
+            "precision": {"dtype": dtype},
+        },
+    )
+    scores = {(row["prompt_id"], row["index"]): row["score"] for row in read_lines(done / "scores.jsonl")}
+    return [
+        Answer(
+            prompt=row["prompt_id"],
+            index=row["index"],
+            text=row["text"],
+            finish=row["finish"],
+            tokens=row["tokens"],
+            score=scores[row["prompt_id"], row["index"]],
+        )
+        for row in read_lines(completions)
+    ]
 
 
 def training_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
