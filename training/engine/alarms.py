@@ -83,7 +83,7 @@ ALARMS: dict[str, Alarm] = {
         "Likelihood displacement",
         "the chosen completions lose likelihood in training",
         f"above {FALLING_SHARE:.0%} of the chosen completions, and below {FALL_NATS} nats in the mean",
-        "Add the NLL term, or lower the learning rate.",
+        "Add the NLL term, leave out the pairs that look most alike (dpo.drop_similar), or lower the learning rate.",
     ),
     "over_optimisation": Alarm(
         "Over-optimisation",

@@ -239,7 +239,7 @@ def agreement_figures(margins: Tensor, pairs: Sequence[Pair], *, part: str) -> d
     }
 
 
-# --- a policy on preferences ------------------------------------------------------------------------------------------
+# --- a policy ---------------------------------------------------------------------------------------------------------
 
 
 def _evaluate_similarity(session: _Session, out: Path) -> dict[str, str]:
@@ -248,15 +248,10 @@ def _evaluate_similarity(session: _Session, out: Path) -> dict[str, str]:
     policy = _load_policy(Path(str(config.models.policy)), session)
     pairs = _pairs(session, policy.text)
     session.tell("evaluating")
-    by_length = sorted(pairs, key=lambda pair: (pair.sharing.positions, pair.id))
-    some = {pair.id: pair.sharing for pair in (*by_length[:2], by_length[-1])}
-    read_in_packs_if_exact(policy.model, list(some.values()), tolerance=EXACT[Dtype.FP32])
+    _choose_layout(policy.model, [pair.sharing for pair in pairs], dtype=Dtype.FP32)
+    micro_tokens = config.memory.micro_tokens
     found = measure_similarity(
-        policy.model,
-        pairs,
-        device=session.device,
-        micro_tokens=config.memory.micro_tokens,
-        between=session.between,
+        policy.model, pairs, device=session.device, micro_tokens=micro_tokens, between=session.between
     )
     lines = LineFile(out / "similarity.jsonl", keep_bytes=0)
     for pair in found:
@@ -265,9 +260,6 @@ def _evaluate_similarity(session: _Session, out: Path) -> dict[str, str]:
     session.values["data/pairs"] = float(len(found))
     session.details["similarity"] = summary(found)
     return {"policy": policy.sha256}
-
-
-# --- a policy ---------------------------------------------------------------------------------------------------------
 
 
 def _evaluate_policy(session: _Session, rewards: RewardModels | None) -> dict[str, str]:
@@ -405,11 +397,9 @@ def _log_ratios(
 def _token_logprobs(session: _Session, model: Any, groups: Sequence[Sharing]) -> list[Tensor]:
     """log π of the tokens of every completion, [T] fp64 each on the host, in the order of the groups."""
     session.tell("evaluating")
-    by_length = sorted(range(len(groups)), key=lambda number: groups[number].positions)
-    some = [groups[number] for number in dict.fromkeys([*by_length[:2], by_length[-1]])]
     found: list[list[Tensor]] = [[] for _ in groups]
     with _autocast(session), torch.no_grad():
-        read_in_packs_if_exact(model, some, tolerance=EXACT[session.config.precision.dtype])
+        _choose_layout(model, groups, dtype=session.config.precision.dtype)
         sizes = [group.positions for group in groups]
         for numbers in plan_packs(sizes, micro_tokens=session.config.memory.micro_tokens):
             session.between()
@@ -419,6 +409,13 @@ def _token_logprobs(session: _Session, model: Any, groups: Sequence[Sharing]) ->
             for number in numbers:
                 found[number] = [next(parts) for _ in groups[number].completions]
     return [part for parts_of_group in found for part in parts_of_group]
+
+
+def _choose_layout(model: Any, groups: Sequence[Sharing], *, dtype: Dtype) -> None:
+    """Packs where they give what the model's own attention gives, by the shortest and the longest of the groups."""
+    by_length = sorted(range(len(groups)), key=lambda number: groups[number].positions)
+    some = [groups[number] for number in dict.fromkeys([*by_length[:2], by_length[-1]])]
+    read_in_packs_if_exact(model, some, tolerance=EXACT[dtype])
 
 
 def _rollouts(groups: Sequence[Group], scores: Tensor | None, ratios: Sequence[Tensor] | None) -> list[Rollout]:
