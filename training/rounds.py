@@ -217,14 +217,8 @@ def start_round(
         for model, own in zip(policies, plans, strict=True):
             RoundPolicy.objects.create(round=made, model=model, source=source_of(project, model), **asdict(own))
         if by is not None:
-            audit(
-                project=project,
-                by=by,
-                action=AuditAction.ROUND_STARTED,
-                target=str(made.public_id),
-                now=now,
-                prompts=wanted,
-            )
+            started, target = AuditAction.ROUND_STARTED, str(made.public_id)
+            audit(project=project, by=by, action=started, target=target, now=now, prompts=wanted)
     return made
 
 
