@@ -28,7 +28,7 @@ def test_what_policies_write_side_by_side_goes_to_annotators(models: None, signe
     page.goto(f"{site.url}/r/play")
     page.get_by_role("link", name="Playground").click()
     expect(page.get_by_text("Nothing asked yet").first).to_be_visible()
-    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="Choose a policy.")).to_be_visible()
     expect(page.get_by_text("Write a prompt.")).to_be_visible()
 

@@ -126,18 +126,16 @@ function Body({ slug, snapshot }: { slug: string; snapshot: Snapshot }) {
       <SimilarPairs slug={slug} snapshot={snapshot} />
       <SinceBefore slug={slug} id={snapshot.id} />
       <Trained slug={slug} snapshot={snapshot} />
-      <Columns width={380}>
-        <Downloads slug={slug} snapshot={snapshot} />
-        <Card title={t('snapshot.rule')} note={t('snapshot.ruleNote')}>
-          <Facts items={ruleFacts(snapshot)} />
-          <details>
-            <summary className={styles.summary}>{t('rule.raw')}</summary>
-            <section className={styles.raw} tabIndex={0} aria-label={t('rule.raw')}>
-              <pre>{JSON.stringify({ label_policy: snapshot.label_policy, split: snapshot.split }, null, 2)}</pre>
-            </section>
-          </details>
-        </Card>
-      </Columns>
+      <Downloads slug={slug} snapshot={snapshot} />
+      <Card title={t('snapshot.rule')} note={t('snapshot.ruleNote')}>
+        <Facts items={ruleFacts(snapshot)} />
+        <details>
+          <summary className={styles.summary}>{t('rule.raw')}</summary>
+          <section className={styles.raw} tabIndex={0} aria-label={t('rule.raw')}>
+            <pre>{JSON.stringify({ label_policy: snapshot.label_policy, split: snapshot.split }, null, 2)}</pre>
+          </section>
+        </details>
+      </Card>
     </>
   )
 }

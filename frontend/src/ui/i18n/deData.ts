@@ -89,7 +89,7 @@ export const deData: TranslationOf<typeof enData> = {
   'comparisons.disputed': 'Strittig',
   'comparisons.adjudicated': 'Geschlichtet',
   'comparisons.withdrawn': 'Zurückgezogen',
-  'comparisons.oneRound': 'Nur eine Runde',
+  'comparisons.oneRound': 'Nur ein Stapel',
   'comparisons.failed': 'Die Vergleiche konnten nicht geladen werden.',
   'comparisons.none': 'Noch keine Vergleiche',
   'comparisons.noneText': 'Sampeln Sie eine Runde: Zwei Completions eines Prompts ergeben einen Vergleich.',

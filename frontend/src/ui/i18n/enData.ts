@@ -84,7 +84,7 @@ export const enData = {
   'comparisons.disputed': 'Disputed',
   'comparisons.adjudicated': 'Adjudicated',
   'comparisons.withdrawn': 'Withdrawn',
-  'comparisons.oneRound': 'One round only',
+  'comparisons.oneRound': 'One batch only',
   'comparisons.failed': "Couldn't load the comparisons.",
   'comparisons.none': 'No comparisons yet',
   'comparisons.noneText': 'Sample a round: two completions of a prompt make a comparison.',
