@@ -64,7 +64,7 @@ def test_a_busy_server_is_asked_again(status: int) -> None:
         assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("value", ["0.3", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize("value", ["0.3", formatdate(time.time() + 3600, usegmt=True)], ids=["seconds", "date"])
 def test_retry_after_is_honoured_up_to_the_longest_wait(value: str) -> None:
     busy = Answer(status=429, body={}, headers={"Retry-After": value})
     with serving(_in_turn(busy, Answer(body={}))) as server:
