@@ -1,54 +1,33 @@
-"""The frame of the experiments: steps that are done once, figures against gold, one turn through a real site."""
+"""The frame of the experiments: steps that are done once, figures against gold, claims that can fail."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from annotation.simulation import panel
 from benchmarks.loop import methods, policies, rounds
-from benchmarks.loop.ballots import Ballot, opened
+from benchmarks.loop.ballots import Ballot
 from benchmarks.loop.experiment import CONFIGS, in_points, settings_of, worded
 from benchmarks.loop.fewer_votes import ADAPTIVE, FIXED, Outcome, saved
 from benchmarks.loop.results import Setting
 from benchmarks.loop.shared import NoSharedData, Shared
 from benchmarks.loop.steps import StepError, Steps
-from benchmarks.loop.world import Answer, World, compare, vote_scale
-from tests.engine.tiny import tiny_model
+from benchmarks.loop.world import Answer, compare, vote_scale
+from tests.tiny_world import PROMPTS, tiny_steps, world_of
 from training.engine.config import parse_config
 from training.engine.evaluate import Estimate
-
-PROMPTS = [
-    {"id": f"p{n}", "group": f"p{n}", "prompt": [{"role": "user", "content": f"What is the name of dog {n}?"}]}
-    for n in range(6)
-]
-
-
-def answer(prompt: str, score: float, *, tokens: int = 3) -> Answer:
-    return Answer(prompt=prompt, index=0, text="t", finish="end", tokens=tokens, score=score)
 
 
 @pytest.fixture
 def steps(tmp_path: Path) -> Steps:
-    return Steps(directory=tmp_path / "steps", base=tiny_model(tmp_path / "base", spread=0.3))
+    return tiny_steps(tmp_path)
 
 
-def world_of(steps: Steps, tmp_path: Path, **settings: object) -> World:
-    gold = tiny_model(tmp_path / "gold", seed=2, spread=0.3, reward=True)
-    common = {"new_tokens": 6, "held_out_samples": 1, "dtype": "fp32", "adapter": {"rank": 2}, "vote_agreement": 0.8}
-    return World(
-        steps=steps,
-        sft=steps.base,
-        gold=gold,
-        demonstrations=tmp_path,
-        train=PROMPTS,
-        held_out=PROMPTS[:3],
-        settings={**common, "gold": {"cut_off": 0.5}, **settings},
-    )
+def answer(prompt: str, score: float, *, tokens: int = 3) -> Answer:
+    return Answer(prompt=prompt, index=0, text="t", finish="end", tokens=tokens, score=score)
 
 
 def test_a_step_is_done_once_and_another_config_is_another_step(steps: Steps, tmp_path: Path) -> None:
@@ -193,18 +172,3 @@ def test_votes_saved_are_a_share_of_those_of_the_fixed_overlap() -> None:
         return Outcome(ballot=ballot, beside_sft=estimate(0.6), beside_fixed=estimate(0.5))
 
     assert saved({FIXED: outcome(50), ADAPTIVE: outcome(30)}) == pytest.approx(0.4)
-
-
-@pytest.mark.e2e
-def test_a_turn_goes_through_a_real_site(steps: Steps, tmp_path: Path) -> None:
-    world = world_of(steps, tmp_path)
-    people = panel(1, 3, skill=3.0, lapse=0.0)
-    with opened(world, tmp_path / "ballots", home=tmp_path / "home") as ballots:
-        ballot = ballots.collect("turn", steps.base, PROMPTS, seed=1, people=people, project={"overlap": 3})
-        again = ballots.collect("turn", steps.base, PROMPTS, seed=1, people=people, project={"overlap": 3})
-    assert again == ballot
-    lines = [line for file in ballot.snapshot.glob("*.jsonl") for line in file.open()]
-    assert 0 < len(lines) == ballot.comparisons <= len(PROMPTS)
-    assert ballot.votes == 3 * ballot.comparisons
-    assert 0.5 < ballot.agreement <= 1
-    assert {"chosen", "rejected", "prob_chosen"} <= json.loads(lines[0]).keys()
