@@ -229,11 +229,7 @@ def leave_the_network(person: Person, *, heading: Locator) -> None:
 def adjudicate(page: Page, site: Site, shots: Shots) -> None:
     """From the overview, which says that it is due, until nothing is disputed."""
     page.goto(f"{site.url}/r/sums")
-    due = (
-        page.get_by_role("region", name="Needs you")
-        .get_by_role("listitem")
-        .filter(has_text=f"{CONTRARY} comparisons are disputed")
-    )
+    due = page.get_by_role("region", name="Next step").filter(has_text=f"{CONTRARY} comparisons are disputed")
     expect(due).to_be_visible(timeout=WORK_MS)  # a worker settles what was voted on
     shots.take(page, "overview-disputed")
     due.get_by_role("link").click()
