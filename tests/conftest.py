@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection
@@ -15,6 +16,10 @@ from django.db.migrations.state import StateApps
 
 from winnow.celery import app as celery_app
 from winnow.env import BASE_DIR
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("winnow", deadline=None)
+hypothesis.settings.load_profile("winnow")
 
 # A message of a test must never reach a worker that runs on this machine.
 celery_app.conf.update(broker_url="memory://", broker_transport_options={})

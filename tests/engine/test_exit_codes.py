@@ -106,7 +106,8 @@ def test_a_value_that_is_not_finite_exits_4_before_the_weights_change(
     result = result_of(tmp_path / "out")
     assert result["status"] == "diverged"
     assert result["reason"].startswith(f"train/{'loss' if method == 'reward' else 'linked'} is nan at step")
-    assert "p0" in result["reason"]
+    assert result["diverged"]["step"] == result["step"] + 1
+    assert any(name.startswith("p0") for name in result["diverged"]["examples"])
     assert error_of(tmp_path / "out")["kind"] == "diverged"
     assert result["checkpoints"]["last"]["step"] == result["step"] // 4 * 4
     assert lines_of(tmp_path / "out" / "metrics.jsonl")[-1]["step"] == result["step"]

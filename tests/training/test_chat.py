@@ -107,9 +107,10 @@ def test_a_turn_is_a_round_of_one_prompt_before_everything_else(project):
 @pytest.mark.parametrize("n", [2, 4])
 def test_of_several_policies_two_answer_once_each(project, n):
     switch(project, *(policy(f"m{i}") for i in range(n)))
-    for i in range(6):
+    asked = 24  # ids are random: of four policies one is never among two of them once in four million runs
+    for i in range(asked):
         ask(project, f"Question {i}?", name=f"person-{i}")
-    assert chat.start_rounds(now=NOW) == 6
+    assert sum(iter(lambda: chat.start_rounds(now=NOW), 0)) == asked
     met = set()
     for made in Round.objects.all():
         assert (made.completions, made.round_policies.count()) == (1, 2)

@@ -116,7 +116,7 @@ def test_a_clone_is_the_job_with_the_changes_and_says_whose_it_is(scene, olga):
     assert (row.config["seed"], row.config["optim"]["learning_rate"], row.config["adapter"]) == (
         5,
         0.5,
-        {"rank": 4, "alpha": 32},  # the default of what the change leaves out
+        {"rank": 4, "alpha": 32, "last_layers": None},  # the defaults of what the change leaves out
     )
     assert (row.snapshot, row.model) == (scene.snapshot, scene.policy)
     bad = olga.post(f"{JOBS}/{made['id']}/clone", {"changes": {"seed": -1}}, format="json")

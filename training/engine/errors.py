@@ -49,7 +49,7 @@ class Diverged(Exception):
 
     def __init__(self, *, metric: str, value: float, step: int, examples: Sequence[str]) -> None:
         super().__init__(f"{metric} is {value} at step {step}")
-        # For the log: what a person is told first needs no ids.
+        # For the log, as `result.json` has them too: what a person is told first needs no ids.
         self.add_note("examples: " + (", ".join(examples[:4]) + (" …" if len(examples) > 4 else "") or "unknown"))
         self.metric = metric
         self.value = value

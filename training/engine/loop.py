@@ -364,6 +364,7 @@ class Run(Generic[ItemT]):
                 yield
         except Diverged as error:
             self._forget_gradients()
+            self.details["diverged"] = {"metric": error.metric, "step": error.step, "examples": list(error.examples)}
             self.write_result("diverged", reason=str(error))
             raise
         if self.is_last and not self.is_open:
