@@ -19,11 +19,11 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.addresses import ADDRESSES, NOBODY
-from tests.e2e.content import EMPTY, FULL, HARD_TEXTS, RANK, RATE, SECONDS_TO_WAIT, Filled, Filler, answered
+from tests.e2e.content import EMPTY, FULL, HARD_TEXTS, RANK, RATE, SECONDS_TO_WAIT, Filled, Filler
 from tests.e2e.looking import DESK, Looker, looking
 from tests.e2e.site import CHROMIUM_FLAGS, Site, manage, running_site
 from tests.e2e.texts import HARD
-from tests.engine.tiny import taught_model
+from tests.engine.tiny import tiny_model
 from winnow.env import BASE_DIR
 
 OUT = BASE_DIR / "docs" / "screens"
@@ -335,8 +335,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
         running_site(Path(directory)) as site,
     ):
-        dialogues = [(row["prompt"], answer) for row in answered() for answer in row["answers"]]
-        manage(site.environ, "register_model", "tiny", str(taught_model(Path(directory) / "tiny", dialogues)))
+        manage(site.environ, "register_model", "tiny", str(tiny_model(Path(directory) / "tiny")))
         filled = Filler(site).fill(tuned=True)
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         camera = Camera(given.out, only=given.only, full_page=given.full_page, darkroom=browser.new_page())

@@ -113,31 +113,3 @@ def tiny_model(
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
-
-
-def taught_model(directory: Path, dialogues: Sequence[tuple[str, str]], *, steps: int = 800, seed: int = 0) -> Path:
-    """Like `tiny_model`, but it has read these questions and answers until it writes in their words, without sense.
-
-    For pages that are looked at: what a random model writes is no text.
-    """
-    texts = [TEACHING.format(question=question, answer=answer) for question, answer in dialogues]
-    tokenizer = tiny_tokenizer(corpus=texts, vocabulary=900)
-    tiny_model(directory, seed=seed, hidden=64, tokenizer=tokenizer)
-    model = LlamaForCausalLM.from_pretrained(directory)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batch = tokenizer(
-        texts, return_tensors="pt", padding=True, truncation=True, max_length=160, add_special_tokens=False
-    )
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)  # [B, T]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for _ in range(steps):
-            rows = torch.randint(len(texts), (8,))
-            loss = model(
-                input_ids=batch["input_ids"][rows], attention_mask=batch["attention_mask"][rows], labels=labels[rows]
-            ).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    model.save_pretrained(directory)
-    return directory
