@@ -7,7 +7,6 @@ SmolLM2's habit (one token for both).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,8 +23,6 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|start|>' + message['role'] + '\\n' + message['content'] + '<|end|>' + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
 )
-# One exchange as the template writes it.
-TEACHING = "<|start|>user\n{question}<|end|>\n<|start|>assistant\n{answer}<|end|>\n"
 _CORPUS = [
     "system user assistant",
     "good bad yes no the a of to and is it",
@@ -33,20 +30,14 @@ _CORPUS = [
 ]
 
 
-def tiny_tokenizer(
-    *,
-    pad_is_end: bool = False,
-    template: str | None = TEMPLATE,
-    corpus: Sequence[str] = _CORPUS,
-    vocabulary: int = 320,
-) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(*, pad_is_end: bool = False, template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        corpus,
+        _CORPUS,
         trainers.BpeTrainer(
-            vocab_size=vocabulary,
+            vocab_size=320,
             special_tokens=["<|pad|>", "<|start|>", "<|end|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -74,16 +65,14 @@ def tiny_model(
     reward: bool = False,
     pad_is_end: bool = False,
     template: str | None = TEMPLATE,
-    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Path:
     """Write a random model directory and return it.
 
     Args:
-        tokenizer: another than `tiny_tokenizer` makes of the two arguments before it.
         spread: standard deviation of the weights; 0.02 gives a nearly uniform policy, 0.3 a peaked one.
         reward: write a `LlamaForSequenceClassification(num_labels=1)` instead of a policy.
     """
-    tokenizer = tokenizer or tiny_tokenizer(pad_is_end=pad_is_end, template=template)
+    tokenizer = tiny_tokenizer(pad_is_end=pad_is_end, template=template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
